@@ -1,0 +1,56 @@
+"""Batches of fixed shape from data sets of any length. Padding has index -1 and weight 0."""
+
+import jax
+import jax.numpy as jnp
+
+from unlearnjax.types import Array, Batch, Data
+
+
+def num_examples(data: Data) -> int:
+    """Length N of the leading axis; raises `ValueError` if the arrays of `data` disagree."""
+    lengths = {name: len(value) for name, value in data.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"data must have one leading axis length, got {lengths}")
+    return next(iter(lengths.values()))
+
+
+def steps_per_epoch(num_indices: int, batch_size: int) -> int:
+    """Batches that cover `num_indices`, the last one padded."""
+    return -(-num_indices // batch_size)
+
+
+def validate_batch_size(batch_size: int, num_indices: int, name: str = "batch_size") -> None:
+    """Raises `ValueError` unless 1 <= batch_size <= num_indices."""
+    if not 1 <= batch_size <= num_indices:
+        raise ValueError(
+            f"{name} must be between 1 and the number of examples ({num_indices}), got {batch_size}"
+        )
+
+
+def pad_indices(indices: Array, batch_size: int) -> Array:
+    """`[n]` indices to `[ceil(n / batch_size), batch_size]`, filled up with -1."""
+    missing = -indices.shape[0] % batch_size
+    return jnp.pad(indices, (0, missing), constant_values=-1).reshape(-1, batch_size)
+
+
+def epoch_order(rng: Array, indices: Array, batch_size: int) -> Array:
+    """One shuffled epoch over `indices`, as `[steps, batch_size]` padded with -1.
+
+    Args:
+      rng: key of this epoch.
+      indices: `[n]` positions in the data set; -1 entries are padding (so that subsets of
+        different sizes can be stacked for `vmap`) and are spread over the epoch.
+      batch_size: B.
+    """
+    return pad_indices(jax.random.permutation(rng, indices), batch_size)
+
+
+def take(data: Data, indices: Array) -> Batch:
+    """The examples of `data` at `indices` `[B]`, with `weight` 0 where the index is -1.
+
+    A `weight` that `data` already has (per-example weights) is multiplied in.
+    """
+    valid = indices >= 0
+    batch = {name: jnp.asarray(value)[jnp.maximum(indices, 0)] for name, value in data.items()}
+    weight = valid.astype(jnp.float32)
+    return {**batch, "weight": weight * batch["weight"] if "weight" in batch else weight}

@@ -1,0 +1,140 @@
+"""Which training examples are to be forgotten: pure functions that return sorted index arrays.
+
+All work on the host (NumPy): a forget set is chosen once, before anything is compiled.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+def whole_class(targets: np.ndarray, classes: Iterable[int]) -> np.ndarray:
+    """Every example whose target is one of `classes`."""
+    classes = [int(c) for c in classes]
+    missing = sorted(set(classes) - set(np.unique(targets).tolist()))
+    if missing:
+        raise ValueError(
+            f"class must be one of {np.unique(targets).tolist()}, got {', '.join(map(str, missing))}"
+        )
+    return np.flatnonzero(np.isin(targets, classes))
+
+
+def part_of_class(
+    rng: np.random.Generator, targets: np.ndarray, class_id: int, fraction: float
+) -> np.ndarray:
+    """A random `fraction` of the examples of one class, at least one."""
+    _validate_fraction(fraction)
+    members = whole_class(targets, [class_id])
+    return np.sort(rng.choice(members, max(1, round(fraction * len(members))), replace=False))
+
+
+def random_fraction(rng: np.random.Generator, num_examples: int, fraction: float) -> np.ndarray:
+    """A uniformly random `fraction` of all examples, at least one."""
+    _validate_fraction(fraction)
+    return np.sort(
+        rng.choice(num_examples, max(1, round(fraction * num_examples)), replace=False)
+    )
+
+
+def by_field(values: np.ndarray, wanted: Sequence) -> np.ndarray:
+    """Every example whose metadata field (an identity, a source) is one of `wanted`."""
+    known = np.unique(values)
+    missing = [w for w in wanted if w not in known]
+    if missing:
+        raise ValueError(f"field value must be one of {known.tolist()[:50]}, got {missing}")
+    return np.flatnonzero(np.isin(values, wanted))
+
+
+def explicit(indices: Iterable[int], num_examples: int) -> np.ndarray:
+    """The given positions, each at most once and within the data."""
+    result = np.unique(np.asarray(list(indices), dtype=np.int64))
+    if len(result) and (result[0] < 0 or result[-1] >= num_examples):
+        raise ValueError(
+            f"forget indices must lie in [0, {num_examples}), got {result[0]}..{result[-1]}"
+        )
+    return result
+
+
+def complement(forget: np.ndarray, num_examples: int) -> np.ndarray:
+    """The retain set of a forget set; raises `ValueError` if either would be empty."""
+    if len(forget) == 0:
+        raise ValueError("the forget set is empty; it must hold at least one training example")
+    if len(forget) >= num_examples:
+        raise ValueError(
+            f"the forget set is the whole training set ({num_examples} examples); "
+            "at least one must be retained"
+        )
+    return np.setdiff1d(np.arange(num_examples), forget)
+
+
+class Selection(NamedTuple):
+    """A forget set in the training data, and the unseen examples it is to be compared with.
+
+    Attributes:
+      forget: positions in the training data.
+      unseen: positions in the held-out data that come from the forget set's distribution: the same
+        classes or field values; all of it for random and explicit sets.
+      test: positions in the held-out data from the retain set's distribution: those that are not
+        of a class or field value forgotten as a whole.
+    """
+
+    forget: np.ndarray
+    unseen: np.ndarray
+    test: np.ndarray
+
+
+SPECS = (
+    "class:3, class:3+5, part:3:0.5 (half of class 3), random:0.1, "
+    "field:NAME:VALUE+VALUE, indices:0+17+42"
+)
+
+
+def select(spec: str, train: dict, held_out: dict, rng: np.random.Generator) -> Selection:
+    """The forget set that a short text describes.
+
+    Args:
+      spec: one of `SPECS`; '+' separates several values.
+      train: training data as NumPy arrays with `targets` and, for `field:`, that field.
+      held_out: data that no model trains on, in the same form.
+      rng: source of the random choices.
+
+    Raises:
+      ValueError: if `spec` is not understood, names what `train` has not, or selects nothing.
+    """
+    kind, _, rest = spec.partition(":")
+    targets, held_targets = train["targets"], held_out["targets"]
+    num_train, everything = len(targets), np.arange(len(held_targets))
+    try:
+        if kind == "class":
+            classes = [int(c) for c in rest.split("+")]
+            forget = whole_class(targets, classes)
+            unseen = np.flatnonzero(np.isin(held_targets, classes))
+            return Selection(forget, unseen, np.setdiff1d(everything, unseen))
+        if kind == "part":
+            class_id, fraction = rest.split(":")
+            forget = part_of_class(rng, targets, int(class_id), float(fraction))
+            return Selection(forget, np.flatnonzero(held_targets == int(class_id)), everything)
+        if kind == "random":
+            return Selection(
+                random_fraction(rng, num_train, float(rest)), everything, everything
+            )
+        if kind == "field":
+            name, values = rest.split(":")
+            if name not in train:
+                raise ValueError(f"field must be one of {sorted(train)}, got {name!r}")
+            wanted = np.asarray(values.split("+")).astype(train[name].dtype)
+            unseen = np.flatnonzero(np.isin(held_out[name], wanted))
+            forget = by_field(train[name], wanted)
+            return Selection(forget, unseen, np.setdiff1d(everything, unseen))
+        if kind == "indices":
+            forget = explicit((int(i) for i in rest.split("+") if i), num_train)
+            return Selection(forget, everything, everything)
+    except ValueError as error:
+        raise ValueError(f"forget={spec!r}: {error}") from error
+    raise ValueError(f"forget must be one of {SPECS}; got {spec!r}")
+
+
+def _validate_fraction(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie in (0, 1), got {fraction}")

@@ -1,0 +1,22 @@
+"""The few pytree helpers that jax.tree and optax.tree lack."""
+
+import jax
+import jax.numpy as jnp
+
+from unlearnjax.types import PyTree
+
+
+def size(tree: PyTree) -> int:
+    """Number of scalars in `tree`."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def nbytes(tree: PyTree) -> int:
+    """Bytes held by the arrays of `tree`."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+    """Scalar bool: every floating-point entry of `tree` is finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))

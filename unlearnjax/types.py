@@ -1,0 +1,83 @@
+"""The five nouns: Batch, Variables, Task, Request, Unlearner.
+
+An unlearner is to a trained model what an optax transformation is to a gradient: a pair of pure
+functions over pytrees that composes.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+PyTree = Any
+Array = jax.Array
+
+# 'inputs' [B, ...], 'targets' [B], 'index' [B] (position in the training set) and, once batched,
+# 'weight' [B] (0 marks padding). Further keys ('identity', ...) are carried along.
+Batch = Mapping[str, Array]
+# A whole data set has the form of a Batch with leading axis N.
+Data = Batch
+# {'params': ..., plus mutable collections such as 'batch_stats'}
+Variables = Mapping[str, PyTree]
+# 'logits' [B, C], 'features' [B, D], ...
+Outputs = Mapping[str, Array]
+Memory = PyTree
+
+
+class Task(NamedTuple):
+    """What is learned: a model and its loss, as pure functions.
+
+    Attributes:
+      init: `(rng, batch) -> variables`.
+      apply: `(variables, batch, rng, train) -> (outputs, variables)`. `rng` may be `None` when
+        `train` is `False`; then the returned variables equal those given.
+      loss: `(outputs, batch) -> [B]`, per example, always; the negative log-likelihood where the
+        task is probabilistic (curvature relies on it).
+      metrics: `(outputs, batch) -> {name: [B]}`, per example.
+    """
+
+    init: Callable[[Array, Batch], Variables]
+    apply: Callable[[Variables, Batch, Array | None, bool], tuple[Outputs, Variables]]
+    loss: Callable[[Outputs, Batch], Array]
+    metrics: Callable[[Outputs, Batch], dict[str, Array]]
+
+
+class Request(NamedTuple):
+    """What is to be forgotten. `None` marks what is not handed over.
+
+    Attributes:
+      forget: the forget set.
+      retain: the rest of the training set.
+      validation: held-out data of the training distribution, for methods that select a checkpoint.
+    """
+
+    forget: Data | None
+    retain: Data | None = None
+    validation: Data | None = None
+
+
+def _serve_unchanged(task: Task) -> Task:
+    return task
+
+
+class Unlearner(NamedTuple):
+    """How it is forgotten.
+
+    Attributes:
+      init: `(rng, task, variables, data) -> (variables, memory)`; once, while the training data
+        `data` is still at hand.
+      update: `(rng, task, variables, memory, request) -> (variables, memory)`; per request,
+        repeatable.
+      needs: what the method may look at, out of `NEEDS`. `unlearning.enforce` hands it no more.
+      serve: `task -> Task` that understands the variables this method deploys.
+    """
+
+    init: Callable[[Array, Task, Variables, Data | None], tuple[Variables, Memory]]
+    update: Callable[[Array, Task, Variables, Memory, Request], tuple[Variables, Memory]]
+    needs: frozenset[str]
+    serve: Callable[[Task], Task] = _serve_unchanged
+
+
+# forget, retain, validation: these parts of a request. labels: their targets. train: the training
+# data at `init`.
+NEEDS = frozenset({"forget", "retain", "validation", "labels", "train"})
