@@ -1,0 +1,22 @@
+"""unlearnjax: machine unlearning in JAX."""
+
+from unlearnjax import curvature, models, parallel, tasks, training, trees, unlearning
+from unlearnjax.types import Batch, Data, Request, Task, Unlearner, Variables
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Data",
+    "Request",
+    "Task",
+    "Unlearner",
+    "Variables",
+    "curvature",
+    "models",
+    "parallel",
+    "tasks",
+    "training",
+    "trees",
+    "unlearning",
+]

@@ -1,0 +1,91 @@
+"""What a computation costs: seconds, floating-point operations, memory."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core
+
+
+class Cost(NamedTuple):
+    """Cost of one call of a compiled function.
+
+    Attributes:
+      seconds: wall time after compilation.
+      compile_seconds: wall time of tracing and compiling.
+      flops: floating-point operations, see `flops`.
+      peak_bytes: arguments, outputs and temporary buffers of the compiled program on one device.
+    """
+
+    seconds: float
+    compile_seconds: float
+    flops: float
+    peak_bytes: float
+
+
+class Compiled(NamedTuple):
+    """A compiled function with what is known of its cost before it runs (`seconds` is 0)."""
+
+    call: Callable
+    cost: Cost
+
+
+def compile_costed(fn: Callable, *args: Any, donate_argnums: tuple[int, ...] = ()) -> Compiled:
+    """Compiles `fn` for the shapes of `args`."""
+    start = time.perf_counter()
+    compiled = jax.jit(fn, donate_argnums=donate_argnums).lower(*args).compile()
+    compile_seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    peak = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+    return Compiled(compiled, Cost(0.0, compile_seconds, flops(fn, *args), float(peak)))
+
+
+def timed(compiled: Compiled, *args: Any) -> tuple[Any, Cost]:
+    """Runs it once, waiting for the result."""
+    jax.block_until_ready(args)
+    start = time.perf_counter()
+    result = jax.block_until_ready(compiled.call(*args))
+    return result, compiled.cost._replace(seconds=time.perf_counter() - start)
+
+
+def flops(fn: Callable, *args: Any) -> float:
+    """Floating-point operations of one call, by XLA's cost analysis, loops multiplied out.
+
+    XLA counts the body of a loop once, whatever its length. Each `scan` is therefore analysed by
+    itself and counted as often as it runs; a `while` loop of unknown length still counts once.
+    """
+    return _flops(jax.make_jaxpr(fn)(*args))
+
+
+def _flops(closed: core.ClosedJaxpr) -> float:
+    total = _flops_once(closed)
+    for body, length in _scans(closed.jaxpr):
+        total += length * _flops(body) - _flops_once(body)
+    return total
+
+
+def _flops_once(closed: core.ClosedJaxpr) -> float:
+    avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
+    analysis = jax.jit(core.jaxpr_as_fun(closed)).lower(*avals).cost_analysis() or {}
+    return float(analysis.get("flops", 0.0))
+
+
+def _scans(jaxpr: core.Jaxpr):
+    """The outermost scans of a program: (body, length)."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "scan":
+            yield eqn.params["jaxpr"], eqn.params["length"]
+            continue
+        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(value):
+                yield from _scans(getattr(value, "jaxpr", value))
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, core.ClosedJaxpr | core.Jaxpr)

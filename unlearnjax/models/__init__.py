@@ -1,0 +1,31 @@
+"""Flax Linen models. Every one returns `{'logits': [B, C], 'features': [B, D]}`."""
+
+import difflib
+from functools import partial
+from typing import Any
+
+from unlearnjax.models import layers
+from unlearnjax.models.convnet import ConvNet
+from unlearnjax.models.mlp import MLP
+from unlearnjax.models.resnet import ResNet
+from unlearnjax.models.vit import ViT
+
+BY_NAME = {
+    "mlp": MLP,
+    "convnet": ConvNet,
+    "resnet18": ResNet,
+    "resnet18_groupnorm": partial(ResNet, norm="group"),
+    "vit_tiny": ViT,
+}
+
+
+def by_name(name: str, **options: Any):
+    """The model `name`, built with `options`; raises `ValueError` that lists the valid names."""
+    if name not in BY_NAME:
+        close = difflib.get_close_matches(name, BY_NAME, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"model must be one of {sorted(BY_NAME)}, got {name!r}{hint}")
+    return BY_NAME[name](**options)
+
+
+__all__ = ["BY_NAME", "MLP", "ConvNet", "ResNet", "ViT", "by_name", "layers"]

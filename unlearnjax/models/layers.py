@@ -1,0 +1,120 @@
+"""Layers that are fast on every backend.
+
+XLA:CPU runs `lax.conv_general_dilated` inside `scan`/`while` about ten times slower than outside;
+there a convolution as patches times matrix is fast in both places. GPU and TPU keep the native
+convolution. `experiments.benchmarks` measures the choice.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from unlearnjax.types import Array
+
+
+def extract_patches(
+    inputs: Array, kernel_size: Sequence[int], strides: Sequence[int], padding: str
+) -> Array:
+    """`[B, H, W, C]` to the `[B, H', W', kh * kw * C]` inputs of each output position.
+
+    The last axis is ordered as a reshaped `[kh, kw, C, O]` kernel, so a convolution is
+    `extract_patches(x, ...) @ kernel.reshape(-1, O)`.
+    """
+    (kh, kw), (sh, sw) = kernel_size, strides
+    pads = jax.lax.padtype_to_pads(inputs.shape[1:3], (kh, kw), (sh, sw), padding)
+    padded = jnp.pad(inputs, ((0, 0), *pads, (0, 0)))
+    rows = (padded.shape[1] - kh) // sh + 1
+    cols = (padded.shape[2] - kw) // sw + 1
+    if (kh, kw) == (1, 1):
+        return padded[:, ::sh, ::sw]
+    windows = [
+        padded[:, i : i + (rows - 1) * sh + 1 : sh, j : j + (cols - 1) * sw + 1 : sw]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    return jnp.concatenate(windows, axis=-1)
+
+
+def conv_patches(
+    inputs: Array, kernel: Array, strides: Sequence[int] = (1, 1), padding: str = "SAME"
+) -> Array:
+    """2-D convolution as patches times matrix; NHWC, HWIO."""
+    kh, kw, _, features = kernel.shape
+    return extract_patches(inputs, (kh, kw), strides, padding) @ kernel.reshape(-1, features)
+
+
+def conv_native(
+    inputs: Array, kernel: Array, strides: Sequence[int] = (1, 1), padding: str = "SAME"
+) -> Array:
+    """2-D convolution by XLA's own operation; NHWC, HWIO."""
+    return jax.lax.conv_general_dilated(
+        inputs, kernel, tuple(strides), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def conv(
+    inputs: Array, kernel: Array, strides: Sequence[int] = (1, 1), padding: str = "SAME"
+) -> Array:
+    """2-D convolution, by the implementation that is fast on the platform it is compiled for.
+
+    Args:
+      inputs: `[B, H, W, C]`.
+      kernel: `[kh, kw, C, O]`.
+      strides: window steps.
+      padding: 'SAME' or 'VALID'.
+
+    Returns:
+      `[B, H', W', O]`.
+    """
+    return jax.lax.platform_dependent(
+        inputs,
+        kernel,
+        cpu=lambda x, k: conv_patches(x, k, strides, padding),
+        default=lambda x, k: conv_native(x, k, strides, padding),
+    )
+
+
+def max_pool(inputs: Array, window: int = 2) -> Array:
+    """Non-overlapping max pooling of `[B, H, W, C]`; rows and columns left over are dropped.
+
+    By reshape, which beats `reduce_window` on CPU both forward and backward.
+    """
+    batch, height, width, channels = inputs.shape
+    rows, cols = height // window, width // window
+    trimmed = inputs[:, : rows * window, : cols * window]
+    return trimmed.reshape(batch, rows, window, cols, window, channels).max(axis=(2, 4))
+
+
+class Conv(nn.Module):
+    """2-D convolution layer with the parameters of `flax.linen.Conv` (`kernel`, `bias`).
+
+    Attributes:
+      features: output channels O.
+      kernel_size: `(kh, kw)`.
+      strides: window steps.
+      padding: 'SAME' or 'VALID'.
+      use_bias: whether to add a bias.
+      dtype: compute type; `None` is the inputs'. Parameters stay float32.
+    """
+
+    features: int
+    kernel_size: Sequence[int] = (3, 3)
+    strides: Sequence[int] = (1, 1)
+    padding: str = "SAME"
+    use_bias: bool = True
+    dtype: Any = None
+    kernel_init: Any = nn.initializers.he_normal()
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        shape = (*self.kernel_size, inputs.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        inputs, kernel, bias = nn.dtypes.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        outputs = conv(inputs, kernel, self.strides, self.padding)
+        return outputs if bias is None else outputs + bias

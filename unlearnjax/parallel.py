@@ -1,0 +1,125 @@
+"""Devices: one mesh, batches sharded over it, everything else replicated; multi-host start.
+
+Written once, used by every step. Steps are written for a global batch and `constrain` it; under
+
+    with jax.set_mesh(parallel.mesh()):
+        ...
+
+`jit` then computes each batch on all devices: one CPU, N GPUs, a TPU slice or many hosts.
+"""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from unlearnjax.types import PyTree
+
+AXIS = "data"
+
+
+def initialize(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins the processes of a multi-host run; call once, before any other jax call.
+
+    Args:
+      coordinator_address: `host:port` of process 0. All three `None`: taken from the cluster's
+        environment (TPU pods, Slurm, Open MPI, Kubernetes), as `jax.distributed` finds it.
+      num_processes: how many there are.
+      process_id: this one's number, from 0.
+
+    Raises:
+      ValueError: if only some of the three are given.
+    """
+    given = (coordinator_address, num_processes, process_id)
+    if any(g is None for g in given) and any(g is not None for g in given):
+        raise ValueError(
+            "coordinator_address, num_processes and process_id must be given together or not at "
+            f"all, got {given}"
+        )
+    jax.distributed.initialize(coordinator_address, num_processes, process_id)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the files."""
+    return jax.process_index() == 0
+
+
+def mesh(devices=None) -> Mesh:
+    """A one-dimensional mesh ('data',) over `devices` (default: all of every host)."""
+    devices = jax.devices() if devices is None else devices
+    # Auto axes: the compiler places intermediate values, steps stay as for one device.
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def replicate(tree: PyTree, device_mesh: Mesh) -> PyTree:
+    """`tree` with a copy of every leaf on every device. Every host must hold the same values."""
+    return _place(tree, NamedSharding(device_mesh, PartitionSpec()))
+
+
+def shard(batch: PyTree, device_mesh: Mesh) -> PyTree:
+    """`batch` with the leading axis split over the devices; it must divide evenly.
+
+    Every host passes the same global batch and keeps its part.
+    """
+    sharding = NamedSharding(device_mesh, PartitionSpec(AXIS))
+    for leaf in jax.tree.leaves(batch):
+        if leaf.shape[0] % device_mesh.size:
+            raise ValueError(
+                f"the batch axis must be a multiple of the {device_mesh.size} devices, "
+                f"got {leaf.shape[0]}"
+            )
+    return _place(batch, sharding)
+
+
+def current() -> Mesh | None:
+    """The mesh set by `jax.set_mesh`, or `None`."""
+    device_mesh = jax.sharding.get_mesh()
+    return None if device_mesh.empty else device_mesh
+
+
+def constrain(batch: PyTree) -> PyTree:
+    """Asks for `batch` split over the devices of the mesh set by `jax.set_mesh`.
+
+    The identity where no mesh with an automatic 'data' axis is set (one device, or inside your own
+    pmap/shard_map), and for leaves whose leading axis the devices do not divide.
+    """
+    device_mesh = jax.sharding.get_abstract_mesh()
+    if AXIS not in device_mesh.auto_axes:
+        return batch
+    size = device_mesh.shape[AXIS]
+
+    def split(leaf):
+        if leaf.shape[0] % size:
+            return leaf
+        return jax.lax.with_sharding_constraint(leaf, PartitionSpec(AXIS))
+
+    return jax.tree.map(split, batch)
+
+
+def per_device(tree: PyTree, axis_name: str) -> PyTree:
+    """Under shard_map: marks replicated values as this device's own copy.
+
+    Gradients by them are then this device's part, under shard_map as under pmap, and one explicit
+    `psum` adds the parts; otherwise shard_map would already have added them.
+    """
+
+    def own(leaf):
+        if axis_name in jax.typeof(leaf).vma:
+            return leaf
+        return jax.lax.pcast(leaf, axis_name, to="varying")
+
+    return jax.tree.map(own, tree)
+
+
+def _place(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def place(leaf):
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(place, tree)

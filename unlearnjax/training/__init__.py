@@ -1,0 +1,18 @@
+"""Training: the step, whole runs, evaluation, checkpoints."""
+
+from unlearnjax.training.evaluate import evaluate, map_batches
+from unlearnjax.training.step import TrainState, init_state, make_step, supervised
+from unlearnjax.training.train import init_variables, run_epochs, stream_epochs, train
+
+__all__ = [
+    "TrainState",
+    "evaluate",
+    "init_state",
+    "init_variables",
+    "make_step",
+    "map_batches",
+    "run_epochs",
+    "stream_epochs",
+    "supervised",
+    "train",
+]

@@ -1,0 +1,45 @@
+"""Per-example outputs of a model over a whole data set."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from unlearnjax import data as data_lib
+from unlearnjax import parallel
+from unlearnjax.types import Array, Batch, Data, PyTree, Task, Variables
+
+
+def map_batches(
+    fn: Callable[[Batch], PyTree], data: Data, batch_size: int
+) -> PyTree:
+    """`fn` over fixed-size batches of `data`, its per-example results `[B, ...]` joined to `[N, ...]`.
+
+    One compiled loop; the padding of the last batch is cut off again.
+    """
+    n = data_lib.num_examples(data)
+    rows = data_lib.pad_indices(jnp.arange(n), min(batch_size, n))
+    results = jax.lax.map(lambda r: fn(parallel.constrain(data_lib.take(data, r))), rows)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], results)
+
+
+def evaluate(
+    task: Task, variables: Variables, data: Data, *, batch_size: int = 256
+) -> dict[str, Array]:
+    """Loss and metrics of every example, in evaluation mode (no dropout, statistics frozen).
+
+    Args:
+      task: what is evaluated.
+      variables: the model's.
+      data: `[N, ...]` arrays.
+      batch_size: examples per step of the loop; results do not depend on it.
+
+    Returns:
+      `{'loss': [N], 'accuracy': [N], ...}`. Cost: one forward pass over the data.
+    """
+
+    def per_batch(batch):
+        outputs, _ = task.apply(variables, batch, None, False)
+        return {"loss": task.loss(outputs, batch), **task.metrics(outputs, batch)}
+
+    return map_batches(per_batch, data, batch_size)

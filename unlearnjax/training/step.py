@@ -1,0 +1,90 @@
+"""The training step: one batch, one optimizer update, pure."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from unlearnjax import parallel
+from unlearnjax.types import Array, Batch, PyTree, Task, Variables
+
+# (variables, batch, rng) -> (per-example loss [B], (per-example metrics, updated variables))
+LossFn = Callable[[Variables, Batch, Array], tuple[Array, tuple[dict[str, Array], Variables]]]
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step.
+
+    Attributes:
+      step: scalar int32, batches seen; epochs and keys follow from it, so resuming needs no more.
+      variables: the model's.
+      opt_state: the optimizer's.
+    """
+
+    step: Array
+    variables: Variables
+    opt_state: PyTree
+
+
+def init_state(variables: Variables, tx: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), variables, tx.init(variables["params"]))
+
+
+def supervised(task: Task, train: bool = True) -> LossFn:
+    """The task's own loss as a `LossFn`; `train=False` freezes dropout and batch statistics."""
+
+    def loss_fn(variables, batch, rng):
+        outputs, updated = task.apply(variables, batch, rng if train else None, train)
+        losses = task.loss(outputs, batch)
+        return losses, ({"loss": losses, **task.metrics(outputs, batch)}, updated)
+
+    return loss_fn
+
+
+def make_step(
+    loss_fn: LossFn, tx: optax.GradientTransformation, axis_name: str | None = None
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]:
+    """`(state, batch, rng) -> (state, metrics)`: one update on the weighted mean loss of a batch.
+
+    Args:
+      loss_fn: per-example loss, see `supervised`.
+      tx: optimizer over `variables['params']`.
+      axis_name: the mapped axis if called inside your own `pmap`/`shard_map`: gradients, metrics
+        and running statistics are then averaged over the global batch.
+
+    Returns:
+      The step. Its metrics are sums over the batch, each weighted, with 'weight' the sum of
+      weights: sums over an epoch are then exact whatever the padding.
+    """
+
+    def total(tree):
+        return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+    def step(state: TrainState, batch: Batch, rng: Array):
+        weight = batch["weight"]
+        variables = state.variables
+        if axis_name is not None:
+            variables = parallel.per_device(variables, axis_name)
+            rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
+
+        def weighted_loss(params):
+            losses, (metrics, updated) = loss_fn({**variables, "params": params}, batch, rng)
+            return jnp.sum(losses * weight), (metrics, updated)
+
+        grads, (metrics, updated) = jax.grad(weighted_loss, has_aux=True)(variables["params"])
+        sums = {name: jnp.sum(value * weight) for name, value in metrics.items()}
+        grads, sums = total((grads, {**sums, "weight": jnp.sum(weight)}))
+        # A batch of padding alone must change nothing but the step count, hence no 0/0.
+        grads = jax.tree.map(lambda g: g / jnp.maximum(sums["weight"], 1e-12).astype(g.dtype), grads)
+        params, opt_state = state.variables["params"], state.opt_state
+        updates, opt_state = tx.update(grads, opt_state, params)
+        collections = {name: value for name, value in updated.items() if name != "params"}
+        if axis_name is not None:
+            collections = jax.lax.pmean(collections, axis_name)
+        new_variables = {**collections, "params": optax.apply_updates(params, updates)}
+        return TrainState(state.step + 1, new_variables, opt_state), sums
+
+    return step

@@ -1,0 +1,170 @@
+"""Whole runs: a compiled scan over device-resident data, or the same step over a stream.
+
+Both visit the same batches in the same order with the same keys, so they agree.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from unlearnjax import data as data_lib
+from unlearnjax import parallel
+from unlearnjax.training.step import TrainState, init_state, make_step, supervised
+from unlearnjax.types import Array, Batch, Data, Task
+
+Augment = Callable[[Array, Batch], Batch]
+
+
+def run_epochs(
+    step: Callable,
+    state: TrainState,
+    data: Data,
+    indices: Array,
+    rng: Array,
+    *,
+    num_epochs: int,
+    batch_size: int,
+    augment: Augment | None = None,
+) -> tuple[TrainState, dict[str, Array]]:
+    """`num_epochs` more epochs from `state`, as one scan; jit it, or call it inside jit/vmap.
+
+    The epoch number and all keys follow from `state.step`, so two calls of one epoch equal one call
+    of two, and a run can be cut anywhere and resumed.
+
+    Args:
+      step: from `make_step`.
+      state: where to go on from.
+      data: device-resident arrays `[N, ...]`.
+      indices: `[n]` int, the subset to train on; -1 entries are padding.
+      rng: key of the whole run.
+      num_epochs: passes over the subset.
+      batch_size: global batch size; the last batch of an epoch is padded with weight 0.
+      augment: `(rng, batch) -> batch` applied to every training batch.
+
+    Returns:
+      The new state and the history: per-epoch weighted means, each `[num_epochs]`.
+    """
+    steps = data_lib.steps_per_epoch(indices.shape[0], batch_size)
+
+    def one_step(state, rows):
+        batch = parallel.constrain(data_lib.take(data, rows))
+        return step(state, *_prepare(batch, rng, state.step, augment))
+
+    def one_epoch(state, _):
+        order = data_lib.epoch_order(_epoch_key(rng, state.step // steps), indices, batch_size)
+        state, sums = jax.lax.scan(one_step, state, order)
+        return state, _means(jax.tree.map(jnp.sum, sums))
+
+    return jax.lax.scan(one_epoch, state, length=num_epochs)
+
+
+def train(
+    task: Task,
+    tx: optax.GradientTransformation,
+    data: Data,
+    indices: Array,
+    rng: Array,
+    *,
+    num_epochs: int,
+    batch_size: int,
+    augment: Augment | None = None,
+) -> tuple[TrainState, dict[str, Array]]:
+    """A whole training run as one program: init, then `num_epochs` epochs over `data[indices]`.
+
+    `vmap` it over `(indices, rng)` to train many models at once. Cost: `num_epochs` passes; memory
+    of the data, one model with its optimizer state, and one batch of activations.
+
+    Args: see `run_epochs`; `rng` also initialises the model.
+
+    Raises:
+      ValueError: if `batch_size` is not between 1 and the number of indices.
+
+    Example:
+      >>> from unlearnjax import models, tasks
+      >>> task = tasks.classification(tasks.from_linen(models.MLP(num_classes=3, hidden=(8,))))
+      >>> data = {"inputs": jnp.ones((6, 4)), "targets": jnp.arange(6) % 3}
+      >>> state, history = train(task, optax.sgd(0.1), data, jnp.arange(6), jax.random.key(0),
+      ...                        num_epochs=2, batch_size=3)
+      >>> history["loss"].shape
+      (2,)
+    """
+    data_lib.validate_batch_size(batch_size, indices.shape[0])
+    state = init_state(init_variables(task, data, rng), tx)
+    step = make_step(supervised(task), tx)
+    return run_epochs(
+        step,
+        state,
+        data,
+        indices,
+        rng,
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        augment=augment,
+    )
+
+
+def init_variables(task: Task, data: Data, rng: Array) -> dict:
+    """Fresh variables of `task`; the first example of `data` tells the shapes."""
+    return task.init(jax.random.fold_in(rng, 0), data_lib.take(data, jnp.zeros(1, jnp.int32)))
+
+
+def stream_epochs(
+    step: Callable,
+    state: TrainState,
+    fetch: Callable[[list[int]], Batch],
+    indices: Array,
+    rng: Array,
+    *,
+    num_epochs: int,
+    batch_size: int,
+    augment: Augment | None = None,
+) -> Iterator[tuple[TrainState, dict[str, Array]]]:
+    """`run_epochs` for data that does not fit the device: the host fetches every batch.
+
+    Args:
+      step: from `make_step`; compiled here, with the state's buffers donated.
+      state: where to go on from; it must stand at the beginning of an epoch.
+      fetch: host function from positions to their examples, e.g. over a `tfds` data source. Padded
+        places ask for position 0 and get weight 0.
+      indices, rng, num_epochs, batch_size, augment: as in `run_epochs`.
+
+    Yields:
+      After every epoch the state and that epoch's weighted means. The yielded state is valid until
+      the next one is asked for.
+    """
+    steps = data_lib.steps_per_epoch(indices.shape[0], batch_size)
+
+    @partial(jax.jit, donate_argnums=0)
+    def one_step(state, batch):
+        return step(state, *_prepare(batch, rng, state.step, augment))
+
+    mesh = parallel.current()
+    state = jax.tree.map(jnp.copy, state)  # the caller's own buffers are not donated
+    for _ in range(num_epochs):
+        key = _epoch_key(rng, state.step // steps)
+        totals = None
+        for rows in jax.device_get(data_lib.epoch_order(key, indices, batch_size)):
+            batch = dict(fetch([max(int(row), 0) for row in rows]))
+            batch["weight"] = batch.get("weight", 1.0) * (rows >= 0).astype("float32")
+            if mesh is not None and batch_size % mesh.size == 0:
+                batch = parallel.shard(batch, mesh)
+            state, sums = one_step(state, batch)
+            totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+        yield state, _means(totals)
+
+
+def _epoch_key(rng: Array, epoch: Array) -> Array:
+    return jax.random.fold_in(jax.random.fold_in(rng, 1), epoch)
+
+
+def _prepare(batch: Batch, rng: Array, step: Array, augment: Augment | None):
+    step_key, augment_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(rng, 2), step))
+    return (batch if augment is None else augment(augment_key, batch)), step_key
+
+
+def _means(sums: dict[str, Array]) -> dict[str, Array]:
+    weight = jnp.maximum(sums["weight"], 1e-12)
+    return {name: value / weight for name, value in sums.items() if name != "weight"}

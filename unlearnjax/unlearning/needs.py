@@ -1,0 +1,35 @@
+"""What an unlearner declares that it looks at is all that it is handed."""
+
+from unlearnjax.types import NEEDS, Data, Request, Unlearner
+
+
+def enforce(unlearner: Unlearner) -> Unlearner:
+    """The same unlearner, handed only what its `needs` name.
+
+    Parts of a request that are not needed become `None`, `targets` are removed from the rest unless
+    'labels' is needed, and `init` gets the training data only if 'train' is.
+
+    Raises:
+      ValueError: here for a need that does not exist; at `init`/`update` for one that is not given.
+    """
+    unknown = unlearner.needs - NEEDS
+    if unknown:
+        raise ValueError(f"needs must be among {sorted(NEEDS)}, got {sorted(unknown)}")
+
+    def restrict(name: str, data: Data | None) -> Data | None:
+        if name not in unlearner.needs:
+            return None
+        if data is None:
+            raise ValueError(f"this unlearner needs {name!r} data and none was given")
+        if "labels" in unlearner.needs:
+            return data
+        return {key: value for key, value in data.items() if key != "targets"}
+
+    def init(rng, task, variables, data):
+        return unlearner.init(rng, task, variables, restrict("train", data))
+
+    def update(rng, task, variables, memory, request):
+        parts = {name: restrict(name, part) for name, part in request._asdict().items()}
+        return unlearner.update(rng, task, variables, memory, Request(**parts))
+
+    return unlearner._replace(init=init, update=update)
