@@ -1,0 +1,154 @@
+"""From a config to the objects of the library."""
+
+import difflib
+import inspect
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from unlearnjax import data as data_lib
+from unlearnjax import models, tasks, unlearning
+from unlearnjax.types import Data, Task, Unlearner
+
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+SCHEDULES = ("constant", "cosine")
+
+
+class Problem(NamedTuple):
+    """A data set with a forget set in it.
+
+    Attributes:
+      dataset: as loaded.
+      train, val, held_out: data of the originals, of model selection, and never trained on.
+      forget, retain: positions in `train`.
+      unseen, test: positions in `held_out`, of the forget set's and of the retain set's
+        distribution.
+    """
+
+    dataset: data_lib.Dataset
+    train: Data
+    val: Data
+    held_out: Data
+    forget: np.ndarray
+    retain: np.ndarray
+    unseen: np.ndarray
+    test: np.ndarray
+
+
+def problem(config: ConfigDict, data_dir: str | None) -> Problem:
+    """Loads the data set and selects the forget set, from `config.seed` alone."""
+    dataset = data_lib.load(config.dataset, data_dir)
+    split_rng, forget_rng = np.random.default_rng(config.seed).spawn(2)
+    train, val = data_lib.split_validation(dataset.train, config.validation_fraction, split_rng)
+    chosen = data_lib.forget_sets.select(config.forget, train, dataset.test, forget_rng)
+    retain = data_lib.forget_sets.complement(chosen.forget, len(train["targets"]))
+    for name in ("retain", "train"):
+        size = len(retain) if name == "retain" else len(train["targets"])
+        data_lib.validate_batch_size(config.train.batch_size, size, "config.train.batch_size")
+    return Problem(
+        dataset, train, val, dataset.test, chosen.forget, retain, chosen.unseen, chosen.test
+    )
+
+
+def subset(data: Data, indices: np.ndarray) -> Data:
+    """The examples at `indices`."""
+    return {name: value[indices] for name, value in data.items()}
+
+
+def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
+    """The classification task of `config.model` on the data set."""
+    dtypes = {"float32": None, "bfloat16": jnp.bfloat16}
+    if config.model.dtype not in dtypes:
+        raise ValueError(f"model.dtype must be one of {sorted(dtypes)}, got {config.model.dtype!r}")
+    options = config.model.options.to_dict()
+    module = models.by_name(
+        config.model.name,
+        num_classes=dataset.num_classes,
+        dtype=dtypes[config.model.dtype],
+        **options,
+    )
+    return tasks.classification(tasks.from_linen(module))
+
+
+def optimizer(name: str, learning_rate: float | optax.Schedule) -> optax.GradientTransformation:
+    """An optax optimizer by name; 'momentum' is SGD with 0.9."""
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {name!r}")
+    if not callable(learning_rate) and not learning_rate > 0:
+        raise ValueError(f"learning_rate must be > 0, got {learning_rate}")
+    if name == "momentum":
+        return optax.sgd(learning_rate, momentum=0.9)
+    return getattr(optax, name)(learning_rate)
+
+
+def training_optimizer(config: ConfigDict, num_examples: int) -> optax.GradientTransformation:
+    """The optimizer of `config.train` with its schedule over a whole run."""
+    train = config.train
+    if train.schedule not in SCHEDULES:
+        raise ValueError(f"train.schedule must be one of {SCHEDULES}, got {train.schedule!r}")
+    for name in ("num_epochs", "checkpoint_every"):
+        if train[name] < 1:
+            raise ValueError(f"train.{name} must be >= 1, got {train[name]}")
+    rate = train.learning_rate
+    if train.schedule == "cosine":
+        steps = train.num_epochs * data_lib.steps_per_epoch(num_examples, train.batch_size)
+        if not rate > 0:
+            raise ValueError(f"learning_rate must be > 0, got {rate}")
+        rate = optax.cosine_decay_schedule(rate, steps)
+    return optimizer(train.optimizer, rate)
+
+
+def augmentation(config: ConfigDict):
+    """The augmentation of `config.train`, or `None`."""
+    return data_lib.pad_crop_flip if config.train.augment else None
+
+
+def unlearner(name: str, config: ConfigDict, num_retain: int) -> Unlearner:
+    """The constructor `unlearning.<name>` called with the fields of `config.unlearn.<name>`.
+
+    Fields set on `config.unlearn` itself replace those of every method that has them. `optimizer`
+    and `learning_rate` become the constructor's `tx`.
+
+    Raises:
+      ValueError: for a field that the method does not have, and what the constructor refuses.
+    """
+    shared = {
+        field: value
+        for field, value in config.unlearn.items()
+        if not isinstance(value, ConfigDict) and value is not None
+    }
+    own = config.unlearn[name].to_dict()
+    if name == "retrain":
+        own = {
+            "tx": training_optimizer(config, num_retain),
+            "num_epochs": config.train.num_epochs,
+            "batch_size": config.train.batch_size,
+            "augment": augmentation(config),
+        }
+        shared = {}
+    own.update({field: value for field, value in shared.items() if field in own})
+    if "learning_rate" in own:
+        own["tx"] = optimizer(own.pop("optimizer"), own.pop("learning_rate"))
+    constructor = getattr(unlearning, name)
+    allowed = list(inspect.signature(constructor).parameters)
+    unknown = sorted(set(own) - set(allowed))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], allowed, n=1)
+        raise ValueError(
+            f"unlearn.{name} has the fields {allowed}, got {unknown}"
+            + (f"; did you mean {close[0]!r}?" if close else "")
+        )
+    return unlearning.enforce(constructor(**own))
+
+
+def validate_shared_fields(config: ConfigDict) -> None:
+    """Raises `ValueError` for a shared field that none of the chosen methods has."""
+    for field, value in config.unlearn.items():
+        if isinstance(value, ConfigDict) or value is None:
+            continue
+        having = [name for name in config.methods if field in config.unlearn[name]]
+        if not having:
+            raise ValueError(f"unlearn.{field} is a field of none of the methods {config.methods}")

@@ -1,0 +1,117 @@
+"""A training run with progress, checkpoints and exact resume."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.runner import Run
+from unlearnjax import audit, training
+from unlearnjax.audit import Cost
+from unlearnjax.training.checkpoints import Checkpoints
+from unlearnjax.training.train import Augment
+from unlearnjax.types import Data, Task, Variables
+
+
+class Fit(NamedTuple):
+    """A finished training run: the model, per-epoch means, the cost of the whole run."""
+
+    variables: Variables
+    history: dict[str, np.ndarray]
+    cost: Cost
+
+
+def make_fit(
+    task: Task,
+    tx: optax.GradientTransformation,
+    data: Data,
+    indices: jax.Array,
+    *,
+    num_epochs: int,
+    batch_size: int,
+    checkpoint_every: int,
+    augment: Augment | None = None,
+) -> Callable[[Run, str, jax.Array], Fit]:
+    """`(run, name, rng) -> Fit`: `training.train`, one compiled epoch after another.
+
+    The epoch is compiled once for all seeds. Killed at any moment and called again with the same
+    arguments, the run goes on from its last checkpoint to bit-identical variables (on CPU).
+    """
+    step = training.make_step(training.supervised(task), tx)
+
+    def epoch(state, data, indices, rng):
+        return training.run_epochs(
+            step,
+            state,
+            data,
+            indices,
+            rng,
+            num_epochs=1,
+            batch_size=batch_size,
+            augment=augment,
+        )
+
+    @jax.jit
+    def init(rng):
+        return training.init_state(training.init_variables(task, data, rng), tx)
+
+    @functools.cache
+    def compiled_epoch():
+        args = (init(jax.random.key(0)), data, indices, jax.random.key(0))
+        return audit.compile_costed(epoch, *args, donate_argnums=(0,))
+
+    def fit(run: Run, name: str, rng: jax.Array) -> Fit:
+        state = init(rng)
+        metrics = jax.eval_shape(epoch, state, data, indices, rng)[1]
+        carried = {
+            "state": state,
+            "history": {metric: np.full(num_epochs, np.nan, np.float32) for metric in metrics},
+            "seconds": np.zeros(()),
+            "cost": np.zeros(3),
+        }
+        with Checkpoints(run.workdir / "checkpoints" / name) as checkpoints:
+            first = checkpoints.latest_step() or 0
+            if first:
+                carried = checkpoints.restore(carried)
+            run.advance(name, first)
+            history = {k: np.array(v) for k, v in carried["history"].items()}
+            state, seconds, cost = carried["state"], float(carried["seconds"]), carried["cost"]
+            for done in range(first + 1, num_epochs + 1):
+                program = compiled_epoch()
+                (state, means), one = audit.timed(program, state, data, indices, rng)
+                seconds += one.seconds
+                cost = np.array([one.compile_seconds, one.flops, one.peak_bytes])
+                means = jax.device_get(means)
+                _stop_if_not_finite(name, done, means, checkpoints.latest_step())
+                for metric, value in means.items():
+                    history[metric][done - 1] = value[0]
+                if done % checkpoint_every == 0 or done == num_epochs:
+                    carried = {
+                        # Copies: the next epoch reuses the buffers while these are being written.
+                        "state": jax.tree.map(jnp.copy, state),
+                        "history": {k: v.copy() for k, v in history.items()},
+                        "seconds": np.array(seconds),
+                        "cost": cost,
+                    }
+                    checkpoints.save(done, carried)
+                run.advance(name)
+        run.events(name, {f"train/{metric}": values for metric, values in history.items()})
+        compile_seconds, flops, peak = (float(x) for x in cost)
+        total = Cost(seconds, compile_seconds, flops * num_epochs, peak)
+        return Fit(state.variables, history, total)
+
+    return fit
+
+
+def _stop_if_not_finite(name: str, epoch: int, means: dict, last_good: int | None) -> None:
+    bad = [metric for metric, value in means.items() if not np.isfinite(value).all()]
+    if bad:
+        kept = f"epoch {last_good} is the last good checkpoint" if last_good else "none saved yet"
+        raise FloatingPointError(
+            f"training {name}: {', '.join(bad)} became non-finite in epoch {epoch} ({kept}); "
+            "lower train.learning_rate"
+        )

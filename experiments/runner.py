@@ -1,0 +1,266 @@
+"""What every experiment shares: flags, seeds, devices, progress, resume, result files.
+
+An experiment is a function `story(config, run)`; `python -m experiments.NAME` calls `launch(story)`.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import sys
+import zlib
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import unlearnjax
+from unlearnjax import parallel
+from unlearnjax.report import html, table
+
+SCHEMA = 1
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py, or configs/NAME.py:ARG.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; default runs/EXPERIMENT.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    os.environ.get("UNLEARNJAX_DATA_DIR"),
+    "Directory of prepared tfds data sets; default $UNLEARNJAX_DATA_DIR, else tfds' own.",
+)
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the traceback of an error in the input.")
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "host:port of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of a multi-host run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+_MULTIHOST = flags.DEFINE_bool("multihost", False, "Find the other processes by the cluster's own.")
+
+
+class Run:
+    """A run of an experiment in its work directory.
+
+    Attributes:
+      name: of the experiment.
+      workdir: where everything is written; a later launch with the same config goes on from it.
+      data_dir: of prepared data sets, or `None`.
+      progress: the bar; `advance` moves it.
+    """
+
+    def __init__(self, name: str, config: ConfigDict, workdir: Path, data_dir: str | None):
+        self.name, self.workdir, self.data_dir = name, workdir, data_dir
+        self._config = json.loads(config.to_json_best_effort())
+        self._claim_workdir()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            disable=not parallel.is_main_process(),
+        )
+        self._bar = None
+
+    def _claim_workdir(self) -> None:
+        """Refuses a directory that holds something else than an earlier launch of this run."""
+        path = self.workdir / "config.json"
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(f"workdir {self.workdir} is not a directory") from error
+        if path.exists():
+            try:
+                stored = json.loads(path.read_text())
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path} is damaged; choose another --workdir") from error
+            changed = _differences(stored, self._config)
+            if changed:
+                raise ValueError(
+                    f"workdir {self.workdir} holds a run with another configuration "
+                    f"({'; '.join(changed[:5])}); choose another --workdir or delete it"
+                )
+        elif any(self.workdir.iterdir()):
+            raise ValueError(
+                f"workdir {self.workdir} is not empty and holds no run of unlearnjax; "
+                "choose another --workdir"
+            )
+        elif parallel.is_main_process():
+            table.write_json(path, self._config)
+
+    def start(self, total: int) -> None:
+        """Shows the bar with `total` units of work."""
+        self.progress.start()
+        self._bar = self.progress.add_task(self.name, total=total)
+
+    def advance(self, description: str, amount: int = 1) -> None:
+        """One more unit is done, and `description` is what comes now."""
+        self.progress.update(self._bar, advance=amount, description=f"{description:<28}")
+
+    def row(
+        self, name: str, compute: Callable[[], tuple[dict, dict[str, np.ndarray]]]
+    ) -> tuple[dict, dict[str, np.ndarray]]:
+        """The row `name`, from disk if an earlier launch computed it, else computed and kept.
+
+        Args:
+          name: unique within the run.
+          compute: returns the row (numbers by column) and arrays to be kept beside it.
+        """
+        folder = self.workdir / "rows"
+        path, arrays_path = folder / f"{name}.json", folder / f"{name}.npz"
+        if not path.exists():
+            row, arrays = compute()
+            if parallel.is_main_process():
+                folder.mkdir(exist_ok=True)
+                # The row is written last, so that its presence means that all of it is there.
+                partial = folder / f"{name}.partial.npz"
+                np.savez_compressed(partial, **arrays)
+                os.replace(partial, arrays_path)
+                table.write_json(path, row)
+            return row, arrays
+        try:
+            row = json.loads(path.read_text())
+            with np.load(arrays_path) as stored:
+                arrays = dict(stored)
+        except Exception as error:
+            raise ValueError(
+                f"{path} or its .npz is damaged; delete both to compute it again"
+            ) from error
+        return {k: float("nan") if v is None else v for k, v in row.items()}, arrays
+
+    def events(self, name: str, curves: dict[str, np.ndarray]) -> None:
+        """TensorBoard events: each curve by epoch. Written once per `name`."""
+        from tensorboardX import SummaryWriter
+
+        folder = self.workdir / "tensorboard" / name
+        if folder.exists() or not parallel.is_main_process():
+            return
+        with SummaryWriter(str(folder)) as writer:
+            for tag, values in curves.items():
+                for epoch, value in enumerate(np.asarray(values)):
+                    writer.add_scalar(tag, float(value), epoch + 1)
+
+    def write_results(
+        self, rows: list[dict], summary: list[dict], page: str, extra: dict[str, Any]
+    ) -> None:
+        """`results.json`, `results.csv`, `report.html`."""
+        if not parallel.is_main_process():
+            return
+        results = {
+            "schema": SCHEMA,
+            "experiment": self.name,
+            "config": self._config,
+            "environment": environment(),
+            **extra,
+            "summary": summary,
+            "rows": rows,
+        }
+        table.write_json(self.workdir / "results.json", results)
+        table.write_csv(self.workdir / "results.csv", rows)
+        html.write(self.workdir / "report.html", page)
+
+
+def key(seed: int, *names: str | int) -> jax.Array:
+    """A random key of its own for every purpose: `key(0, 'original', 2)`."""
+    result = jax.random.key(seed)
+    for name in names:
+        number = zlib.crc32(name.encode()) if isinstance(name, str) else name
+        result = jax.random.fold_in(result, number)
+    return result
+
+
+def environment() -> dict[str, Any]:
+    """Versions and devices, for the results file."""
+    return {
+        "unlearnjax": unlearnjax.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _LIBRARIES},
+        "device": jax.devices()[0].device_kind,
+        "backend": jax.default_backend(),
+        "num_devices": jax.device_count(),
+        "num_processes": jax.process_count(),
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def device_report() -> str:
+    """One line: what the run computes on."""
+    env = environment()
+    return (
+        f"unlearnjax {env['unlearnjax']}, jax {env['jax']} on {env['num_devices']} x "
+        f"{env['device']} ({env['backend']}), {env['num_processes']} process(es)"
+    )
+
+
+def launch(story: Callable[[ConfigDict, Run], None], name: str) -> None:
+    """Runs an experiment from the command line: parses flags, reports errors in one line.
+
+    Errors of the input (`ValueError`), non-finite losses (`FloatingPointError`) and interrupts end
+    with a non-zero exit and leave everything saved as it was.
+    """
+
+    def main(argv):
+        if len(argv) > 1:
+            raise ValueError(f"unexpected argument {argv[1]!r}; options start with --")
+        if _CONFIG.value is None:
+            raise ValueError(f"--config is missing, e.g. --config=configs/{name}.py")
+        if _MULTIHOST.value or _COORDINATOR.value is not None:
+            parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        logging.set_verbosity(logging.ERROR)  # orbax reports every file
+        workdir = Path(_WORKDIR.value or Path("runs") / name).absolute()
+        run = Run(name, _CONFIG.value, workdir, _DATA_DIR.value)
+        print(device_report(), file=sys.stderr)
+        many = jax.device_count() > 1
+        with jax.set_mesh(parallel.mesh()) if many else contextlib.nullcontext():
+            try:
+                story(_CONFIG.value, run)
+            finally:
+                run.progress.stop()
+
+    def parse(argv):
+        return flags.FLAGS(argv)
+
+    try:
+        app.run(lambda argv: _one_line_errors(lambda: main(argv)), flags_parser=_parser(parse))
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from here")
+
+
+def _parser(parse):
+    def parser(argv):
+        try:
+            return parse(argv)
+        except flags.Error as error:
+            _fail(error)
+        except (ValueError, AttributeError, KeyError, TypeError, OSError) as error:
+            _fail(error)
+
+    return parser
+
+
+def _one_line_errors(call: Callable[[], None]) -> None:
+    try:
+        call()
+    except (ValueError, FloatingPointError) as error:
+        if _TRACEBACK.value:
+            raise
+        _fail(error)
+
+
+def _fail(error: Exception) -> None:
+    # Whole messages of third parties can be long; ours are one line.
+    sys.exit("error: " + " ".join(str(error).split()))
+
+
+def _differences(stored: Any, new: Any, path: str = "config") -> list[str]:
+    if isinstance(stored, dict) and isinstance(new, dict):
+        return [
+            line
+            for k in sorted(stored.keys() | new.keys())
+            for line in _differences(stored.get(k), new.get(k), f"{path}.{k}")
+        ]
+    return [] if stored == new else [f"{path}: stored {stored!r}, now {new!r}"]

@@ -1,0 +1,107 @@
+"""Figures of a run. Every function returns a matplotlib figure and draws nothing on screen."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from unlearnjax.report.table import Row
+
+# Okabe and Ito's palette, told apart by colour-blind readers.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+ORACLE_COLOR = "#555555"
+SETS = ("forget", "retain", "test")
+
+
+def accuracy_gaps(summary: Sequence[Row]) -> Figure:
+    """Bars: accuracy on each set minus the oracle's, in points, with the spread over seeds."""
+    rows = [row for row in summary if row["method"] != "oracle"]
+    oracle = next(row for row in summary if row["method"] == "oracle")
+    figure = Figure(figsize=(7.5, 0.6 * len(rows) + 1.8), layout="constrained")
+    axes = figure.subplots(1, len(SETS), sharey=True)
+    for ax, name, color in zip(axes, SETS, COLORS, strict=False):
+        column = f"{name}_accuracy"
+        gaps = [100 * row[f"{column}_gap"] for row in rows]
+        spread = [100 * np.nan_to_num(row[f"{column}_std"]) for row in rows]
+        ax.barh(range(len(rows)), gaps, xerr=spread, color=color, capsize=3, height=0.6)
+        oracle_spread = 100 * np.nan_to_num(oracle[f"{column}_std"])
+        ax.axvspan(-oracle_spread, oracle_spread, color=ORACLE_COLOR, alpha=0.25)
+        ax.axvline(0, color=ORACLE_COLOR, linewidth=1)
+        ax.set_title(f"{name} accuracy")
+        ax.set_xlabel("points from the oracle")
+    axes[0].set_yticks(range(len(rows)), [row["method"] for row in rows])
+    axes[0].invert_yaxis()
+    return figure
+
+
+def loss_histograms(losses: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Loss distribution on each set: every method (filled) over the oracle (outline).
+
+    Args:
+      losses: `{method: {set: [N] losses}}` with the method 'oracle' among them.
+    """
+    methods = [method for method in losses if method != "oracle"]
+    figure = Figure(figsize=(9, 1.6 * len(methods) + 0.6), layout="constrained")
+    axes = figure.subplots(len(methods), len(SETS), squeeze=False, sharex="col")
+    for column, name in enumerate(SETS):
+        # Losses span many orders of magnitude, and log bins show both ends.
+        bins = np.geomspace(1e-5, 30, 40)
+        for row, method in enumerate(methods):
+            ax = axes[row, column]
+            for key, style in (
+                ("oracle", {"histtype": "step", "color": ORACLE_COLOR, "linewidth": 1.5}),
+                (method, {"color": COLORS[row % len(COLORS)], "alpha": 0.6}),
+            ):
+                values = np.clip(losses[key][name], bins[0], bins[-1])
+                weights = np.full(len(values), 100 / max(len(values), 1))
+                ax.hist(values, bins, weights=weights, label=key, **style)
+            ax.set_xscale("log")
+            if row == 0:
+                ax.set_title(f"{name} set")
+            if row == len(methods) - 1:
+                ax.set_xlabel("loss (nats)")
+            if column == 0:
+                ax.set_ylabel("% of examples")
+            if column == len(SETS) - 1:
+                ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def trade_off(summary: Sequence[Row]) -> Figure:
+    """Distance from the oracle on the forget set against that on the test set; colour is time."""
+    rows = [row for row in summary if row["method"] not in ("oracle", "original")]
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    ax = figure.subplots()
+    x = [100 * abs(row["forget_accuracy_gap"]) for row in rows]
+    y = [100 * abs(row["test_accuracy_gap"]) for row in rows]
+    time = [100 * row["seconds_ratio"] for row in rows]
+    scale = np.log10(np.maximum(time, 1e-3))
+    points = ax.scatter(x, y, c=scale, cmap="viridis", s=90, edgecolor="black", zorder=3)
+    top = max([*y, 1.0])
+    for row, x_i, y_i in sorted(zip(rows, x, y, strict=True), key=lambda item: item[2]):
+        ax.annotate(row["method"], (x_i, y_i), textcoords="offset points", xytext=(8, 6))
+    ax.set_xlim(-0.05 * max([*x, 1.0]), 1.35 * max([*x, 1.0]))
+    ax.set_ylim(-0.05 * top, 1.2 * top)
+    ax.grid(alpha=0.3)
+    ax.set_xlabel("forget accuracy: points from the oracle (0 is ideal)")
+    ax.set_ylabel("test accuracy: points from the oracle (0 is ideal)")
+    bar = figure.colorbar(points, ax=ax, label="time, % of retraining")
+    ticks = [t for t in range(-3, 5) if scale.min() <= t <= scale.max()] if len(rows) else []
+    bar.set_ticks(ticks, labels=[f"{10.0**t:g}" for t in ticks])
+    return figure
+
+
+def training_curves(histories: Mapping[str, np.ndarray]) -> Figure:
+    """Training loss by epoch: `{label: [epochs]}`."""
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    ax = figure.subplots()
+    for i, (label, values) in enumerate(histories.items()):
+        color = COLORS[i % len(COLORS)]
+        for j, curve in enumerate(np.atleast_2d(values)):
+            epochs = 1 + np.arange(len(curve))
+            ax.plot(epochs, curve, color=color, alpha=0.7, label=None if j else label)
+    ax.set_yscale("log")
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("training loss (nats)")
+    ax.legend()
+    return figure

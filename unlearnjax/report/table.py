@@ -1,0 +1,161 @@
+"""Rows of results to a summary: mean and spread over seeds, gap to the oracle, share of retraining."""
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+Row = dict[str, float | int | str]
+
+# What a row may cost: column of the row, name in the table.
+COSTS = {"seconds": "time", "flops": "FLOPs", "peak_bytes": "memory"}
+
+
+def summarise_rows(rows: Sequence[Row], reference: str = "oracle") -> list[Row]:
+    """One row per method from one per (method, seed), in the order in which methods appear.
+
+    Every number becomes `<name>` (mean over seeds) and `<name>_std` (sample standard deviation, NaN
+    for one seed). `<name>_gap` is the mean's difference to the mean of `reference`; for costs,
+    `<name>_ratio` is the share of the reference's.
+
+    Raises:
+      ValueError: if no row is of the method `reference`.
+    """
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    if reference not in methods:
+        raise ValueError(f"rows must hold the method {reference!r} to compare with, got {methods}")
+    means = {}
+    for method in methods:
+        own = [row for row in rows if row["method"] == method]
+        names = [k for k, v in own[0].items() if isinstance(v, int | float) and k != "seed"]
+        values = {k: np.array([row[k] for row in own], float) for k in names}
+        means[method] = {"method": method, "num_seeds": len(own)}
+        for name, value in values.items():
+            means[method][name] = float(value.mean())
+            spread = value.std(ddof=1) if len(value) > 1 else float("nan")
+            means[method][f"{name}_std"] = float(spread)
+    base = means[reference]
+    for row in means.values():
+        for name in [n for n in row if f"{n}_std" in row]:
+            if name in COSTS:
+                row[f"{name}_ratio"] = row[name] / base[name] if base.get(name) else float("nan")
+            else:
+                row[f"{name}_gap"] = row[name] - base[name] if name in base else float("nan")
+    return list(means.values())
+
+
+def cell(row: Row, name: str, percent: bool = True) -> str:
+    """`mean ± std` of a column, in percent, with the gap to the oracle in points in brackets."""
+    scale = 100 if percent else 1
+    value, std, gap = (row.get(k, float("nan")) for k in (name, f"{name}_std", f"{name}_gap"))
+    if np.isnan(value):
+        return "–"
+    text = f"{scale * value:.1f}"
+    if not np.isnan(std):
+        text += f" ± {scale * std:.1f}"
+    if row["method"] != "oracle" and not np.isnan(gap):
+        text += f" ({scale * gap:+.1f})"
+    return text
+
+
+def cost_cell(row: Row, name: str) -> str:
+    """A cost in a readable unit, with its share of retraining in brackets."""
+    value, ratio = row.get(name, float("nan")), row.get(f"{name}_ratio", float("nan"))
+    if np.isnan(value):
+        return "–"
+    if name == "seconds":
+        text = f"{value:.3g} s"
+    else:
+        unit, scale = ("FLOP", 1) if name == "flops" else ("B", 1)
+        for prefix in ("", "k", "M", "G", "T", "P"):
+            if value / scale < 1000:
+                break
+            scale *= 1000
+        text = f"{value / scale:.3g} {prefix}{unit}"
+    return text if np.isnan(ratio) else f"{text} ({ratio:.3g}x)"
+
+
+def columns(summary: Sequence[Row]) -> list[tuple[str, list[str]]]:
+    """The printed table: (header, one cell per row)."""
+    quality = [
+        ("forget %", "forget_accuracy"),
+        ("retain %", "retain_accuracy"),
+        ("test %", "test_accuracy"),
+        ("MIA %", "mia"),
+    ]
+    table = [("method", [str(row["method"]) for row in summary])]
+    table += [(header, [cell(row, name) for row in summary]) for header, name in quality]
+    return table + [
+        (header, [cost_cell(row, name) for row in summary]) for name, header in COSTS.items()
+    ]
+
+
+def init_costs(summary: Sequence[Row]) -> str:
+    """What each method did before any request, one line each."""
+    lines = []
+    for row in summary:
+        if "init_seconds" in row:
+            lines.append(
+                f"{row['method']}: {row['init_seconds']:.3g} s (compiling {row['init_compile_seconds']:.2g}"
+                f" s), {row['init_flops']:.3g} FLOP, {row['memory_bytes']:.3g} B kept; the request "
+                f"itself compiles in {row['compile_seconds']:.2g} s"
+            )
+    return "\n".join(lines)
+
+
+def print_table(summary: Sequence[Row], title: str) -> None:
+    """The table in the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, caption="mean ± std over seeds; (points from the oracle); (x oracle)")
+    cells = columns(summary)
+    for header, _ in cells:
+        table.add_column(header, no_wrap=header == "method")
+    for row in zip(*(column for _, column in cells), strict=True):
+        table.add_row(*row)
+    # Piped output has no width of its own; a table folded at 80 columns cannot be read.
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def markdown(summary: Sequence[Row]) -> str:
+    """The table as Markdown, as README and docs show it."""
+    cells = columns(summary)
+    lines = ["| " + " | ".join(header for header, _ in cells) + " |"]
+    lines.append("|" + " --- |" * len(cells))
+    for row in zip(*(column for _, column in cells), strict=True):
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
+    """Rows as CSV with a `method` column; columns are the union over rows."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_json(path: str | os.PathLike, value: object) -> None:
+    """JSON written whole or not at all; NaN and infinity become null."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(_without_nan(value), indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def _without_nan(value):
+    if isinstance(value, dict):
+        return {str(k): _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    return value
