@@ -41,7 +41,7 @@ OTHER_DATASET = DATASETS["cifar10"]
 # found"). `retrain` repeats the training of the original.
 METHODS = {
     "retrain": {},
-    "finetune": {"optimizer": "adam", "learning_rate": 1e-3, "num_epochs": 5, "batch_size": 64},
+    "finetune": {"optimizer": "adam", "learning_rate": 3e-3, "num_epochs": 2, "batch_size": 64},
     "gradient_ascent": {
         "optimizer": "sgd",
         "learning_rate": 0.01,
@@ -49,10 +49,17 @@ METHODS = {
         "batch_size": 64,
         "max_loss": config_dict.placeholder(float),
     },
-    "ssd": {"alpha": 10.0, "dampening": 1.0, "importance": "exact", "batch_size": 128},
+    "ssd": {"alpha": 4.0, "dampening": 1.0, "importance": "exact", "batch_size": 128},
 }
 # Where a data set and model want other values than above.
-TUNED: dict[tuple[str, str], dict[str, dict]] = {}
+TUNED: dict[tuple[str, str], dict[str, dict]] = {
+    ("digits", "mlp"): {"gradient_ascent": {"learning_rate": 0.03}},
+    ("fashion_mnist", "convnet"): {
+        "finetune": {"learning_rate": 1e-3},
+        "gradient_ascent": {"learning_rate": 1e-3, "num_epochs": 5},
+        "ssd": {"alpha": 3.0, "dampening": 0.3},
+    },
+}
 KEYS = ("dataset", "model", "method", "forget", "seeds")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from experiments.runner import Run
-from unlearnjax import audit, training
+from unlearnjax import audit, parallel, training
 from unlearnjax.audit import Cost
 from unlearnjax.training.checkpoints import Checkpoints
 from unlearnjax.training.train import Augment
@@ -85,7 +85,7 @@ def make_fit(
                 (state, means), one = audit.timed(program, state, data, indices, rng)
                 seconds += one.seconds
                 cost = np.array([one.compile_seconds, one.flops, one.peak_bytes])
-                means = jax.device_get(means)
+                means = parallel.fetch(means)
                 _stop_if_not_finite(name, done, means, checkpoints.latest_step())
                 for metric, value in means.items():
                     history[metric][done - 1] = value[0]

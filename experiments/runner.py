@@ -89,7 +89,10 @@ class Run:
                 f"workdir {self.workdir} is not empty and holds no run of unlearnjax; "
                 "choose another --workdir"
             )
-        elif parallel.is_main_process():
+        # Every process must judge what was there before, and skip the same rows.
+        self._finished = {row.stem for row in (self.workdir / "rows").glob("*.json")}
+        parallel.sync("workdir read")
+        if not path.exists() and parallel.is_main_process():
             table.write_json(path, self._config)
 
     def start(self, total: int) -> None:
@@ -112,7 +115,7 @@ class Run:
         """
         folder = self.workdir / "rows"
         path, arrays_path = folder / f"{name}.json", folder / f"{name}.npz"
-        if not path.exists():
+        if name not in self._finished:
             row, arrays = compute()
             if parallel.is_main_process():
                 folder.mkdir(exist_ok=True)

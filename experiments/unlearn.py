@@ -143,7 +143,7 @@ def per_set(task: Task, variables: Variables, data, problem: build.Problem, conf
     """Per-example outputs on each of `SETS`."""
     size = config.evaluate.batch_size
     on_train, on_val, on_held_out = (
-        jax.device_get(_evaluate(task, variables, part, batch_size=size)) for part in data
+        parallel.fetch(_evaluate(task, variables, part, batch_size=size)) for part in data
     )
     return {
         "forget": build.subset(on_train, problem.forget),

@@ -9,7 +9,9 @@ Written once, used by every step. Steps are written for a global batch and `cons
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unlearnjax.types import PyTree
@@ -45,6 +47,25 @@ def initialize(
 def is_main_process() -> bool:
     """Whether this process writes the files."""
     return jax.process_index() == 0
+
+
+def sync(name: str) -> None:
+    """Waits until every process has come to the point `name`; nothing to wait for on one host."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def fetch(tree: PyTree) -> PyTree:
+    """`tree` as NumPy arrays, whole on every host, wherever its parts lie."""
+
+    def whole(leaf):
+        if isinstance(leaf, jax.Array) and not (
+            leaf.is_fully_addressable or leaf.is_fully_replicated
+        ):
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf)
+
+    return jax.tree.map(whole, tree)
 
 
 def mesh(devices=None) -> Mesh:
@@ -106,10 +127,11 @@ def per_device(tree: PyTree, axis_name: str) -> PyTree:
     `psum` adds the parts; otherwise shard_map would already have added them.
     """
 
+    # Adding this device's zero does it in every version of jax, under pmap too.
+    zero = 0 * jax.lax.axis_index(axis_name)
+
     def own(leaf):
-        if axis_name in jax.typeof(leaf).vma:
-            return leaf
-        return jax.lax.pcast(leaf, axis_name, to="varying")
+        return leaf + zero.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
 
     return jax.tree.map(own, tree)
 

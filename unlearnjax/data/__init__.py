@@ -6,21 +6,24 @@ from unlearnjax.data.batching import (
     epoch_order,
     num_examples,
     pad_indices,
+    position,
     steps_per_epoch,
     take,
     validate_batch_size,
 )
-from unlearnjax.data.loading import Dataset, builder, load, split_validation
+from unlearnjax.data.loading import Dataset, builder, fetcher, load, split_validation
 
 __all__ = [
     "Dataset",
     "builder",
     "epoch_order",
+    "fetcher",
     "forget_sets",
     "load",
     "num_examples",
     "pad_crop_flip",
     "pad_indices",
+    "position",
     "split_validation",
     "steps_per_epoch",
     "take",

@@ -1,4 +1,7 @@
-"""Batches of fixed shape from data sets of any length. Padding has index -1 and weight 0."""
+"""Batches of fixed shape from data sets of any length.
+
+A negative entry -1 - i among indices is padding: it takes example i, with weight 0.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -33,24 +36,37 @@ def pad_indices(indices: Array, batch_size: int) -> Array:
     return jnp.pad(indices, (0, missing), constant_values=-1).reshape(-1, batch_size)
 
 
+def position(indices: Array) -> Array:
+    """Which example each index takes, padding or not."""
+    return jnp.where(indices >= 0, indices, -1 - indices)
+
+
 def epoch_order(rng: Array, indices: Array, batch_size: int) -> Array:
-    """One shuffled epoch over `indices`, as `[steps, batch_size]` padded with -1.
+    """One shuffled epoch over `indices`, as `[steps, batch_size]`.
+
+    Padding takes other examples of the subset, so that the batch statistics of a padded batch are
+    those of a full one.
 
     Args:
       rng: key of this epoch.
-      indices: `[n]` positions in the data set; -1 entries are padding (so that subsets of
+      indices: `[n]` positions in the data set; negative entries are padding (so that subsets of
         different sizes can be stacked for `vmap`) and are spread over the epoch.
       batch_size: B.
     """
-    return pad_indices(jax.random.permutation(rng, indices), batch_size)
+    order = pad_indices(jax.random.permutation(rng, indices), batch_size).ravel()
+    valid = order >= 0
+    # The valid entries first, repeated as often as it takes.
+    members = order[jnp.argsort(~valid, stable=True)]
+    repeated = members[jnp.arange(order.size) % jnp.maximum(valid.sum(), 1)]
+    return jnp.where(valid, order, -1 - position(repeated)).reshape(-1, batch_size)
 
 
 def take(data: Data, indices: Array) -> Batch:
-    """The examples of `data` at `indices` `[B]`, with `weight` 0 where the index is -1.
+    """The examples of `data` at `indices` `[B]`, with `weight` 0 where the index is negative.
 
     A `weight` that `data` already has (per-example weights) is multiplied in.
     """
     valid = indices >= 0
-    batch = {name: jnp.asarray(value)[jnp.maximum(indices, 0)] for name, value in data.items()}
+    batch = {name: jnp.asarray(value)[position(indices)] for name, value in data.items()}
     weight = valid.astype(jnp.float32)
     return {**batch, "weight": weight * batch["weight"] if "weight" in batch else weight}

@@ -11,7 +11,7 @@ TEST_EVERY = 5
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """Digits: every fifth example is the test set (1,437 train, 360 test)."""
+    """Digits: every fifth example is the test set (1,438 train, 359 test)."""
 
     name = "digits"
     VERSION = tfds.core.Version("1.0.0")

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,16 +58,8 @@ def builder(name: str, data_dir: str | os.PathLike | None = None):
             )
         result = tfds.builder(name, **options)
     if not _is_prepared(result):
-        try:
-            result.download_and_prepare()
-        except Exception as error:
-            raise ValueError(
-                f"dataset {name!r} is not prepared under {result.data_dir} and preparing it failed "
-                f"({type(error).__name__}). On a machine with network and `pip install "
-                f"tensorflow-cpu tensorflow-datasets importlib_resources` run: python -c \"import "
-                f"tensorflow_datasets as tfds; tfds.builder('{name}', file_format='array_record', "
-                f"data_dir='DIR').download_and_prepare()\" and pass --data_dir=DIR"
-            ) from error
+        _prepare(result, name)
+        result = type(result)(**options) if name == "digits" else tfds.builder(name, **options)
     return result
 
 
@@ -93,6 +86,25 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
     return Dataset(train, test, label.num_classes, tuple(label.names), mean, std)
 
 
+def fetcher(
+    name: str, split: str, dataset: Dataset, data_dir: str | os.PathLike | None = None
+) -> Callable[[Sequence[int]], dict[str, np.ndarray]]:
+    """`positions -> batch`, read from disk when asked: for `training.stream_epochs`.
+
+    Args:
+      name, data_dir: see `builder`.
+      split: a tfds split, e.g. 'train' or 'train[:10%]'.
+      dataset: whose standardisation is used; only `mean` and `std` are read.
+    """
+    source = builder(name, data_dir).as_data_source(split)
+
+    def fetch(rows: Sequence[int]) -> dict[str, np.ndarray]:
+        batch = _read(source, [int(row) for row in rows])
+        return {**batch, "inputs": (batch["inputs"] - dataset.mean) / dataset.std}
+
+    return fetch
+
+
 def split_validation(
     train: dict[str, np.ndarray], fraction: float, rng: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -106,6 +118,32 @@ def split_validation(
     return tuple(_renumber({k: v[part] for k, v in train.items()}) for part in parts)
 
 
+def _prepare(built, name: str) -> None:
+    import tensorflow_datasets as tfds
+
+    if name == "digits":  # takes a second, in which five progress bars are noise
+        tfds.disable_progress_bar()
+    try:
+        built.download_and_prepare()
+    except Exception as error:
+        if _is_prepared(built):
+            return  # by another process that started at the same time
+        how = (
+            "check that the directory can be written"
+            if name == "digits"
+            else "on a machine with network and `pip install tensorflow-cpu tensorflow-datasets "
+            'importlib_resources` run: python -c "import tensorflow_datasets as tfds; '
+            f"tfds.builder('{name}', file_format='array_record', data_dir='DIR')"
+            '.download_and_prepare()" and pass --data_dir=DIR'
+        )
+        raise ValueError(
+            f"dataset {name!r} is not prepared under {built.data_dir} and preparing it failed "
+            f"({type(error).__name__}); {how}"
+        ) from error
+    finally:
+        tfds.enable_progress_bar()
+
+
 def _is_prepared(built) -> bool:
     return (Path(built.data_dir) / "dataset_info.json").exists()
 
@@ -114,8 +152,9 @@ def _renumber(part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**part, "index": np.arange(len(part["targets"]), dtype=np.int32)}
 
 
-def _read(source) -> dict[str, np.ndarray]:
-    examples = source.__getitems__(list(range(len(source))))
+def _read(source, rows: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+    rows = range(len(source)) if rows is None else rows
+    examples = source.__getitems__(list(rows))
     part = {
         "inputs": np.stack([e["image"] for e in examples]).astype(np.float32),
         "targets": np.array([e["label"] for e in examples], dtype=np.int32),
@@ -124,4 +163,4 @@ def _read(source) -> dict[str, np.ndarray]:
     for key, value in examples[0].items():
         if key not in ("image", "label") and np.ndim(value) == 0 and not isinstance(value, bytes):
             part[key] = np.array([e[key] for e in examples])
-    return _renumber(part)
+    return {**part, "index": np.asarray(rows, dtype=np.int32)}

@@ -1,6 +1,7 @@
 """Flax Linen models. Every one returns `{'logits': [B, C], 'features': [B, D]}`."""
 
 import difflib
+import inspect
 from functools import partial
 from typing import Any
 
@@ -20,12 +21,18 @@ BY_NAME = {
 
 
 def by_name(name: str, **options: Any):
-    """The model `name`, built with `options`; raises `ValueError` that lists the valid names."""
+    """The model `name`, built with `options`; raises `ValueError` that lists the valid ones."""
     if name not in BY_NAME:
         close = difflib.get_close_matches(name, BY_NAME, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"model must be one of {sorted(BY_NAME)}, got {name!r}{hint}")
-    return BY_NAME[name](**options)
+    constructor = BY_NAME[name]
+    allowed = set(inspect.signature(constructor).parameters) - {"parent", "name"}
+    for option in sorted(set(options) - allowed):
+        raise ValueError(
+            f"{option!r} is not an option of model {name!r}; options are {sorted(allowed)}"
+        )
+    return constructor(**options)
 
 
 __all__ = ["BY_NAME", "MLP", "ConvNet", "ResNet", "ViT", "by_name", "layers"]

@@ -57,7 +57,7 @@ def cell(row: Row, name: str, percent: bool = True) -> str:
     if not np.isnan(std):
         text += f" ± {scale * std:.1f}"
     if row["method"] != "oracle" and not np.isnan(gap):
-        text += f" ({scale * gap:+.1f})"
+        text += f" ({round(scale * gap, 1) + 0.0:+.1f})"  # + 0.0: no "-0.0"
     return text
 
 
@@ -119,7 +119,7 @@ def print_table(summary: Sequence[Row], title: str) -> None:
         table.add_row(*row)
     # Piped output has no width of its own; a table folded at 80 columns cannot be read.
     console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    (console if console.is_terminal else Console(width=180)).print(table)
 
 
 def markdown(summary: Sequence[Row]) -> str:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from unlearnjax.types import Array, Batch, Outputs, Variables
@@ -50,43 +51,50 @@ def from_nnx(constructor: Callable[[nnx.Rngs], nnx.Module]) -> Model:
 
     Args:
       constructor: e.g. `lambda rngs: MyModel(num_classes=10, rngs=rngs)`. The module is switched by
-        `module.train()` and `module.eval()`, and its rngs are reseeded at each training step.
+        `module.train()` and `module.eval()`.
 
-    The variables are `{'params': ..., 'rest': ...}`, plain nested dictionaries; `rest` holds batch
-    statistics and rng counters.
+    The variables are `{'params': ..., 'rest': ...}`, plain nested dictionaries; `rest` holds the
+    other variables, such as batch statistics. Keys and counters of the module's rng streams are
+    not among them: every training step derives fresh ones from its own key.
     """
     # The graph definition is static; one abstract construction recovers it without computing.
-    graph, params_shape, rest_shape = nnx.split(
-        nnx.eval_shape(lambda: constructor(nnx.Rngs(0))), nnx.Param, ...
+    filters = (nnx.Param, nnx.RngState, ...)
+    graph, params_shape, rngs_shape, rest_shape = nnx.split(
+        nnx.eval_shape(lambda: constructor(nnx.Rngs(0))), *filters
     )
 
-    def pack(params, rest):
+    def pack(module):
+        _, params, _, rest = nnx.split(module, *filters)
         return {"params": nnx.to_pure_dict(params), "rest": nnx.to_pure_dict(rest)}
+
+    def filled(shapes, values):
+        state = jax.tree.map(lambda leaf: leaf, shapes)
+        nnx.replace_by_pure_dict(state, values)
+        return state
+
+    def streams(rng):
+        leaves, treedef = jax.tree.flatten(rngs_shape)
+        return treedef.unflatten(
+            jax.random.fold_in(rng, i)
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else jnp.zeros(leaf.shape, leaf.dtype)
+            for i, leaf in enumerate(leaves)
+        )
 
     def init(rng, batch):
         del batch
-        _, params, rest = nnx.split(constructor(nnx.Rngs(rng)), nnx.Param, ...)
-        return pack(params, rest)
+        return pack(constructor(nnx.Rngs(rng)))
 
     def apply(variables, batch, rng, train):
-        states = []
-        for shape, values in zip(
-            (params_shape, rest_shape), (variables["params"], variables["rest"]), strict=True
-        ):
-            state = jax.tree.map(lambda leaf: leaf, shape)
-            nnx.replace_by_pure_dict(state, values)
-            states.append(state)
-        module = nnx.merge(graph, *states)
-        if train:
-            module.train()
-            nnx.reseed(module, default=rng, dropout=rng)
-        else:
-            module.eval()
+        module = nnx.merge(
+            graph,
+            filled(params_shape, variables["params"]),
+            streams(rng if train else jax.random.key(0)),
+            filled(rest_shape, variables["rest"]),
+        )
+        (module.train if train else module.eval)()
         outputs = _as_outputs(module(batch["inputs"]))
-        if not train:
-            return outputs, variables
-        _, params, rest = nnx.split(module, nnx.Param, ...)
-        return outputs, pack(params, rest)
+        return outputs, (pack(module) if train else variables)
 
     return Model(init, apply)
 

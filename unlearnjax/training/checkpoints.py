@@ -44,11 +44,14 @@ class Checkpoints:
         if parallel.is_main_process():
             self.directory.mkdir(parents=True, exist_ok=True)
             marker.touch()
+        parallel.sync(f"created {self.directory}")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep, create=False, cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._args = ocp.args
+        # No process may write before all have seen the same steps.
+        parallel.sync(f"opened {self.directory}")
 
     def __enter__(self) -> "Checkpoints":
         return self

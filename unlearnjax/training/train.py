@@ -38,7 +38,7 @@ def run_epochs(
       step: from `make_step`.
       state: where to go on from.
       data: device-resident arrays `[N, ...]`.
-      indices: `[n]` int, the subset to train on; -1 entries are padding.
+      indices: `[n]` int, the subset to train on; negative entries are padding.
       rng: key of the whole run.
       num_epochs: passes over the subset.
       batch_size: global batch size; the last batch of an epoch is padded with weight 0.
@@ -127,8 +127,8 @@ def stream_epochs(
     Args:
       step: from `make_step`; compiled here, with the state's buffers donated.
       state: where to go on from; it must stand at the beginning of an epoch.
-      fetch: host function from positions to their examples, e.g. over a `tfds` data source. Padded
-        places ask for position 0 and get weight 0.
+      fetch: host function from positions to their examples, e.g. over a `tfds` data source. What
+        it returns for padded places gets weight 0.
       indices, rng, num_epochs, batch_size, augment: as in `run_epochs`.
 
     Yields:
@@ -147,7 +147,7 @@ def stream_epochs(
         key = _epoch_key(rng, state.step // steps)
         totals = None
         for rows in jax.device_get(data_lib.epoch_order(key, indices, batch_size)):
-            batch = dict(fetch([max(int(row), 0) for row in rows]))
+            batch = dict(fetch(jax.device_get(data_lib.position(rows)).tolist()))
             batch["weight"] = batch.get("weight", 1.0) * (rows >= 0).astype("float32")
             if mesh is not None and batch_size % mesh.size == 0:
                 batch = parallel.shard(batch, mesh)

@@ -1,0 +1,38 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unlearnjax import audit
+
+A = jnp.ones((32, 32))
+MATMUL = 2 * 32**3
+
+
+@pytest.mark.parametrize("length", [1, 7])
+def test_flops_multiply_scans_out_nested_ones_too(length):
+    def once(a):
+        return a @ a
+
+    def looped(a):
+        return jax.lax.scan(lambda c, _: (once(c), None), a, length=length)[0]
+
+    def nested(a):
+        return jax.lax.scan(lambda c, _: (looped(c), None), a, length=5)[0]
+
+    assert audit.flops(once, A) == pytest.approx(MATMUL, rel=0.01)
+    assert audit.flops(looped, A) == pytest.approx(length * MATMUL, rel=0.02)
+    assert audit.flops(nested, A) == pytest.approx(5 * length * MATMUL, rel=0.02)
+    # Also inside jit and under differentiation.
+    assert audit.flops(jax.jit(nested), A) == pytest.approx(5 * length * MATMUL, rel=0.02)
+    gradient = audit.flops(jax.grad(lambda a: looped(a).sum()), A)
+    assert gradient == pytest.approx(3 * length * MATMUL, rel=0.05)
+
+
+def test_compiled_functions_compute_and_their_time_is_measured():
+    compiled = audit.compile_costed(lambda a, b: a @ b + 1, A, A)
+    result, cost = audit.timed(compiled, A, 2 * A)
+    np.testing.assert_allclose(result, 2 * 32 + 1)
+    assert compiled.cost.seconds == 0 < cost.seconds
+    assert cost.compile_seconds > 0
+    assert cost.peak_bytes >= 3 * A.nbytes

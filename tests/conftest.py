@@ -1,0 +1,37 @@
+"""Fixtures; every test runs with eight fake CPU devices, of which most use the first."""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from tests import problems
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """All 1,797 real digits, standardised; `index` is the position."""
+    return problems.digits()
+
+
+@pytest.fixture(scope="session")
+def tfds_dir(tmp_path_factory):
+    """A directory of prepared data sets, shared by the tests of one session."""
+    return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture(scope="session")
+def real_data_dir():
+    """The directory of large prepared data sets, for tests marked `realdata`."""
+    directory = os.environ.get("UNLEARNJAX_DATA_DIR")
+    if not directory:
+        pytest.skip("UNLEARNJAX_DATA_DIR is not set")
+    return directory
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unlearnjax import models, trees
+
+SMALL = {
+    "mlp": {},
+    "convnet": {"channels": (4, 8), "hidden": 16},
+    "resnet18": {"stage_sizes": (1, 1), "width": 8},
+    "resnet18_groupnorm": {"stage_sizes": (1, 1), "width": 8},
+    "vit_tiny": {"width": 24, "depth": 2},
+}
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("name", models.BY_NAME)
+def test_every_model_returns_float32_logits_and_features_per_example(name, dtype):
+    model = models.by_name(name, num_classes=7, dtype=dtype, **SMALL[name])
+    inputs = jax.random.normal(jax.random.key(0), (3, 16, 16, 3))
+    variables = model.init(jax.random.key(1), inputs)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    outputs = model.apply(variables, inputs)
+    assert outputs["logits"].shape == (3, 7) and outputs["logits"].dtype == jnp.float32
+    assert outputs["features"].ndim == 2 and outputs["features"].dtype == jnp.float32
+    # In evaluation mode an example's outputs do not depend on its neighbours.
+    alone = model.apply(variables, inputs[1:2])
+    tolerance = 1e-4 if dtype is None else 5e-2
+    np.testing.assert_allclose(
+        alone["logits"][0], outputs["logits"][1], rtol=tolerance, atol=tolerance
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "size"),
+    [
+        # Counted by hand: 320 + 18,496 + 401,536 + 1,290.
+        ("convnet", (28, 28, 1), 421_642),
+        # torchvision's ResNet-18 with a 3x3 stem and ten classes.
+        ("resnet18", (32, 32, 3), 11_173_962),
+    ],
+)
+def test_parameter_counts(name, shape, size):
+    model = models.by_name(name, num_classes=10)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, *shape)))
+    assert trees.size(variables["params"]) == size
+
+
+def test_only_batch_norm_has_running_statistics():
+    x = jnp.ones((2, 8, 8, 3))
+    for name, collections in (
+        ("resnet18", {"params", "batch_stats"}),
+        ("resnet18_groupnorm", {"params"}),
+    ):
+        model = models.by_name(name, num_classes=3, **SMALL[name])
+        assert set(model.init(jax.random.key(0), x)) == collections
+
+
+def test_unknown_names_and_options_are_refused():
+    with pytest.raises(ValueError, match=r"'convnet'.*got 'convnett'; did you mean 'convnet'"):
+        models.by_name("convnett", num_classes=3)
+    with pytest.raises(ValueError, match="'depth' is not an option of model 'mlp'.*hidden"):
+        models.by_name("mlp", num_classes=3, depth=3)
+    with pytest.raises(ValueError, match="norm must be 'batch' or 'group', got 'layer'"):
+        models.ResNet(3, norm="layer").init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+    with pytest.raises(ValueError, match="patch_size must divide"):
+        models.ViT(3, patch_size=5).init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))

@@ -1,0 +1,93 @@
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+from unlearnjax.report import html, plots, table
+
+ROWS = [
+    {"method": "oracle", "seed": 0, "forget_accuracy": 0.2, "seconds": 4.0},
+    {"method": "oracle", "seed": 1, "forget_accuracy": 0.4, "seconds": 6.0},
+    {"method": "ssd", "seed": 0, "forget_accuracy": 0.1, "seconds": 0.5},
+    {"method": "ssd", "seed": 1, "forget_accuracy": 0.5, "seconds": 1.5},
+]
+
+
+def test_summary_by_hand():
+    oracle, ssd = table.summarise_rows(ROWS)
+    assert oracle["forget_accuracy"] == pytest.approx(0.3)
+    assert oracle["forget_accuracy_std"] == pytest.approx(math.sqrt(0.02))
+    assert oracle["forget_accuracy_gap"] == 0
+    assert ssd["forget_accuracy_gap"] == pytest.approx(0.0)
+    assert ssd["seconds_ratio"] == pytest.approx(0.2)
+    assert ssd["num_seeds"] == 2 and "seed" not in ssd
+
+
+def test_one_seed_has_no_spread_and_no_oracle_is_refused():
+    (oracle,) = table.summarise_rows(ROWS[:1])
+    assert math.isnan(oracle["forget_accuracy_std"])
+    assert table.cell(oracle, "forget_accuracy") == "20.0"
+    with pytest.raises(ValueError, match=r"must hold the method 'oracle'.*\['ssd'\]"):
+        table.summarise_rows(ROWS[2:])
+
+
+def test_cells_read_as_intended():
+    oracle, ssd = table.summarise_rows(ROWS)
+    assert table.cell(oracle, "forget_accuracy") == "30.0 ± 14.1"
+    assert table.cell(ssd, "forget_accuracy") == "30.0 ± 28.3 (+0.0)"
+    assert table.cell(ssd, "mia") == "–"
+    assert table.cost_cell(ssd, "seconds") == "1 s (0.2x)"
+    assert table.cost_cell({"flops": 2.5e12, "flops_ratio": 0.125}, "flops") == (
+        "2.5 TFLOP (0.125x)"
+    )
+    assert table.cost_cell({"peak_bytes": 2048.0}, "peak_bytes") == "2.05 kB"
+
+
+def test_files_hold_every_number(tmp_path):
+    table.write_csv(tmp_path / "r.csv", [*ROWS, {"method": "x", "extra": 1}])
+    with open(tmp_path / "r.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == ["oracle", "oracle", "ssd", "ssd", "x"]
+    assert float(rows[3]["seconds"]) == 1.5 and rows[4]["extra"] == "1"
+    table.write_json(tmp_path / "r.json", {"a": float("nan"), "b": [np.float32(1.5), np.int64(2)]})
+    assert json.loads((tmp_path / "r.json").read_text()) == {"a": None, "b": [1.5, 2]}
+
+
+def full_summary():
+    rows = []
+    for method in ("oracle", "original", "ssd", "finetune"):
+        for seed in range(2):
+            row = {"method": method, "seed": seed, "seconds": 1.0, "flops": 1.0, "peak_bytes": 1.0}
+            for name in ("forget", "retain", "test"):
+                row[f"{name}_accuracy"] = 0.5 + 0.1 * seed
+            rows.append({**row, "mia": 0.5})
+    return table.summarise_rows(rows)
+
+
+def test_markdown_has_one_line_per_method():
+    lines = table.markdown(full_summary()).splitlines()
+    assert len(lines) == 2 + 4
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_page_is_self_contained_and_escapes_what_it_shows(rng):
+    summary = full_summary()
+    losses = {
+        method: {name: rng.exponential(size=20) for name in plots.SETS}
+        for method in ("oracle", "ssd")
+    }
+    figures = {
+        "gaps": plots.accuracy_gaps(summary),
+        "losses": plots.loss_histograms(losses),
+        "trade": plots.trade_off(summary),
+        "curves": plots.training_curves({"original": rng.exponential(size=(2, 5))}),
+    }
+    page = html.page(
+        "a <b>", "lead", table.columns(summary), figures, {"x": "y"}, {"Config": "<z>"}, ["careful"]
+    )
+    assert page.count("data:image/png;base64,") == 4
+    assert "<b>" not in page and "&lt;z&gt;" in page and "careful" in page
+    for reference in ("http://", "https://", "<script", 'src="/'):
+        assert reference not in page

@@ -1,0 +1,107 @@
+"""One small network from Linen, from NNX and by hand: the same task."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+from tests import problems
+from unlearnjax import curvature, tasks, training
+
+
+class LinenNet(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, train=False):
+        x = nn.Dense(12, name="hidden")(inputs.reshape(inputs.shape[0], -1))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
+        return nn.Dense(10, name="out")(nn.Dropout(0.5, deterministic=not train)(x))
+
+
+class NNXNet(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(64, 12, rngs=rngs)
+        self.norm = nnx.BatchNorm(12, momentum=0.9, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.out = nnx.Linear(12, 10, rngs=rngs)
+
+    def __call__(self, inputs):
+        x = nnx.relu(self.norm(self.hidden(inputs.reshape(inputs.shape[0], -1))))
+        return {"logits": self.out(self.dropout(x)), "features": x}
+
+
+def own_functions():
+    def init(rng, batch):
+        return {"params": {"w": 0.01 * jax.random.normal(rng, (64, 10))}}
+
+    def apply(variables, batch, rng, train):
+        inputs = batch["inputs"].reshape(-1, 64)
+        return {"logits": inputs @ variables["params"]["w"]}, variables
+
+    return tasks.Model(init, apply)
+
+
+MODELS = {
+    "linen": lambda: tasks.from_linen(LinenNet()),
+    "nnx": lambda: tasks.from_nnx(NNXNet),
+    "own": own_functions,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_learns_digits_and_evaluation_is_deterministic(name, digits):
+    task = tasks.classification(MODELS[name]())
+
+    @jax.jit
+    def run(rng):
+        return training.train(
+            task, optax.adam(1e-2), digits, jnp.arange(1797), rng, num_epochs=5, batch_size=64
+        )
+
+    state, history = run(jax.random.key(0))
+    results = [training.evaluate(task, state.variables, digits, batch_size=b) for b in (256, 100)]
+    assert results[0]["accuracy"].mean() > 0.9
+    np.testing.assert_allclose(results[0]["loss"], results[1]["loss"], rtol=1e-4, atol=1e-5)
+    assert history["loss"][-1] < history["loss"][0]
+
+
+@pytest.mark.parametrize("name", ["linen", "nnx"])
+def test_statistics_move_in_training_and_dropout_follows_the_key(name, digits):
+    task = tasks.classification(MODELS[name]())
+    variables = problems.init(task, digits)
+    batch = {k: jnp.asarray(v[:32]) for k, v in digits.items()}
+    outs, updated = zip(
+        *(task.apply(variables, batch, jax.random.key(s), True) for s in (0, 0, 1)), strict=True
+    )
+    np.testing.assert_array_equal(outs[0]["logits"], outs[1]["logits"])
+    assert not np.allclose(outs[0]["logits"], outs[2]["logits"])
+    others = [{k: v for k, v in tree.items() if k != "params"} for tree in (variables, updated[0])]
+    changed = [
+        not np.array_equal(a, b)
+        for a, b in zip(*(jax.tree.leaves(o) for o in others), strict=True)
+        if jnp.issubdtype(a.dtype, jnp.inexact)
+    ]
+    assert any(changed)
+    problems.assert_trees_equal(updated[0]["params"], variables["params"])
+    _, untouched = task.apply(variables, batch, None, False)
+    problems.assert_trees_equal(untouched, variables)
+
+
+def test_nnx_and_linen_agree_on_the_same_numbers(digits):
+    linen, other = (tasks.classification(MODELS[name]()) for name in ("linen", "nnx"))
+    variables = problems.init(linen, digits)
+    target = problems.init(other, digits)
+    params, stats = variables["params"], variables["batch_stats"]["norm"]
+    rest = {**target["rest"], "norm": stats}
+    batch = {k: jnp.asarray(v[:50]) for k, v in digits.items()} | {"weight": jnp.ones(50)}
+    expected, _ = linen.apply(variables, batch, None, False)
+    actual, _ = other.apply({"params": params, "rest": rest}, batch, None, False)
+    np.testing.assert_allclose(actual["logits"], expected["logits"], rtol=1e-5, atol=1e-5)
+    # NNX layers have no layer rule: the fallback must give the Linen result.
+    fishers = [
+        curvature.fisher_diagonal(task, v, batch)
+        for task, v in ((linen, variables), (other, {"params": params, "rest": rest}))
+    ]
+    problems.assert_trees_close(fishers[1], fishers[0])

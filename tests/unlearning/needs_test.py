@@ -1,0 +1,80 @@
+from collections.abc import Mapping
+
+import jax
+import optax
+import pytest
+
+from tests import problems
+from unlearnjax import unlearning
+from unlearnjax.types import Request, Unlearner
+
+
+class Untouchable(Mapping):
+    """Data that raises when it is looked at."""
+
+    def _refuse(self, *args):
+        raise AssertionError("this data was not to be touched")
+
+    __getitem__ = __iter__ = __len__ = __contains__ = keys = items = values = _refuse
+
+
+METHODS = {
+    "retrain": unlearning.retrain(optax.sgd(0.1), num_epochs=1, batch_size=10),
+    "finetune": unlearning.finetune(optax.sgd(0.1), num_epochs=1),
+    "gradient_ascent": unlearning.gradient_ascent(optax.sgd(0.1), num_epochs=1),
+    "ssd": unlearning.ssd(),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_run_on_what_they_need_with_everything_else_out_of_reach(name, digits):
+    method = METHODS[name]
+    task = problems.mlp()
+    variables = problems.init(task, digits)
+    small = {k: v[:30] for k, v in digits.items()}
+
+    def given(part):
+        return small if part in method.needs else Untouchable()
+
+    enforced = unlearning.enforce(method)
+    deployed, memory = enforced.init(jax.random.key(0), task, variables, given("train"))
+    request = Request(given("forget"), given("retain"), given("validation"))
+    enforced.update(jax.random.key(1), task, deployed, memory, request)
+
+
+def spy(needs):
+    seen = {}
+
+    def init(rng, task, variables, data):
+        seen["train"] = data
+        return variables, ()
+
+    def update(rng, task, variables, memory, request):
+        seen.update(request._asdict())
+        return variables, memory
+
+    return unlearning.enforce(Unlearner(init, update, frozenset(needs))), seen
+
+
+def test_only_needed_parts_arrive_and_labels_only_if_needed(digits):
+    small = {k: v[:5] for k, v in digits.items()}
+    method, seen = spy({"forget"})
+    method.init(None, None, {}, small)
+    method.update(None, None, {}, (), Request(small, small, small))
+    assert seen["train"] is None and seen["retain"] is None and seen["validation"] is None
+    assert "targets" not in seen["forget"] and "inputs" in seen["forget"]
+    method, seen = spy({"forget", "retain", "labels", "train"})
+    method.init(None, None, {}, small)
+    method.update(None, None, {}, (), Request(small, small))
+    assert "targets" in seen["forget"] and "targets" in seen["train"]
+
+
+def test_a_need_not_given_and_a_need_unknown_are_refused(digits):
+    method, _ = spy({"retain"})
+    with pytest.raises(ValueError, match="needs 'retain' data and none was given"):
+        method.update(None, None, {}, (), Request(digits))
+    method, _ = spy({"train"})
+    with pytest.raises(ValueError, match="needs 'train' data"):
+        method.init(None, None, {}, None)
+    with pytest.raises(ValueError, match=r"needs must be among .* got \['teacher'\]"):
+        spy({"teacher"})
