@@ -18,6 +18,8 @@ import difflib
 
 from ml_collections import ConfigDict, config_dict
 
+from unlearnjax import models
+
 # Training and model per data set; any other set uses the last.
 DATASETS = {
     "digits": {"model": "convnet", "num_epochs": 20, "batch_size": 64, "learning_rate": 2e-3},
@@ -75,7 +77,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.dataset = dataset
     config.validation_fraction = 0.1
     config.forget = options.get("forget", "class:3")
-    config.model = ConfigDict({"name": model, "dtype": "float32", "options": {}})
+    config.model = ConfigDict(
+        {"name": model, "dtype": "float32", "options": models.default_options(model)}
+    )
     config.train = ConfigDict(
         {
             "optimizer": "adamw",

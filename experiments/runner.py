@@ -1,6 +1,6 @@
 """What every experiment shares: flags, seeds, devices, progress, resume, result files.
 
-An experiment is a function `story(config, run)`; `python -m experiments.NAME` calls `launch(story)`.
+An experiment is a function `story(config, run)` that `python -m experiments.NAME` launches.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ from unlearnjax.report import html, table
 SCHEMA = 1
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py, or configs/NAME.py:ARG.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py or configs/NAME.py:ARG.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; default runs/EXPERIMENT.")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
@@ -166,6 +166,14 @@ class Run:
         table.write_csv(self.workdir / "results.csv", rows)
         html.write(self.workdir / "report.html", page)
 
+    def write_figures(self, figures: dict[str, Any]) -> None:
+        """`plots/NAME.png` for every figure."""
+        if not parallel.is_main_process():
+            return
+        (self.workdir / "plots").mkdir(exist_ok=True)
+        for name, figure in figures.items():
+            (self.workdir / "plots" / f"{name}.png").write_bytes(html.figure_png(figure))
+
 
 def key(seed: int, *names: str | int) -> jax.Array:
     """A random key of its own for every purpose: `key(0, 'original', 2)`."""
@@ -224,25 +232,25 @@ def launch(story: Callable[[ConfigDict, Run], None], name: str) -> None:
             finally:
                 run.progress.stop()
 
-    def parse(argv):
-        return flags.FLAGS(argv)
-
     try:
-        app.run(lambda argv: _one_line_errors(lambda: main(argv)), flags_parser=_parser(parse))
+        app.run(lambda argv: _one_line_errors(lambda: main(argv)), flags_parser=_parse)
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from here")
 
 
-def _parser(parse):
-    def parser(argv):
-        try:
-            return parse(argv)
-        except flags.Error as error:
-            _fail(error)
-        except (ValueError, AttributeError, KeyError, TypeError, OSError) as error:
-            _fail(error)
-
-    return parser
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+        getattr(_CONFIG.value, "name", None)  # a file that could not be read raises only now
+        return rest
+    except (KeyError, AttributeError) as error:  # an override of a field that is not there
+        while error.args and isinstance(error.args[0], Exception):
+            error = error.args[0]
+        _fail(f"the config has no field {error.args[0]}")
+    except (flags.Error, ValueError, TypeError, OSError) as error:
+        # config_flags puts the whole traceback of get_config into its message; its last line is the
+        # error itself.
+        _fail(str(error).strip().split("\n")[-1].strip().removeprefix("ValueError: "))
 
 
 def _one_line_errors(call: Callable[[], None]) -> None:
@@ -251,12 +259,12 @@ def _one_line_errors(call: Callable[[], None]) -> None:
     except (ValueError, FloatingPointError) as error:
         if _TRACEBACK.value:
             raise
-        _fail(error)
+        _fail(str(error))
 
 
-def _fail(error: Exception) -> None:
-    # Whole messages of third parties can be long; ours are one line.
-    sys.exit("error: " + " ".join(str(error).split()))
+def _fail(message: str) -> NoReturn:
+    # Messages of third parties can have many lines; ours have one.
+    sys.exit("error: " + " ".join(message.split()))
 
 
 def _differences(stored: Any, new: Any, path: str = "config") -> list[str]:

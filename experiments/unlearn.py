@@ -1,6 +1,6 @@
 """Forget, audit, report. See configs/unlearn.py.
 
-    python -m experiments.unlearn --config=configs/unlearn.py --workdir=/tmp/unlearn
+python -m experiments.unlearn --config=configs/unlearn.py --workdir=/tmp/unlearn
 """
 
 import jax
@@ -174,11 +174,11 @@ def report(config: ConfigDict, run: runner.Run, problem: build.Problem, rows, lo
     }
     title = f"Forgetting {config.forget} of {config.dataset} ({config.model.name})"
     lead = (
-        f"{len(problem.forget)} of {len(problem.train['targets'])} training examples are forgotten; "
-        f"{len(problem.unseen)} unseen examples of their distribution, {len(problem.test)} test "
-        f"examples of the retain set's. Mean ± standard deviation over {config.num_seeds} seeds; in "
-        "brackets the difference to the oracle's mean in points, and costs as a multiple of "
-        "retraining. The ideal value of every column is the oracle's."
+        f"{len(problem.forget)} of {len(problem.train['targets'])} training examples are "
+        f"forgotten; {len(problem.unseen)} unseen examples of their distribution, "
+        f"{len(problem.test)} test examples of the retain set's. Mean ± standard deviation over "
+        f"{config.num_seeds} seeds; in brackets the difference to the oracle's mean in points, "
+        "and costs as a multiple of retraining. The ideal value of every column is the oracle's."
     )
     definitions = {
         **audit.COLUMNS,
@@ -188,15 +188,24 @@ def report(config: ConfigDict, run: runner.Run, problem: build.Problem, rows, lo
         "± and brackets": "standard deviation over seeds; difference to the oracle's mean",
     }
     figures = {
-        "Accuracy minus the oracle's; bars are methods with their spread over seeds, the grey band "
-        "is the oracle's own spread.": plots.accuracy_gaps(summary),
-        "Loss per example, all seeds: a method (filled) that forgets exactly covers the oracle "
-        "(outline).": plots.loss_histograms(pooled),
-        "Forgetting against utility against time: the lower left corner is ideal, dark is cheap.": (
-            plots.trade_off(summary)
+        "accuracy_gaps": (
+            "Accuracy minus the oracle's; bars are methods with their spread over seeds, the grey "
+            "band is the oracle's own spread.",
+            plots.accuracy_gaps(summary),
         ),
-        "Training loss of the originals and the oracles, one line per seed.": (
-            plots.training_curves({k: np.stack(v) for k, v in curves.items()})
+        "losses": (
+            "Loss per example, all seeds: a method (filled) that forgets exactly covers the oracle "
+            "(outline).",
+            plots.loss_histograms(pooled),
+        ),
+        "trade_off": (
+            "Forgetting against utility against time: the lower left corner is ideal, dark is "
+            "cheap.",
+            plots.trade_off(summary),
+        ),
+        "training": (
+            "Training loss of the originals and the oracles, one line per seed.",
+            plots.training_curves({k: np.stack(v) for k, v in curves.items()}),
         ),
     }
     # The report is made of what does not depend on when it was made.
@@ -208,10 +217,17 @@ def report(config: ConfigDict, run: runner.Run, problem: build.Problem, rows, lo
         "Environment": environment,
     }
     page = html.page(
-        title, lead, table.columns(summary), figures, definitions, details, warnings(summary)
+        title,
+        lead,
+        table.columns(summary),
+        dict(figures.values()),
+        definitions,
+        details,
+        warnings(summary),
     )
     sizes = {name: len(getattr(problem, name)) for name in ("forget", "retain", "unseen", "test")}
     run.write_results(rows, summary, page, {"sizes": sizes})
+    run.write_figures({name: figure for name, (_, figure) in figures.items()})
     if parallel.is_main_process():
         table.print_table(summary, title)
         for warning in warnings(summary):

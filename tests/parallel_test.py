@@ -104,9 +104,7 @@ def test_axis_name_gives_the_global_update(digits, transform, model):
             problems.assert_trees_close(own[1], sums)
         return
     mesh = jax.sharding.Mesh(jax.devices(), ("batch",))
-    mapped = jax.shard_map(
-        step, mesh=mesh, in_specs=(P(), P("batch"), P()), out_specs=(P(), P())
-    )
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(P(), P("batch"), P()), out_specs=(P(), P()))
     actual, actual_sums = jax.jit(mapped)(state, batch, rng)
     problems.assert_trees_close(actual.variables, expected.variables)
     problems.assert_trees_close(actual_sums, sums)

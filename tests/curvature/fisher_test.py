@@ -113,7 +113,12 @@ def test_sampled_labels_follow_the_example_not_the_batch(digits):
     for method in curvature.fisher.METHODS:
         for batch_size in (5, N):
             actual = curvature.fisher_diagonal(
-                task, variables, data, labels="model", rng=key, method=method,
+                task,
+                variables,
+                data,
+                labels="model",
+                rng=key,
+                method=method,
                 batch_size=batch_size,
             )
             problems.assert_trees_close(actual, expected)
@@ -204,9 +209,7 @@ def test_per_example_gradients_average_to_the_batch_gradient(digits):
         outputs, _ = task.apply({**variables, "params": params}, data, None, False)
         return task.loss(outputs, data).mean()
 
-    mean = jax.tree.map(
-        lambda g: g.mean(0), curvature.per_example_gradients(task, variables, data)
-    )
+    mean = jax.tree.map(lambda g: g.mean(0), curvature.per_example_gradients(task, variables, data))
     problems.assert_trees_close(mean, jax.grad(loss)(variables["params"]))
 
 

@@ -89,10 +89,13 @@ def test_streamed_examples_are_those_in_memory(tfds_dir):
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize(("name", "shape", "sizes"), [
-    ("fashion_mnist", (28, 28, 1), (60_000, 10_000)),
-    ("cifar10", (32, 32, 3), (50_000, 10_000)),
-])
+@pytest.mark.parametrize(
+    ("name", "shape", "sizes"),
+    [
+        ("fashion_mnist", (28, 28, 1), (60_000, 10_000)),
+        ("cifar10", (32, 32, 3), (50_000, 10_000)),
+    ],
+)
 def test_prepared_sets_load(real_data_dir, name, shape, sizes):
     dataset = data_lib.load(name, real_data_dir)
     assert dataset.train["inputs"].shape == (sizes[0], *shape)

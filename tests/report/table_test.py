@@ -39,9 +39,8 @@ def test_cells_read_as_intended():
     assert table.cell(ssd, "forget_accuracy") == "30.0 ± 28.3 (+0.0)"
     assert table.cell(ssd, "mia") == "–"
     assert table.cost_cell(ssd, "seconds") == "1 s (0.2x)"
-    assert table.cost_cell({"flops": 2.5e12, "flops_ratio": 0.125}, "flops") == (
-        "2.5 TFLOP (0.125x)"
-    )
+    assert table.cost_cell({"seconds": 0.01234}, "seconds") == "12.3 ms"
+    assert table.cost_cell({"flops": 2.5e12, "flops_ratio": 0.125}, "flops") == "2.5 TFLOP (0.12x)"
     assert table.cost_cell({"peak_bytes": 2048.0}, "peak_bytes") == "2.05 kB"
 
 

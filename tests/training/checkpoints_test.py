@@ -12,7 +12,7 @@ from unlearnjax.training.checkpoints import Checkpoints
 def tree(seed=0):
     return {
         "state": training.init_state(
-            {"params": {"w": jax.random.normal(jax.random.key(seed), (3, 2))}, "stats": jnp.ones(2)},
+            {"params": {"w": jax.random.normal(jax.random.key(seed), (3, 2))}, "s": jnp.ones(2)},
             optax.adam(1e-3),
         ),
         "rng": jax.random.key(seed),

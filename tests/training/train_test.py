@@ -71,9 +71,9 @@ def test_streaming_equals_resident_training(data):
         fetched.extend(rows)
         return {k: np.asarray(v)[np.asarray(rows)] for k, v in data.items()}
 
-    for epoch, (streamed, means) in enumerate(
-        training.stream_epochs(step, state, fetch, *args, augment=augment, **OPTIONS)
-    ):
+    stream = training.stream_epochs(step, state, fetch, *args, augment=augment, **OPTIONS)
+    for epoch in range(OPTIONS["num_epochs"]):
+        streamed, means = next(stream)
         one = {name: values[epoch] for name, values in history.items()}
         problems.assert_trees_close(dict(means), one)
     assert set(fetched) == set(range(0, N, 2))
@@ -171,8 +171,13 @@ class EvaluateTest(chex.TestCase):
 def test_mixed_precision_keeps_float32_state_and_learns(digits):
     task = problems.linen(models.MLP(num_classes=10, hidden=(32,), dtype=jnp.bfloat16))
     state, history = training.train(
-        task, optax.adam(1e-2), digits, jnp.arange(1797), jax.random.key(0),
-        num_epochs=4, batch_size=64,
+        task,
+        optax.adam(1e-2),
+        digits,
+        jnp.arange(1797),
+        jax.random.key(0),
+        num_epochs=4,
+        batch_size=64,
     )
     assert {x.dtype for x in jax.tree.leaves(state.variables)} == {jnp.dtype("float32")}
     assert history["accuracy"][-1] > 0.95
@@ -180,5 +185,12 @@ def test_mixed_precision_keeps_float32_state_and_learns(digits):
 
 def test_batch_larger_than_the_data_is_refused(data):
     with pytest.raises(ValueError, match=r"batch_size must be between 1 and .* \(200\), got 201"):
-        training.train(problems.mlp(), optax.sgd(0.1), data, jnp.arange(N), jax.random.key(0),
-                       num_epochs=1, batch_size=201)
+        training.train(
+            problems.mlp(),
+            optax.sgd(0.1),
+            data,
+            jnp.arange(N),
+            jax.random.key(0),
+            num_epochs=1,
+            batch_size=201,
+        )

@@ -68,8 +68,13 @@ def test_ascent_stops_pushing_examples_beyond_the_bound(digits, request_of):
 def test_ascent_raises_the_forget_loss_to_about_the_bound_and_no_further(digits, request_of):
     task = problems.mlp()
     state, _ = training.train(
-        task, optax.adam(1e-2), digits, jnp.arange(200), jax.random.key(0),
-        num_epochs=10, batch_size=50,
+        task,
+        optax.adam(1e-2),
+        digits,
+        jnp.arange(200),
+        jax.random.key(0),
+        num_epochs=10,
+        batch_size=50,
     )
     method = unlearning.gradient_ascent(optax.sgd(0.05), num_epochs=100, batch_size=20)
     updated, _ = method.update(jax.random.key(0), task, state.variables, (), request_of)

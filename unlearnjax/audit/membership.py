@@ -47,9 +47,12 @@ def membership_inference(
     if not np.isfinite(scores).all():
         raise ValueError("scores must be finite for membership inference")
     member = np.concatenate([np.ones(len(forget), int), np.zeros(len(unseen), int)])
-    folds = StratifiedKFold(min(num_folds, len(forget), len(unseen)), shuffle=True, random_state=seed)
+    num_folds = min(num_folds, len(forget), len(unseen))
+    folds = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
     attacker = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
-    probability = cross_val_predict(attacker, scores, member, cv=folds, method="predict_proba")[:, 1]
+    probability = cross_val_predict(attacker, scores, member, cv=folds, method="predict_proba")[
+        :, 1
+    ]
     called = (probability > 0.5).astype(int)
     return {
         "accuracy": float(balanced_accuracy_score(member, called)),

@@ -107,9 +107,7 @@ def _captured_losses(task, variables, batch, offsets: dict, layers: list[_Layer]
                 for x in (args[0], outputs)
             )
         )
-        layers.append(
-            _Layer(module, module.variables, own, args, kwargs, outputs, capturable)
-        )
+        layers.append(_Layer(module, module.variables, own, args, kwargs, outputs, capturable))
         return outputs + offsets[index] if index in offsets else outputs
 
     with nn.intercept_methods(interceptor):
@@ -186,10 +184,12 @@ def _remaining_squares(
         return example_loss(task, variables)(params, example)
 
     def summed(batch):
-        grads = jax.vmap(jax.grad(lambda own, e: loss(dict(zip(remaining, own, strict=True)), e)),
-                         (None, 0))(list(remaining.values()), batch)
-        return [jnp.einsum("n...,n->...", g.astype(jnp.float32) ** 2, batch["weight"])
-                for g in grads]
+        grads = jax.vmap(
+            jax.grad(lambda own, e: loss(dict(zip(remaining, own, strict=True)), e)), (None, 0)
+        )(list(remaining.values()), batch)
+        return [
+            jnp.einsum("n...,n->...", g.astype(jnp.float32) ** 2, batch["weight"]) for g in grads
+        ]
 
     values = _sum_over_chunks(
         summed, (dict(batch),), trees.nbytes(list(remaining.values())), max_bytes

@@ -12,11 +12,10 @@ import numpy as np
 def whole_class(targets: np.ndarray, classes: Iterable[int]) -> np.ndarray:
     """Every example whose target is one of `classes`."""
     classes = [int(c) for c in classes]
-    missing = sorted(set(classes) - set(np.unique(targets).tolist()))
+    known = np.unique(targets).tolist()
+    missing = sorted(set(classes) - set(known))
     if missing:
-        raise ValueError(
-            f"class must be one of {np.unique(targets).tolist()}, got {', '.join(map(str, missing))}"
-        )
+        raise ValueError(f"class must be one of {known}, got {', '.join(map(str, missing))}")
     return np.flatnonzero(np.isin(targets, classes))
 
 
@@ -32,9 +31,7 @@ def part_of_class(
 def random_fraction(rng: np.random.Generator, num_examples: int, fraction: float) -> np.ndarray:
     """A uniformly random `fraction` of all examples, at least one."""
     _validate_fraction(fraction)
-    return np.sort(
-        rng.choice(num_examples, max(1, round(fraction * num_examples)), replace=False)
-    )
+    return np.sort(rng.choice(num_examples, max(1, round(fraction * num_examples)), replace=False))
 
 
 def by_field(values: np.ndarray, wanted: Sequence) -> np.ndarray:
@@ -116,9 +113,7 @@ def select(spec: str, train: dict, held_out: dict, rng: np.random.Generator) -> 
             forget = part_of_class(rng, targets, int(class_id), float(fraction))
             return Selection(forget, np.flatnonzero(held_targets == int(class_id)), everything)
         if kind == "random":
-            return Selection(
-                random_fraction(rng, num_train, float(rest)), everything, everything
-            )
+            return Selection(random_fraction(rng, num_train, float(rest)), everything, everything)
         if kind == "field":
             name, values = rest.split(":")
             if name not in train:

@@ -18,7 +18,7 @@ class ResNet(nn.Module):
       num_classes: C.
       stage_sizes: blocks per stage; (2, 2, 2, 2) is ResNet-18 (11.2M parameters).
       width: channels of the first stage, doubled from stage to stage.
-      norm: 'batch' (running statistics in `batch_stats`) or 'group' (32 groups or fewer, stateless).
+      norm: 'batch' (running statistics in `batch_stats`) or 'group' (up to 32 groups, stateless).
       axis_name: mapped axis over which batch statistics are averaged under pmap/shard_map.
       dtype: compute type (`jnp.bfloat16` for mixed precision); logits are float32.
     """

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
-       max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
+       max-width: 1280px; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid #ddd; text-align: left;
+th, td { padding: .35rem .6rem; border-bottom: 1px solid #ddd; text-align: left;
          white-space: nowrap; }
 .numbers td + td, .numbers th + th { text-align: right; }
 th { border-bottom: 2px solid #444; }

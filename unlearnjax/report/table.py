@@ -1,4 +1,4 @@
-"""Rows of results to a summary: mean and spread over seeds, gap to the oracle, share of retraining."""
+"""Rows of results to a summary: mean and spread over seeds, gap to the oracle, cost ratios."""
 
 import csv
 import json
@@ -67,15 +67,13 @@ def cost_cell(row: Row, name: str) -> str:
     if np.isnan(value):
         return "–"
     if name == "seconds":
-        text = f"{value:.3g} s"
+        text = f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
     else:
-        unit, scale = ("FLOP", 1) if name == "flops" else ("B", 1)
-        for prefix in ("", "k", "M", "G", "T", "P"):
-            if value / scale < 1000:
-                break
-            scale *= 1000
-        text = f"{value / scale:.3g} {prefix}{unit}"
-    return text if np.isnan(ratio) else f"{text} ({ratio:.3g}x)"
+        unit = "FLOP" if name == "flops" else "B"
+        prefixes = ("", "k", "M", "G", "T", "P")
+        power = min(int(np.log10(max(value, 1))) // 3, len(prefixes) - 1)
+        text = f"{value / 1000**power:.3g} {prefixes[power]}{unit}"
+    return text if np.isnan(ratio) else f"{text} ({ratio:.2g}x)"
 
 
 def columns(summary: Sequence[Row]) -> list[tuple[str, list[str]]]:
@@ -99,9 +97,10 @@ def init_costs(summary: Sequence[Row]) -> str:
     for row in summary:
         if "init_seconds" in row:
             lines.append(
-                f"{row['method']}: {row['init_seconds']:.3g} s (compiling {row['init_compile_seconds']:.2g}"
-                f" s), {row['init_flops']:.3g} FLOP, {row['memory_bytes']:.3g} B kept; the request "
-                f"itself compiles in {row['compile_seconds']:.2g} s"
+                f"{row['method']}: {row['init_seconds']:.3g} s (compiling "
+                f"{row['init_compile_seconds']:.2g} s), {row['init_flops']:.3g} FLOP, "
+                f"{row['memory_bytes']:.3g} B kept; the request itself compiles in "
+                f"{row['compile_seconds']:.2g} s"
             )
     return "\n".join(lines)
 
@@ -111,7 +110,8 @@ def print_table(summary: Sequence[Row], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, caption="mean ± std over seeds; (points from the oracle); (x oracle)")
+    caption = "mean ± std over seeds; (points from the oracle); (x oracle)"
+    table = Table(title=title, caption=caption)
     cells = columns(summary)
     for header, _ in cells:
         table.add_column(header, no_wrap=header == "method")

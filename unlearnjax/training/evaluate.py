@@ -10,10 +10,8 @@ from unlearnjax import parallel
 from unlearnjax.types import Array, Batch, Data, PyTree, Task, Variables
 
 
-def map_batches(
-    fn: Callable[[Batch], PyTree], data: Data, batch_size: int
-) -> PyTree:
-    """`fn` over fixed-size batches of `data`, its per-example results `[B, ...]` joined to `[N, ...]`.
+def map_batches(fn: Callable[[Batch], PyTree], data: Data, batch_size: int) -> PyTree:
+    """`fn` over fixed-size batches of `data`; its per-example results are joined to `[N, ...]`.
 
     One compiled loop; the padding of the last batch is cut off again.
     """

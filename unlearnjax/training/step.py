@@ -78,7 +78,8 @@ def make_step(
         sums = {name: jnp.sum(value * weight) for name, value in metrics.items()}
         grads, sums = total((grads, {**sums, "weight": jnp.sum(weight)}))
         # A batch of padding alone must change nothing but the step count, hence no 0/0.
-        grads = jax.tree.map(lambda g: g / jnp.maximum(sums["weight"], 1e-12).astype(g.dtype), grads)
+        count = jnp.maximum(sums["weight"], 1e-12)
+        grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
         params, opt_state = state.variables["params"], state.opt_state
         updates, opt_state = tx.update(grads, opt_state, params)
         collections = {name: value for name, value in updated.items() if name != "params"}

@@ -21,7 +21,7 @@ def finetune(
       An unlearner that needs retain data and labels.
 
     References:
-      The fine-tuning baseline of Golatkar et al., "Eternal Sunshine of the Spotless Net", CVPR 2020.
+      The baseline of Golatkar et al., "Eternal Sunshine of the Spotless Net", CVPR 2020.
     """
     return descend(
         training.supervised, tx, over="retain", num_epochs=num_epochs, batch_size=batch_size

@@ -1,0 +1,80 @@
+import pytest
+
+from configs import unlearn as config_lib
+from experiments import build
+from unlearnjax import unlearning
+
+
+def test_a_shared_field_reaches_every_method_that_has_it(monkeypatch):
+    seen = {}
+
+    def record(name):
+        constructor = getattr(unlearning, name)
+
+        def recorded(*args, **kwargs):
+            seen[name] = kwargs
+            return constructor(*args, **kwargs)
+
+        recorded.__signature__ = __import__("inspect").signature(constructor)
+        monkeypatch.setattr(unlearning, name, recorded)
+
+    config = config_lib.get_config("digits,model=mlp")
+    config.unlearn.batch_size = 17
+    config.unlearn.alpha = 6.5
+    for name in config.methods:
+        record(name)
+        build.unlearner(name, config, 1000)
+    assert seen["ssd"]["alpha"] == 6.5 and seen["ssd"]["batch_size"] == 17
+    assert seen["finetune"]["batch_size"] == 17
+    assert seen["retrain"]["batch_size"] == config.train.batch_size  # as the original was trained
+
+
+def test_shared_field_of_no_chosen_method_is_refused():
+    config = config_lib.get_config("digits,method=finetune")
+    config.unlearn.alpha = 3.0
+    with pytest.raises(ValueError, match="unlearn.alpha is a field of none of the methods"):
+        build.validate_shared_fields(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("optimizer", "adamm", r"optimizer must be one of \('sgd', 'momentum', 'adam', 'adamw'\)"),
+        ("schedule", "linear", "train.schedule must be one of"),
+        ("learning_rate", 0.0, "learning_rate must be > 0, got 0.0"),
+        ("num_epochs", 0, "train.num_epochs must be >= 1, got 0"),
+        ("checkpoint_every", 0, "train.checkpoint_every must be >= 1, got 0"),
+    ],
+)
+def test_training_fields_are_validated(name, value, message):
+    config = config_lib.get_config("digits")
+    config.train[name] = value
+    with pytest.raises(ValueError, match=message):
+        build.training_optimizer(config, 100)
+
+
+def test_every_optimizer_by_name_takes_a_step():
+    import jax.numpy as jnp
+
+    for name in build.OPTIMIZERS:
+        tx = build.optimizer(name, 0.1)
+        params = jnp.ones(2)
+        updates, _ = tx.update(jnp.ones(2), tx.init(params), params)
+        assert (updates < 0).all()
+
+
+def test_problem_follows_the_seed_alone(tfds_dir):
+    config = config_lib.get_config("digits,model=mlp,forget=random:0.2")
+    first, second = (build.problem(config, tfds_dir) for _ in range(2))
+    assert (first.forget == second.forget).all()
+    assert len(first.forget) + len(first.retain) == len(first.train["targets"])
+    config.seed = 1
+    assert not set(build.problem(config, tfds_dir).forget) == set(first.forget)
+
+
+def test_model_options_and_dtype_are_validated(tfds_dir):
+    config = config_lib.get_config("digits,model=mlp")
+    dataset = build.problem(config, tfds_dir).dataset
+    config.model.dtype = "float16"
+    with pytest.raises(ValueError, match=r"model.dtype must be one of \['bfloat16', 'float32'\]"):
+        build.task(config, dataset)

@@ -1,0 +1,52 @@
+"""Running experiments as a user does: in a process of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "--config.train.num_epochs=2",
+    "--config.train.checkpoint_every=1",
+    "--config.model.options.hidden=(32,)",
+)
+
+
+def command(workdir, *flags, config="configs/unlearn.py:digits,model=mlp,seeds=1"):
+    return [
+        sys.executable,
+        "-m",
+        "experiments.unlearn",
+        f"--config={config}",
+        f"--workdir={workdir}",
+        *flags,
+    ]
+
+
+def environment(tfds_dir, **extra):
+    # A fresh process, without the eight devices of the tests.
+    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "UNLEARNJAX_DATA_DIR")}
+    return {**env, "TFDS_DATA_DIR": str(tfds_dir), "COLUMNS": "200", **extra}
+
+
+def start(command, tfds_dir, **extra):
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(tfds_dir, **extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(command, tfds_dir, **extra):
+    process = start(command, tfds_dir, **extra)
+    process.stdout_text, process.stderr_text = process.communicate(timeout=300)
+    return process
+
+
+def error_lines(process):
+    """What a user reads of a failure, without the device report and the progress bar."""
+    return [line for line in process.stderr_text.splitlines() if line.startswith("error:")]

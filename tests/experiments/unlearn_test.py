@@ -1,0 +1,221 @@
+import csv
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from configs import unlearn as config_lib
+from tests.experiments import cli
+from unlearnjax.training.checkpoints import Checkpoints
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tfds_dir):
+    """One small run of every method, to its end."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    process = cli.run(cli.command(workdir, *cli.SMALL), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    return workdir, process
+
+
+def test_it_prints_the_table_and_writes_every_file(finished):
+    workdir, process = finished
+    for name in ("oracle", "original", *config_lib.METHODS):
+        assert re.search(rf"│ {name} +│", process.stdout_text), process.stdout_text
+    for header in ("forget %", "retain %", "test %", "MIA %", "time", "FLOPs", "memory"):
+        assert header in process.stdout_text
+    files = {path.name for path in workdir.iterdir()}
+    assert files >= {"results.json", "results.csv", "report.html", "config.json", "checkpoints"}
+    assert list(workdir.glob("tensorboard/*/events*"))
+    assert "━" in process.stderr_text  # the progress bar
+
+
+def test_results_are_complete_and_consistent(finished):
+    workdir, _ = finished
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["schema"] == 1 and results["experiment"] == "unlearn"
+    assert results["config"]["forget"] == "class:3" and results["environment"]["jax"]
+    methods = ["original", "oracle", *config_lib.METHODS]
+    assert sorted(row["method"] for row in results["rows"]) == sorted(methods)
+    for row in results["rows"]:
+        for column in (
+            "forget_accuracy",
+            "retain_loss",
+            "test_accuracy",
+            "mia",
+            "seconds",
+            "compile_seconds",
+            "flops",
+            "peak_bytes",
+        ):
+            assert np.isfinite(row[column]), (row["method"], column)
+    with open(workdir / "results.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [r["method"] for r in table] == [r["method"] for r in results["rows"]]
+    by_method = {row["method"]: row for row in results["summary"]}
+    ssd, oracle = by_method["ssd"], by_method["oracle"]
+    assert ssd["test_accuracy_gap"] == pytest.approx(ssd["test_accuracy"] - oracle["test_accuracy"])
+    assert ssd["flops_ratio"] == pytest.approx(ssd["flops"] / oracle["flops"])
+    assert results["sizes"]["forget"] + results["sizes"]["retain"] == 1294
+    # Retraining on the retain set costs what the oracle cost.
+    assert by_method["retrain"]["flops_ratio"] == pytest.approx(1, rel=0.05)
+
+
+def test_a_second_launch_recomputes_nothing_and_gives_the_same(finished, tfds_dir):
+    workdir, _ = finished
+    before = (workdir / "results.json").read_text()
+    rows = {p: p.stat().st_mtime_ns for p in workdir.glob("rows/*")}
+    process = cli.run(cli.command(workdir, *cli.SMALL), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    assert (workdir / "results.json").read_text() == before
+    assert {p: p.stat().st_mtime_ns for p in workdir.glob("rows/*")} == rows
+
+
+def test_another_configuration_in_the_same_workdir_is_refused(finished, tfds_dir):
+    workdir, _ = finished
+    before = (workdir / "results.json").read_text()
+    process = cli.run(cli.command(workdir, *cli.SMALL, "--config.unlearn.ssd.alpha=2"), tfds_dir)
+    (line,) = cli.error_lines(process)
+    assert process.returncode != 0
+    assert "config.unlearn.ssd.alpha: stored 4.0, now 2.0" in line
+    assert (workdir / "results.json").read_text() == before
+
+
+def final_models(workdir):
+    """The unlearned and trained models, as bytes by name."""
+    models = {}
+    for folder in sorted((workdir / "checkpoints").iterdir()):
+        with Checkpoints(folder) as checkpoints:
+            stored = checkpoints._manager.restore(checkpoints.latest_step())
+        models[folder.name] = {
+            name: np.asarray(value).tobytes()
+            for name, value in stored.items()
+            if "variables" in name or "params" in name
+        }
+    return models
+
+
+@pytest.mark.parametrize(
+    "tail",
+    ["checkpoints/original_seed0/3", "checkpoints/oracle_seed0/1", "rows/finetune_seed0.json"],
+)
+def test_killed_and_relaunched_gives_the_same_bits(tail, tmp_path, tfds_dir, uninterrupted):
+    workdir = tmp_path / "killed"
+    command = cli.command(workdir, *KILL_FLAGS)
+    process = cli.start(command, tfds_dir)
+    while not (workdir / tail).exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+    process.kill()  # SIGKILL: no handler, no goodbye
+    process.communicate()
+    assert not (workdir / "results.json").exists()
+    again = cli.run(command, tfds_dir)
+    assert again.returncode == 0, again.stderr_text
+    expected, actual = uninterrupted, workdir
+    assert final_models(actual) == final_models(expected)
+    for a, e in zip(
+        *(json.loads((w / "results.json").read_text())["rows"] for w in (actual, expected)),
+        strict=True,
+    ):
+        timings = [k for k in a if "seconds" in k]
+        assert {k: a[k] for k in a if k not in timings} == {k: e[k] for k in e if k not in timings}
+
+
+KILL_FLAGS = (
+    "--config.train.num_epochs=5",
+    "--config.train.checkpoint_every=1",
+    "--config.model.options.hidden=(32,)",
+)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, tfds_dir):
+    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    process = cli.run(cli.command(workdir, *KILL_FLAGS), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    return workdir
+
+
+def parameters(workdir, name):
+    with Checkpoints(workdir / "checkpoints" / name) as checkpoints:
+        stored = checkpoints._manager.restore(checkpoints.latest_step())
+    return {k: np.asarray(v) for k, v in stored.items() if "params" in k and "opt_state" not in k}
+
+
+def assert_same_parameters(first, second, rtol):
+    for name in ("original_seed0", "ssd_seed0"):
+        a, b = parameters(first, name), parameters(second, name)
+        assert a.keys() == b.keys() and a
+        for key in a:
+            np.testing.assert_allclose(a[key], b[key], atol=rtol * np.abs(a[key]).max())
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_result_of_one(finished, tmp_path, tfds_dir):
+    workdir, _ = finished
+    process = cli.run(
+        cli.command(tmp_path / "eight", *cli.SMALL),
+        tfds_dir,
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    )
+    assert process.returncode == 0, process.stderr_text
+    assert "on 8 x cpu" in process.stderr_text
+    # Sums over eight parts round differently; Adam amplifies it over the steps.
+    assert_same_parameters(workdir, tmp_path / "eight", rtol=1e-2)
+
+
+@pytest.mark.slow
+def test_two_processes_over_gloo_give_the_result_of_one(finished, tmp_path, tfds_dir):
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    workdir = tmp_path / "two"
+    processes = [
+        cli.start(
+            cli.command(
+                workdir,
+                *cli.SMALL,
+                f"--coordinator_address=localhost:{port}",
+                "--num_processes=2",
+                f"--process_id={i}",
+            ),
+            tfds_dir,
+        )
+        for i in range(2)
+    ]
+    outputs = [p.communicate(timeout=300) for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], outputs
+    assert "2 process(es)" in outputs[0][1]
+    assert "Forgetting class:3" in outputs[0][0] and "Forgetting" not in outputs[1][0]
+    assert_same_parameters(finished[0], workdir, rtol=1e-2)
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_ssd_forgets_a_class_of_fashion_mnist(tmp_path, tfds_dir, real_data_dir):
+    """One seed and one epoch of the README's run."""
+    process = cli.run(
+        cli.command(
+            tmp_path / "run",
+            f"--data_dir={real_data_dir}",
+            "--config.train.num_epochs=1",
+            config="configs/unlearn.py:fashion_mnist,method=ssd,seeds=1",
+        ),
+        tfds_dir,
+    )
+    assert process.returncode == 0, process.stderr_text
+    rows = {
+        row["method"]: row
+        for row in json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    }
+    assert rows["original"]["forget_accuracy"] > 0.8
+    assert rows["ssd"]["forget_accuracy"] < 0.1
+    assert rows["ssd"]["retain_accuracy"] > rows["original"]["retain_accuracy"] - 0.02
+
+
+def test_the_default_device_count_is_not_the_tests(finished):
+    assert jax.device_count() == 8
+    assert "on 1 x cpu" in finished[1].stderr_text
