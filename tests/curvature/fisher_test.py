@@ -149,6 +149,15 @@ def test_weights_weigh_and_zero_weight_removes(digits, method):
     )
 
 
+def test_fisher_over_shards_weighted_by_their_sizes_is_the_fisher_of_the_union(digits):
+    task, data = problems.mlp(), data_of(digits)
+    variables = problems.init(task, data)
+    shards = [jax.tree.map(lambda x, s=s: x[s], data) for s in (slice(0, 7), slice(7, N))]
+    parts = [curvature.fisher_diagonal(task, variables, shard) for shard in shards]
+    union = jax.tree.map(lambda a, b: (7 * a + (N - 7) * b) / N, *parts)
+    problems.assert_trees_close(union, curvature.fisher_diagonal(task, variables, data))
+
+
 def test_batch_variant_is_the_square_of_batch_means_and_not_the_fisher(digits):
     task, data = problems.softmax_regression(), data_of(digits, 20)
     variables = problems.init(task, data)

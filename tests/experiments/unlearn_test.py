@@ -88,9 +88,9 @@ def final_models(workdir):
     models = {}
     for folder in sorted((workdir / "checkpoints").iterdir()):
         with Checkpoints(folder) as checkpoints:
-            stored = checkpoints._manager.restore(checkpoints.latest_step())
+            stored = checkpoints.load()
         models[folder.name] = {
-            name: np.asarray(value).tobytes()
+            name: value.tobytes()
             for name, value in stored.items()
             if "variables" in name or "params" in name
         }
@@ -139,8 +139,8 @@ def uninterrupted(tmp_path_factory, tfds_dir):
 
 def parameters(workdir, name):
     with Checkpoints(workdir / "checkpoints" / name) as checkpoints:
-        stored = checkpoints._manager.restore(checkpoints.latest_step())
-    return {k: np.asarray(v) for k, v in stored.items() if "params" in k and "opt_state" not in k}
+        stored = checkpoints.load()
+    return {k: v for k, v in stored.items() if "params" in k and "opt_state" not in k}
 
 
 def assert_same_parameters(first, second, rtol):

@@ -38,6 +38,17 @@ def test_what_is_restored_is_what_was_saved_types_and_keys_included(tmp_path):
     assert isinstance(restored["state"], training.TrainState)
 
 
+def test_load_needs_no_structure(tmp_path):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        with pytest.raises(ValueError, match="no checkpoint in"):
+            checkpoints.load()
+        checkpoints.save(3, {"a": {"b": jnp.arange(3)}, "c": np.float32(2.0)})
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        stored = checkpoints.load()
+    assert sorted(stored) == ["a.b", "c"]
+    np.testing.assert_array_equal(stored["a.b"], np.arange(3))
+
+
 def test_only_the_newest_are_kept(tmp_path):
     with Checkpoints(tmp_path / "c", max_to_keep=2) as checkpoints:
         for step in range(4):

@@ -51,6 +51,17 @@ def test_large_dampening_changes_nothing():
     np.testing.assert_array_equal(unlearning.dampen(theta, forget, train, 2.0, 10.0), theta)
 
 
+def test_limits_of_alpha_and_dampening():
+    theta = jnp.arange(1.0, 5.0)
+    importance = jnp.array([0.0, 1.0, 2.0, 3.0])
+    same = unlearning.dampen(theta, importance, importance, 1.0, 0.1)
+    np.testing.assert_array_equal(same, theta)  # equal importances: nothing stands out
+    erased = unlearning.dampen(theta, importance, jnp.ones(4), 0.0, 0.0)
+    np.testing.assert_array_equal(erased, [1, 0, 0, 0])
+    huge = unlearning.dampen(theta, importance, jnp.ones(4), 1e30, 0.0)
+    np.testing.assert_array_equal(huge, theta)
+
+
 def test_selection_is_idempotent():
     """With fixed importances a second time selects the same parameters, and no others."""
     rng = np.random.default_rng(0)

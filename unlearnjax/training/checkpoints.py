@@ -48,7 +48,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep, create=False, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
         self._args = ocp.args
         # No process may write before all have seen the same steps.
         parallel.sync(f"opened {self.directory}")
@@ -94,6 +96,19 @@ class Checkpoints:
         return treedef.unflatten(
             [_from_storable(stored[n], x) for n, x in zip(_names(like), leaves, strict=True)]
         )
+
+    def load(self, step: int | None = None) -> dict[str, np.ndarray]:
+        """The arrays saved at `step` (default: the newest) by path, whatever devices wrote them."""
+        step = self.latest_step() if step is None else step
+        if step is None:
+            raise ValueError(f"no checkpoint in {self.directory}")
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        abstract = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+            for name, leaf in self._manager.item_metadata(step).items()
+        }
+        stored = self._manager.restore(step, args=self._args.StandardRestore(abstract))
+        return jax.tree.map(np.asarray, stored)
 
 
 def _is_key(leaf) -> bool:
