@@ -49,11 +49,13 @@ class Request(NamedTuple):
       forget: the forget set.
       retain: the rest of the training set.
       validation: held-out data of the training distribution, for methods that select a checkpoint.
+      original: the model from before the first link of a chain; `None` is the one given.
     """
 
     forget: Data | None
     retain: Data | None = None
     validation: Data | None = None
+    original: Variables | None = None
 
 
 def _serve_unchanged(task: Task) -> Task:

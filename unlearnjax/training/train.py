@@ -16,6 +16,7 @@ from unlearnjax.training.step import TrainState, init_state, make_step, supervis
 from unlearnjax.types import Array, Batch, Data, Task
 
 Augment = Callable[[Array, Batch], Batch]
+Order = Callable[[Array, Array], Array]
 
 
 def run_epochs(
@@ -28,6 +29,7 @@ def run_epochs(
     num_epochs: int,
     batch_size: int,
     augment: Augment | None = None,
+    order: Order | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """`num_epochs` more epochs from `state`, as one scan; jit it, or call it inside jit/vmap.
 
@@ -43,19 +45,22 @@ def run_epochs(
       num_epochs: passes over the subset.
       batch_size: global batch size; the last batch of an epoch is padded with weight 0.
       augment: `(rng, batch) -> batch` applied to every training batch.
+      order: `(key, epoch) -> [steps, B]` rows of an epoch; default `data.epoch_order`, a shuffle.
 
     Returns:
       The new state and the history: per-epoch weighted means, each `[num_epochs]`.
     """
-    steps = data_lib.steps_per_epoch(indices.shape[0], batch_size)
+    if order is None:
+        order = lambda key, epoch: data_lib.epoch_order(key, indices, batch_size)
+    steps = jax.eval_shape(order, rng, state.step).shape[0]
 
     def one_step(state, rows):
         batch = parallel.constrain(data_lib.take(data, rows))
         return step(state, *_prepare(batch, rng, state.step, augment))
 
     def one_epoch(state, _):
-        order = data_lib.epoch_order(_epoch_key(rng, state.step // steps), indices, batch_size)
-        state, sums = jax.lax.scan(one_step, state, order)
+        number = state.step // steps
+        state, sums = jax.lax.scan(one_step, state, order(_epoch_key(rng, number), number))
         return state, _means(jax.tree.map(jnp.sum, sums))
 
     return jax.lax.scan(one_epoch, state, length=num_epochs)

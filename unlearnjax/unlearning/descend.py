@@ -1,7 +1,7 @@
 """One compiled loop for iterative unlearners: an objective, an optax transformation, an update."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,60 +9,249 @@ import optax
 
 from unlearnjax import data as data_lib
 from unlearnjax import training
-from unlearnjax.types import Request, Task, Unlearner
+from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
+from unlearnjax.unlearning.objectives import Objective
 
-# task -> training.step.LossFn
-Objective = Callable[[Task], Callable]
+OVER = ("forget", "retain", "union", "paired", "alternate")
+TEACHERS = ("original", "incompetent")
+CURVES = ("forget", "retain", "validation")
+
+# A transformation, or what makes one of the model at the time of the request.
+Transform = (
+    optax.GradientTransformation
+    | Callable[[Array, Task, Variables, Request], optax.GradientTransformation]
+)
+# (curves of one epoch, request) -> score; the model of the epoch with the highest is kept.
+KeepBest = Callable[[Mapping[str, Array], Request], Array]
+
+
+class Trace(NamedTuple):
+    """Memory of an unlearner that records its epochs.
+
+    Attributes:
+      curves: `{'forget_loss': [num_epochs], 'forget_accuracy': ..., 'retain_loss': ..., ...}`.
+    """
+
+    curves: dict[str, Array]
 
 
 def descend(
     objective: Objective,
-    tx: optax.GradientTransformation,
+    tx: Transform,
     *,
     over: str,
     num_epochs: int,
     batch_size: int,
+    teachers: Sequence[str] = (),
+    cache_teachers: bool = True,
+    forget_epochs: int | None = None,
+    retain_fraction: float = 1.0,
+    record: Sequence[str] = (),
+    keep_best: KeepBest | None = None,
+    labels: bool = True,
 ) -> Unlearner:
-    """Minimises `objective` over one part of the request, starting from the given model.
+    """Minimises `objective` over the request, starting from the given model.
 
-    The learning rate is the transformation's; optimizer state starts afresh with every request and
-    nothing is remembered between requests.
+    The learning rate is the transformation's; optimizer state starts afresh with every request.
 
     Args:
-      objective: `task -> loss_fn`, see `training.supervised`.
-      tx: optax transformation over the parameters.
-      over: 'forget' or 'retain', the part of the request to iterate over.
-      num_epochs: passes over that part.
-      batch_size: capped at the size of the part, since a forget set may be smaller.
+      objective: `(task, teachers) -> loss_fn`, see `objectives.combine`.
+      tx: optax transformation over the parameters, or a function
+        `(rng, task, variables, request)` that returns one.
+      over: what an epoch passes over. 'forget' or 'retain': that part. 'union': both, shuffled
+        together. 'paired': the retain set, every step with a batch of the forget set beside it,
+        which is gone through as often as it takes. 'alternate': first the forget set, then the
+        retain set, in batches of one kind.
+      num_epochs: passes.
+      batch_size: examples per step (of each part, for 'paired'); capped at the size of a part,
+        since a forget set may be small.
+      teachers: frozen models that the objective compares with: 'original' (the model before the
+        request), 'incompetent' (freshly initialised).
+      cache_teachers: whether their outputs on all data are computed once before the loop (memory:
+        outputs of one pass) or in every step (compute: a forward pass each).
+      forget_epochs: for 'alternate', in how many epochs, from the first, the forget set takes part;
+        `None` is all.
+      retain_fraction: share of the retain set that is used, drawn once per request.
+      record: parts of the request whose mean loss and accuracy are evaluated after every epoch,
+        among 'forget', 'retain', 'validation'; the memory is then a `Trace`.
+      keep_best: `(curves, request) -> score` of an epoch's recorded curves; the model with the
+        highest score is returned, not the last. It must not look at test data.
+      labels: whether the objective reads `targets`.
 
     Returns:
-      An unlearner that needs `over` and labels. Cost: `num_epochs` passes over the part.
+      An unlearner that needs the parts it passes over and records. Cost: `num_epochs` passes over
+      them, one more per teacher, and one evaluation per epoch and recorded part.
+
+    Raises:
+      ValueError: for a value out of range.
     """
-    if over not in ("forget", "retain"):
-        raise ValueError(f"over must be 'forget' or 'retain', got {over!r}")
-    if num_epochs < 1:
-        raise ValueError(f"num_epochs must be >= 1, got {num_epochs}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    _validate(
+        over=(over, OVER),
+        **{f"teachers[{i}]": (name, TEACHERS) for i, name in enumerate(teachers)},
+        **{f"record[{i}]": (name, CURVES) for i, name in enumerate(record)},
+    )
+    for name, value in (("num_epochs", num_epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}")
+    if not 0 < retain_fraction <= 1:
+        raise ValueError(f"retain_fraction must lie in (0, 1], got {retain_fraction}")
+    if keep_best is not None and not record:
+        raise ValueError("keep_best needs record, got none")
+    parts = (over,) if over in ("forget", "retain") else ("forget", "retain")
 
     def update(rng, task, variables, memory, request: Request):
-        part = getattr(request, over)
-        n = data_lib.num_examples(part)
-        state, _ = training.run_epochs(
-            training.make_step(objective(task), tx),
-            training.init_state(variables, tx),
-            part,
-            jnp.arange(n),
-            rng,
-            num_epochs=num_epochs,
-            batch_size=min(batch_size, n),
+        tx_rng, teacher_rng, subset_rng, loop_rng = jax.random.split(rng, 4)
+        transform = (
+            tx
+            if isinstance(tx, optax.GradientTransformation)
+            else tx(tx_rng, task, variables, request)
         )
-        return state.variables, memory
+        data, num_forget = _join(request, parts)
+        indices = _subset(subset_rng, num_forget, data_lib.num_examples(data), retain_fraction)
+        frozen = {"original": original(variables, request)}
+        if "incompetent" in teachers:
+            frozen["incompetent"] = training.init_variables(task, data, teacher_rng)
+        if cache_teachers:
+            data = {**data, **_cached_outputs(task, {n: frozen[n] for n in teachers}, data)}
+        order = _order(over, num_forget, indices, batch_size, forget_epochs)
+        step = _skipping_empty(training.make_step(objective(task, frozen), transform))
 
-    return Unlearner(init_nothing, update, frozenset({over, "labels"}))
+        def epoch(carry, _):
+            state, best = carry
+            state, _ = training.run_epochs(
+                step,
+                state,
+                data,
+                indices,
+                loop_rng,
+                num_epochs=1,
+                batch_size=batch_size,
+                order=order,
+            )
+            curves = _curves(task, state.variables, request, record)
+            if keep_best is not None:
+                score = keep_best(curves, request)
+                better = score > best[0]
+                best = (
+                    jnp.where(better, score, best[0]),
+                    _where(better, state.variables, best[1]),
+                )
+            return (state, best), curves
+
+        state = training.init_state(variables, transform)
+        best = (-jnp.inf, variables) if keep_best is not None else ()
+        (state, best), curves = jax.lax.scan(epoch, (state, best), length=num_epochs)
+        result = best[1] if keep_best is not None else state.variables
+        return result, Trace(curves) if record else memory
+
+    needs = {*parts, *record} | ({"labels"} if labels or record else set())
+    return Unlearner(init_nothing, update, frozenset(needs))
 
 
 def init_nothing(rng: jax.Array, task: Task, variables: Any, data: Any) -> tuple[Any, tuple]:
     """`init` of an unlearner that deploys the trained model as it is and remembers nothing."""
     del rng, task, data
     return variables, ()
+
+
+def original(variables: Variables, request: Request) -> Variables:
+    """The model before the request: that of a chain's first link, else the one given."""
+    return variables if request.original is None else request.original
+
+
+def _join(request: Request, parts: Sequence[str]) -> tuple[Data, int]:
+    """The parts one after another with the flag 'forget', and how many of them it marks."""
+    given = [getattr(request, name) for name in parts]
+    sizes = [data_lib.num_examples(part) for part in given]
+    shared = [key for key in given[0] if all(key in part for part in given)]
+    data = {key: jnp.concatenate([part[key] for part in given]) for key in shared}
+    flags = [jnp.full(n, float(name == "forget")) for n, name in zip(sizes, parts, strict=True)]
+    return {**data, "forget": jnp.concatenate(flags)}, sizes[0] if "forget" in parts else 0
+
+
+def _subset(rng: Array, num_forget: int, num_examples: int, retain_fraction: float) -> Array:
+    """Indices of the forget set and of a random share of the retain set."""
+    num_retain = num_examples - num_forget
+    kept = max(1, round(retain_fraction * num_retain)) if num_retain else 0
+    chosen = num_forget + jax.random.permutation(rng, num_retain)[:kept]
+    return (
+        jnp.concatenate([jnp.arange(num_forget), chosen])
+        if retain_fraction < 1
+        else jnp.arange(num_examples)
+    )
+
+
+def _order(over: str, num_forget: int, indices: Array, batch_size: int, forget_epochs: int | None):
+    """`(key, epoch) -> [steps, B]`, see `descend`."""
+    forget, retain = indices[:num_forget], indices[num_forget:]
+
+    def shuffled(key, part):
+        return data_lib.epoch_order(key, part, min(batch_size, part.shape[0]))
+
+    def one_part(key, epoch):
+        del epoch
+        return shuffled(key, indices)
+
+    def paired(key, epoch):
+        del epoch
+        retain_key, forget_key = jax.random.split(key)
+        rows = shuffled(retain_key, retain)
+        per_round = data_lib.steps_per_epoch(num_forget, min(batch_size, num_forget))
+        rounds = jax.random.split(forget_key, data_lib.steps_per_epoch(rows.shape[0], per_round))
+        beside = jax.vmap(lambda k: shuffled(k, forget))(rounds)
+        beside = beside.reshape(-1, beside.shape[-1])
+        return jnp.concatenate([beside[: rows.shape[0]], rows], axis=1)
+
+    def alternate(key, epoch):
+        forget_key, retain_key = jax.random.split(key)
+        rows = [shuffled(forget_key, forget), shuffled(retain_key, retain)]
+        if forget_epochs is not None:  # later on, batches of padding, which are skipped
+            rows[0] = jnp.where(epoch < forget_epochs, rows[0], -1 - data_lib.position(rows[0]))
+        width = max(r.shape[1] for r in rows)
+        return jnp.concatenate(
+            [jnp.pad(r, ((0, 0), (0, width - r.shape[1])), constant_values=-1) for r in rows]
+        )
+
+    return {"paired": paired, "alternate": alternate}.get(over, one_part)
+
+
+def _cached_outputs(task: Task, frozen: Mapping[str, Variables], data: Data) -> dict[str, Array]:
+    """`{'TEACHER.OUTPUT': [N, ...]}`, in chunks: one forward pass over the data per teacher."""
+    cached = {}
+    for name, model in frozen.items():
+        outputs = training.map_batches(
+            lambda batch, model=model: task.apply(model, batch, None, False)[0], data, 256
+        )
+        cached.update({f"{name}.{key}": value for key, value in outputs.items()})
+    return cached
+
+
+def _skipping_empty(step):
+    """A batch of padding alone changes nothing but the step count, momentum included."""
+
+    def skipping(state, batch, rng):
+        new, sums = step(state, batch, rng)
+        kept = _where(batch["weight"].sum() > 0, new, state)
+        return kept._replace(step=new.step), sums
+
+    return skipping
+
+
+def _curves(task: Task, variables: Variables, request: Request, record) -> dict[str, Array]:
+    curves = {}
+    for name in record:
+        outputs = training.evaluate(task, variables, getattr(request, name))
+        for metric in ("loss", "accuracy"):
+            if metric in outputs:
+                curves[f"{name}_{metric}"] = outputs[metric].mean()
+    return curves
+
+
+def _where(condition: Array, yes, no):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _validate(**choices) -> None:
+    for name, (given, allowed) in choices.items():
+        if given not in allowed:
+            raise ValueError(f"{name} must be one of {allowed}, got {given!r}")

@@ -1,6 +1,6 @@
 """What an unlearner declares that it looks at is all that it is handed."""
 
-from unlearnjax.types import NEEDS, Data, Request, Unlearner
+from unlearnjax.types import NEEDS, Data, Unlearner
 
 
 def enforce(unlearner: Unlearner) -> Unlearner:
@@ -29,7 +29,7 @@ def enforce(unlearner: Unlearner) -> Unlearner:
         return unlearner.init(rng, task, variables, restrict("train", data))
 
     def update(rng, task, variables, memory, request):
-        parts = {name: restrict(name, part) for name, part in request._asdict().items()}
-        return unlearner.update(rng, task, variables, memory, Request(**parts))
+        parts = {n: restrict(n, getattr(request, n)) for n in ("forget", "retain", "validation")}
+        return unlearner.update(rng, task, variables, memory, request._replace(**parts))
 
     return unlearner._replace(init=init, update=update)

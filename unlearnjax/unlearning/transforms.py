@@ -1,0 +1,159 @@
+"""Gradient transformations for unlearning, as optax has them.
+
+For noise on gradients use `optax.add_noise`, for weight decay `optax.add_decayed_weights`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import optax.contrib
+
+from unlearnjax.types import Array, PyTree
+
+
+def masked(tx: optax.GradientTransformation, mask: PyTree) -> optax.GradientTransformation:
+    """`tx`, with updates kept only where `mask` is 1.
+
+    Applied after everything else, so that what is masked out stays bit-equal whatever momentum or
+    weight decay `tx` has.
+
+    Args:
+      tx: any transformation.
+      mask: a tree like the parameters, of 0 and 1, or a prefix of it (a scalar for a whole leaf).
+
+    Raises:
+      ValueError: at `init`, if the mask's structure or shapes are not the parameters'.
+    """
+
+    def init(params):
+        try:
+            same = jax.tree.map(
+                lambda m, p: jnp.broadcast_shapes(m.shape, p.shape) == p.shape,
+                jax.tree.map(jnp.asarray, mask),
+                params,
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"mask must have the structure of the parameters, {jax.tree.structure(params)}, "
+                f"got {jax.tree.structure(mask)}"
+            ) from error
+        if not all(jax.tree.leaves(same)):
+            raise ValueError("mask must have the shapes of the parameters")
+        return tx.init(params)
+
+    def update(updates, state, params=None, **extra):
+        updates, state = optax.with_extra_args_support(tx).update(updates, state, params, **extra)
+        updates = jax.tree.map(lambda u, m: jnp.where(m > 0, u, 0).astype(u.dtype), updates, mask)
+        return updates, state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def saliency_mask(gradient: PyTree, keep: float) -> PyTree:
+    """1 for the share `keep` of all parameters whose gradient is largest in magnitude.
+
+    Fan et al., "SalUn", ICLR 2024 (arXiv 2310.12508), equation 3, with the threshold given as a
+    share: keep=0.5 is their median. Ties at the threshold are kept.
+
+    Args:
+      gradient: of the forget loss at the original model.
+      keep: in (0, 1].
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep must lie in (0, 1], got {keep}")
+    return top_share(jax.tree.map(jnp.abs, gradient), keep)
+
+
+def top_share(scores: PyTree, keep: float) -> PyTree:
+    """0/1 tree: the share `keep` of entries with the largest scores, over all leaves together."""
+    flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(scores)])
+    count = max(1, round(keep * flat.size))
+    threshold = jax.lax.top_k(flat, count)[0][-1]
+    return jax.tree.map(lambda s: (s >= threshold).astype(jnp.float32), scores)
+
+
+def layer_mask(params: PyTree, layers: Sequence[str]) -> PyTree:
+    """1 for every parameter below one of the named layers, 0 elsewhere.
+
+    Args:
+      params: nested mappings.
+      layers: dotted paths of modules or parameters, e.g. 'Dense_1' or '_Block_0.Conv_1'.
+
+    Raises:
+      ValueError: for a name that matches nothing; it lists the names that exist.
+    """
+    paths = {
+        path: jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    }
+    for name in layers:
+        if not any(_below(path, name) for path in paths.values()):
+            known = sorted({path.rpartition(".")[0] or path for path in paths.values()})
+            raise ValueError(f"layers must be among {known}, got {name!r}")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.full(
+            (), float(any(_below(paths[path], name) for name in layers)), jnp.float32
+        ),
+        params,
+    )
+
+
+class _StepState(NamedTuple):
+    """Counts steps."""
+
+    count: Array
+
+
+def add_l1(coefficient: float | optax.Schedule) -> optax.GradientTransformation:
+    """Adds `coefficient * sign(theta)` to gradients: an L1 penalty that may follow a schedule."""
+
+    def init(params):
+        del params
+        return _StepState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params):
+        value = coefficient(state.count) if callable(coefficient) else coefficient
+        updates = jax.tree.map(lambda u, p: u + value * jnp.sign(p), updates, params)
+        return updates, _StepState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)
+
+
+def project_conflict(direction: PyTree) -> optax.GradientTransformation:
+    """Removes from the gradient its component against `direction`, where the two conflict.
+
+    If `<g, d> < 0`, then `g - <g, d> / <d, d> d`, else `g`: the projection of Yu et al., "Gradient
+    Surgery for Multi-Task Learning", NeurIPS 2020. With `d` the gradient of the retain loss,
+    descent along the result does not raise the retain loss to first order.
+
+    Args:
+      direction: a tree like the parameters.
+    """
+
+    def update(updates, params=None):
+        del params
+        inner = optax.tree.vdot(updates, direction)
+        scale = jnp.minimum(inner, 0) / jnp.maximum(optax.tree.norm(direction, squared=True), 1e-30)
+        return jax.tree.map(lambda u, d: u - scale * d, updates, direction)
+
+    return optax.stateless(update)
+
+
+def sharpness_aware(
+    tx: optax.GradientTransformation, radius: float = 0.05
+) -> optax.GradientTransformation:
+    """Every second step climbs by `radius` along the normalised gradient, the next descends by `tx`
+    with the gradient found there (Foret et al., ICLR 2021, as `optax.contrib.sam`). An epoch makes
+    half as many updates.
+    """
+    if not radius > 0:
+        raise ValueError(f"radius must be > 0, got {radius}")
+    climb = optax.chain(optax.contrib.normalize(), optax.sgd(radius))
+    return optax.contrib.sam(tx, climb, sync_period=2)
+
+
+def _below(path: str, name: str) -> bool:
+    return path == name or path.startswith(name + ".")
