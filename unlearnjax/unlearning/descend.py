@@ -21,8 +21,8 @@ Transform = (
     optax.GradientTransformation
     | Callable[[Array, Task, Variables, Request], optax.GradientTransformation]
 )
-# (curves of one epoch, request) -> score; the model of the epoch with the highest is kept.
-KeepBest = Callable[[Mapping[str, Array], Request], Array]
+# ({part: {'loss': [N], 'accuracy': [N], ...}}, request) -> score of an epoch's model
+KeepBest = Callable[[Mapping[str, Mapping[str, Array]], Request], Array]
 
 
 class Trace(NamedTuple):
@@ -74,8 +74,8 @@ def descend(
       retain_fraction: share of the retain set that is used, drawn once per request.
       record: parts of the request whose mean loss and accuracy are evaluated after every epoch,
         among 'forget', 'retain', 'validation'; the memory is then a `Trace`.
-      keep_best: `(curves, request) -> score` of an epoch's recorded curves; the model with the
-        highest score is returned, not the last. It must not look at test data.
+      keep_best: `(per_example, request) -> score` of an epoch, from the recorded parts' per-example
+        outputs; the model with the highest score is returned, not the last.
       labels: whether the objective reads `targets`.
 
     Returns:
@@ -128,15 +128,18 @@ def descend(
                 batch_size=batch_size,
                 order=order,
             )
-            curves = _curves(task, state.variables, request, record)
+            outputs = {
+                part: training.evaluate(task, state.variables, getattr(request, part))
+                for part in record
+            }
             if keep_best is not None:
-                score = keep_best(curves, request)
+                score = keep_best(outputs, request)
                 better = score > best[0]
                 best = (
                     jnp.where(better, score, best[0]),
                     _where(better, state.variables, best[1]),
                 )
-            return (state, best), curves
+            return (state, best), _curves(outputs)
 
         state = training.init_state(variables, transform)
         best = (-jnp.inf, variables) if keep_best is not None else ()
@@ -237,14 +240,13 @@ def _skipping_empty(step):
     return skipping
 
 
-def _curves(task: Task, variables: Variables, request: Request, record) -> dict[str, Array]:
-    curves = {}
-    for name in record:
-        outputs = training.evaluate(task, variables, getattr(request, name))
-        for metric in ("loss", "accuracy"):
-            if metric in outputs:
-                curves[f"{name}_{metric}"] = outputs[metric].mean()
-    return curves
+def _curves(outputs: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
+    return {
+        f"{part}_{metric}": values[metric].mean()
+        for part, values in outputs.items()
+        for metric in ("loss", "accuracy")
+        if metric in values
+    }
 
 
 def _where(condition: Array, yes, no):
