@@ -1,10 +1,10 @@
 from collections.abc import Mapping
 
 import jax
-import optax
 import pytest
 
 from tests import problems
+from tests.unlearning.methods import METHODS
 from unlearnjax import unlearning
 from unlearnjax.types import Request, Unlearner
 
@@ -18,20 +18,12 @@ class Untouchable(Mapping):
     __getitem__ = __iter__ = __len__ = __contains__ = keys = items = values = _refuse
 
 
-METHODS = {
-    "retrain": unlearning.retrain(optax.sgd(0.1), num_epochs=1, batch_size=10),
-    "finetune": unlearning.finetune(optax.sgd(0.1), num_epochs=1),
-    "gradient_ascent": unlearning.gradient_ascent(optax.sgd(0.1), num_epochs=1),
-    "ssd": unlearning.ssd(),
-}
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_run_on_what_they_need_with_everything_else_out_of_reach(name, digits):
     method = METHODS[name]
     task = problems.mlp()
     variables = problems.init(task, digits)
-    small = {k: v[:30] for k, v in digits.items()}
+    small = {k: v[:70] for k, v in digits.items()}
 
     def given(part):
         return small if part in method.needs else Untouchable()

@@ -1,13 +1,29 @@
-"""Curvature of the loss: Fisher diagonal, per-example gradients."""
+"""Curvature of the loss: Fisher diagonal, per-example gradients, Hessian products."""
 
-from unlearnjax.curvature.fisher import batch_gradient_squared, fisher_diagonal, sample_targets
+from unlearnjax.curvature.fisher import (
+    batch_gradient_squared,
+    fisher_diagonal,
+    output_sensitivity,
+    sample_targets,
+)
+from unlearnjax.curvature.hessian import (
+    INVERSE_METHODS,
+    hessian_vector_product,
+    inverse_hessian_vector_product,
+    mean_gradient,
+)
 from unlearnjax.curvature.layers import layer_names
 from unlearnjax.curvature.per_example import per_example_gradients
 
 __all__ = [
+    "INVERSE_METHODS",
     "batch_gradient_squared",
     "fisher_diagonal",
+    "hessian_vector_product",
+    "inverse_hessian_vector_product",
     "layer_names",
+    "mean_gradient",
+    "output_sensitivity",
     "per_example_gradients",
     "sample_targets",
 ]

@@ -70,7 +70,7 @@ def fisher_diagonal(
             per_example_gradients(task, variables, batch),
         )
 
-    total, weight = _sum_over_batches(batch_sum, variables, data, batch_size)
+    total, weight = sum_over_batches(batch_sum, variables["params"], data, batch_size)
     return jax.tree.map(lambda t: t / weight, total)
 
 
@@ -97,9 +97,38 @@ def batch_gradient_squared(
         grads = jax.grad(mean_loss)(variables["params"])
         return jax.tree.map(lambda g: g.astype(jnp.float32) ** 2, grads)
 
-    total, _ = _sum_over_batches(batch_square, variables, data, batch_size)
+    total, _ = sum_over_batches(batch_square, variables["params"], data, batch_size)
     num_batches = data_lib.steps_per_epoch(data_lib.num_examples(data), batch_size)
     return jax.tree.map(lambda t: t / num_batches, total)
+
+
+def output_sensitivity(
+    task: Task, variables: Variables, data: Data, *, batch_size: int = 16
+) -> PyTree:
+    """`mean_n |d ||f(x_n)||^2 / d theta_i|` over `data`, f the logits: importance without labels.
+
+    Foster et al., "Loss-Free Machine Unlearning", 2024 (arXiv 2402.19308), per example. Memory:
+    `batch_size` times the parameters.
+
+    Args:
+      task, variables, data: as in `fisher_diagonal`; targets are not read.
+      batch_size: examples per pass; the result does not depend on it.
+    """
+
+    def squared_norm(params, example):
+        batch = jax.tree.map(lambda x: x[None], example)
+        outputs, _ = task.apply({**variables, "params": params}, batch, None, False)
+        return jnp.sum(outputs["logits"] ** 2)
+
+    def batch_sum(batch):
+        grads = jax.vmap(jax.grad(squared_norm), (None, 0))(variables["params"], dict(batch))
+        return jax.tree.map(
+            lambda g: jnp.einsum("n...,n->...", jnp.abs(g.astype(jnp.float32)), batch["weight"]),
+            grads,
+        )
+
+    total, weight = sum_over_batches(batch_sum, variables["params"], data, batch_size)
+    return jax.tree.map(lambda t: t / weight, total)
 
 
 def sample_targets(rng: Array, task: Task, variables: Variables, batch: Batch) -> Array:
@@ -111,10 +140,12 @@ def sample_targets(rng: Array, task: Task, variables: Variables, batch: Batch) -
     return jax.vmap(jax.random.categorical)(keys, outputs["logits"])
 
 
-def _sum_over_batches(
-    fn: Callable[[Batch], PyTree], variables, data: Data, batch_size: int
+def sum_over_batches(
+    fn: Callable[[Batch], PyTree], like: PyTree, data: Data, batch_size: int
 ) -> tuple[PyTree, Array]:
-    """Sum of `fn(batch)` over fixed-size batches of `data`, and the sum of weights."""
+    """Sum of `fn(batch)` over fixed-size batches of `data`, in float32 leaves shaped as those of
+    `like`, and the sum of weights.
+    """
     n = data_lib.num_examples(data)
     rows = data_lib.pad_indices(jnp.arange(n), min(batch_size, n))
 
@@ -123,7 +154,7 @@ def _sum_over_batches(
         batch = parallel.constrain(data_lib.take(data, row))
         return (jax.tree.map(jnp.add, total, fn(batch)), weight + batch["weight"].sum()), None
 
-    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), variables["params"])
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), like)
     return jax.lax.scan(add, (zeros, jnp.zeros(())), rows)[0]
 
 

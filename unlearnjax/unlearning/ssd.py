@@ -1,16 +1,32 @@
-"""Selective synaptic dampening.
+"""Selective synaptic dampening, and its variants without labels and without a threshold to tune.
 
 Foster, Schoepf, Brintrup, "Fast Machine Unlearning Without Retraining Through Selective Synaptic
 Dampening", AAAI 2024 (arXiv 2308.07707).
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from unlearnjax import curvature
+from unlearnjax import data as data_lib
 from unlearnjax.types import Array, Data, PyTree, Request, Task, Unlearner, Variables
 
 IMPORTANCES = ("exact", "batch")
+
+
+class SSDMemory(NamedTuple):
+    """What is kept of the training data.
+
+    Attributes:
+      importance: of every parameter, a tree like them, float32.
+      num_train: how many examples there were.
+    """
+
+    importance: PyTree
+    num_train: Array
 
 
 def dampen(
@@ -33,8 +49,8 @@ def dampen(
 
     def leaf(theta: Array, forget: Array, train: Array) -> Array:
         selected = forget > alpha * train
-        # Not selected: no division, so that 0/0 of unused parameters cannot reach the result.
-        ratio = dampening * train / jnp.where(selected, forget, 1.0)
+        # 0/0 must not reach the result, nor denormals, which the hardware may flush to 0.
+        ratio = dampening * train / jnp.maximum(forget, jnp.finfo(forget.dtype).tiny)
         return jnp.where(selected, jnp.minimum(ratio, 1.0) * theta, theta).astype(theta.dtype)
 
     return jax.tree.map(leaf, params, forget_fisher, train_fisher)
@@ -68,14 +84,9 @@ def ssd(
     Raises:
       ValueError: for a value out of range.
     """
-    if not alpha > 0:
-        raise ValueError(f"alpha must be > 0, got {alpha}")
-    if not dampening >= 0:
-        raise ValueError(f"dampening must be >= 0, got {dampening}")
+    _validate(alpha, dampening, batch_size)
     if importance not in IMPORTANCES:
         raise ValueError(f"importance must be one of {IMPORTANCES}, got {importance!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
 
     def importances(task: Task, variables: Variables, data: Data) -> PyTree:
         size = min(batch_size, len(data["targets"]))
@@ -83,14 +94,98 @@ def ssd(
             return curvature.batch_gradient_squared(task, variables, data, batch_size=size)
         return curvature.fisher_diagonal(task, variables, data, batch_size=size)
 
+    return _dampening(importances, lambda forget, train, share: alpha, dampening)
+
+
+def loss_free_ssd(
+    alpha: float = 10.0, dampening: float = 1.0, *, batch_size: int = 16
+) -> Unlearner:
+    """SSD without labels: importance is the gradient of the squared norm of the logits.
+
+    Args:
+      alpha, dampening: see `ssd`.
+      batch_size: examples per pass; the result does not depend on it. Memory: that many gradients.
+
+    Returns:
+      An unlearner that needs the training data at `init`, then forget data, no labels.
+
+    Raises:
+      ValueError: for a value out of range.
+
+    References:
+      Foster et al., "Loss-Free Machine Unlearning", 2024 (arXiv 2402.19308).
+    """
+    _validate(alpha, dampening, batch_size)
+
+    def importances(task: Task, variables: Variables, data: Data) -> PyTree:
+        size = min(batch_size, len(data["inputs"]))
+        return curvature.output_sensitivity(task, variables, data, batch_size=size)
+
+    method = _dampening(importances, lambda forget, train, share: alpha, dampening)
+    return method._replace(needs=frozenset({"train", "forget"}))
+
+
+def adaptive_ssd(*, dampening: float = 1.0, batch_size: int = 128) -> Unlearner:
+    """SSD that sets alpha itself, from the share of the data that is to be forgotten.
+
+    `alpha` is the P-th percentile over all parameters of the ratio of forget to training
+    importance, `P = 100 - ln(1 + 100 |forget| / |train|)`; parameters without importance to either
+    are left out.
+
+    Args:
+      dampening, batch_size: see `ssd`.
+
+    Returns:
+      An unlearner that needs the training data at `init`, then forget data and labels.
+
+    Raises:
+      ValueError: for a value out of range.
+
+    References:
+      Schoepf et al., "Parameter-Tuning-Free Data Entry Error Unlearning with Adaptive Selective
+      Synaptic Dampening", 2024 (arXiv 2402.10098).
+    """
+    _validate(1.0, dampening, batch_size)
+
+    def importances(task: Task, variables: Variables, data: Data) -> PyTree:
+        size = min(batch_size, len(data["targets"]))
+        return curvature.fisher_diagonal(task, variables, data, batch_size=size)
+
+    return _dampening(importances, adaptive_alpha, dampening)
+
+
+def adaptive_alpha(forget_fisher: PyTree, train_fisher: PyTree, share: Array) -> Array:
+    """The threshold of `adaptive_ssd`; `share` is |forget| / |train|."""
+    ratios = jax.tree.map(
+        lambda f, d: jnp.where((f == 0) & (d == 0), jnp.nan, f / d), forget_fisher, train_fisher
+    )
+    flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(ratios)])
+    return jnp.nanpercentile(flat, 100 - jnp.log(1 + 100 * share))
+
+
+def _dampening(importances: Callable, threshold: Callable, dampening: float) -> Unlearner:
+    """Importances at `init`, `dampen` at `update` with alpha from `threshold`."""
+
     def init(rng, task, variables, data):
         del rng
-        return variables, importances(task, variables, data)
+        size = jnp.asarray(data_lib.num_examples(data), jnp.float32)
+        return variables, SSDMemory(importances(task, variables, data), size)
 
     def update(rng, task, variables, memory, request: Request):
         del rng
-        forget_fisher = importances(task, variables, request.forget)
-        params = dampen(variables["params"], forget_fisher, memory, alpha, dampening)
+        forget = importances(task, variables, request.forget)
+        share = data_lib.num_examples(request.forget) / memory.num_train
+        alpha = threshold(forget, memory.importance, share)
+        params = dampen(variables["params"], forget, memory.importance, alpha, dampening)
         return {**variables, "params": params}, memory
 
     return Unlearner(init, update, frozenset({"train", "forget", "labels"}))
+
+
+def _validate(alpha: float, dampening: float, batch_size: int) -> None:
+    if not alpha > 0:
+        raise ValueError(f"alpha must be > 0, got {alpha}")
+    if not dampening >= 0:
+        raise ValueError(f"dampening must be >= 0, got {dampening}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be >= 1, got {batch_size}")

@@ -1,0 +1,50 @@
+"""Every unlearner, set up for an MLP on digits with class 3 to be forgotten."""
+
+import optax
+
+from unlearnjax import unlearning
+
+ADAM = optax.adam(1e-3)
+METHODS = {
+    "retrain": unlearning.retrain(optax.adam(3e-3), num_epochs=8, batch_size=64),
+    "finetune": unlearning.finetune(ADAM, num_epochs=2, batch_size=64),
+    "finetune_last": unlearning.finetune_last(ADAM, layers=1, num_epochs=2),
+    "retrain_last": unlearning.retrain_last(optax.adam(1e-2), layers=1, num_epochs=4),
+    "gradient_ascent": unlearning.gradient_ascent(optax.sgd(0.03), num_epochs=10),
+    "gradient_ascent_plus": unlearning.gradient_ascent_plus(ADAM, num_epochs=2, beta=0.9),
+    "random_label": unlearning.random_label(ADAM, num_epochs=3),
+    "salun": unlearning.salun(ADAM, num_epochs=3),
+    "boundary_shrink": unlearning.boundary_shrink(ADAM, num_epochs=10),
+    "boundary_expand": unlearning.boundary_expand(ADAM, num_epochs=10),
+    "scrub": unlearning.scrub(ADAM, num_epochs=5, max_epochs=3),
+    "scrub_rewind": unlearning.scrub(ADAM, num_epochs=3, max_epochs=3, rewind=True),
+    "bad_teacher": unlearning.bad_teacher(optax.adam(3e-3), num_epochs=5),
+    "unsir": unlearning.unsir(optax.sgd(0.1)),
+    "influence": unlearning.influence(num_steps=5, damping=0.05),
+    "fisher_forgetting": unlearning.fisher_forgetting(alpha=1e-5, max_std=0.3, max_std_last=0.3),
+    "l1_sparse": unlearning.l1_sparse(ADAM, gamma=1e-3, num_epochs=3),
+    "prune_finetune": unlearning.prune_finetune(optax.adam(1e-2), sparsity=0.8, num_epochs=3),
+    "just_in_time": unlearning.just_in_time(optax.sgd(0.01), num_copies=5, num_epochs=5),
+    "ssd": unlearning.ssd(alpha=4.0),
+    "loss_free_ssd": unlearning.loss_free_ssd(alpha=1.5),
+    "adaptive_ssd": unlearning.adaptive_ssd(),
+}
+# Those that must have lost the class, where plain fine-tuning with the same budget has not. The
+# others depend on how strong their settings are, or forget by their nature less.
+FORGETTING = (
+    "retrain",
+    "retrain_last",
+    "gradient_ascent",
+    "gradient_ascent_plus",
+    "random_label",
+    "salun",
+    "boundary_shrink",
+    "boundary_expand",
+    "scrub",
+    "bad_teacher",
+    "unsir",
+    "prune_finetune",
+    "ssd",
+    "loss_free_ssd",
+    "adaptive_ssd",
+)

@@ -1,0 +1,232 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.special
+import scipy.stats
+
+from tests import problems
+from unlearnjax import training, unlearning
+from unlearnjax.types import Request
+from unlearnjax.unlearning import objectives
+
+LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 0.3, 0.0], [-3.0, 4.0, 3.0]])
+TEACHER = np.array([[1.0, 1.0, 0.0], [2.0, 0.0, -1.0], [-3.0, 4.0, 3.0]])
+TARGETS = np.array([0, 2, 1])
+TASK = problems.softmax_regression()
+
+
+def term(function, **teachers):
+    outputs = {"logits": jnp.asarray(LOGITS), "features": jnp.asarray(LOGITS)}
+    return function(TASK, outputs, {"targets": jnp.asarray(TARGETS)}, teachers)
+
+
+def test_terms_agree_with_scipy():
+    losses = -scipy.special.log_softmax(LOGITS, axis=1)[range(3), TARGETS]
+    np.testing.assert_allclose(term(objectives.task_loss), losses, rtol=1e-5)
+    np.testing.assert_allclose(
+        term(objectives.bounded_loss()), np.minimum(losses, np.log(3)), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        term(objectives.bounded_loss(0.5)), np.minimum(losses, 0.5), rtol=1e-5
+    )
+    probs = scipy.special.softmax(LOGITS, axis=1)
+    uniform = scipy.stats.entropy(np.full((3, 3), 1 / 3), probs, axis=1)
+    np.testing.assert_allclose(term(objectives.uniform_target), uniform, rtol=1e-4, atol=1e-6)
+    teacher = {"logits": jnp.asarray(TEACHER), "features": jnp.asarray(TEACHER)}
+    for temperature in (1.0, 4.0):
+        softened = [scipy.special.softmax(x / temperature, axis=1) for x in (TEACHER, LOGITS)]
+        expected = temperature**2 * scipy.stats.entropy(*softened, axis=1)
+        actual = term(objectives.divergence("original", temperature), original=teacher)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+    squared = ((LOGITS - TEACHER) ** 2).sum(1)
+    np.testing.assert_allclose(
+        term(objectives.feature_distance(), original=teacher), squared, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_combination_takes_the_mean_of_each_part_by_itself():
+    """However many examples of which part are in the batch, and with uneven weights."""
+    batch = {
+        "targets": jnp.asarray(TARGETS),
+        "forget": jnp.array([1.0, 0.0, 0.0]),
+        "weight": jnp.array([2.0, 1.0, 3.0]),
+        "inputs": jnp.asarray(LOGITS),
+    }
+    task = TASK._replace(apply=lambda v, b, r, t: ({"logits": b["inputs"] * v["params"]}, v))
+    objective = objectives.combine(
+        forget=[(-0.3, objectives.task_loss)],
+        retain=[(0.7, objectives.task_loss)],
+        penalty=objectives.l2(0.1),
+    )
+    variables = {"params": jnp.asarray(1.5)}
+    losses, _ = objective(task, {"original": variables})(variables, batch, None)
+    actual = (losses * batch["weight"]).sum() / batch["weight"].sum()
+    each = -scipy.special.log_softmax(1.5 * LOGITS, axis=1)[range(3), TARGETS]
+    expected = -0.3 * each[0] + 0.7 * (1 * each[1] + 3 * each[2]) / 4 + 0.1 * 1.5**2
+    assert float(actual) == pytest.approx(expected, rel=1e-5)
+    alone = {k: v[:1] for k, v in batch.items()}
+    losses, _ = objective(task, {"original": variables})(variables, alone, None)
+    assert float(losses[0]) == pytest.approx(-0.3 * each[0] + 0.1 * 1.5**2, rel=1e-5)
+
+
+def test_penalties():
+    params, original = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([0.5, -2.0])}
+    assert objectives.l1(2.0)(params, original) == pytest.approx(6.0)
+    assert objectives.l2(2.0)(params, original) == pytest.approx(10.0)
+    assert objectives.l2_to_original(2.0)(params, original) == pytest.approx(0.5)
+
+
+def test_random_targets_are_uniform_over_the_other_classes():
+    targets = jnp.repeat(jnp.arange(4), 3000)
+    drawn = np.asarray(objectives.random_targets(jax.random.key(0), targets, 4))
+    assert not (drawn == np.asarray(targets)).any()
+    for c in range(4):
+        counts = np.bincount(drawn[np.asarray(targets) == c], minlength=4)
+        assert counts[c] == 0
+        assert scipy.stats.chisquare(np.delete(counts, c)).pvalue > 1e-3
+
+
+def test_second_best_targets():
+    best = objectives.second_best_targets(jnp.asarray(LOGITS), jnp.asarray(TARGETS))
+    np.testing.assert_array_equal(best, [2, 1, 2])
+
+
+def test_cached_teachers_give_what_teachers_in_the_step_give(digits):
+    task = problems.mlp()
+    variables = problems.init(task, digits)
+    request = Request(
+        {k: jnp.asarray(v[:30]) for k, v in digits.items()},
+        {k: jnp.asarray(v[30:100]) for k, v in digits.items()},
+    )
+    objective = objectives.combine(
+        forget=[(1.0, objectives.divergence("incompetent"))],
+        retain=[(1.0, objectives.divergence("original"))],
+    )
+    results = [
+        unlearning.descend(
+            objective,
+            optax.adam(1e-2),
+            over="union",
+            num_epochs=2,
+            batch_size=32,
+            teachers=("original", "incompetent"),
+            cache_teachers=cached,
+            labels=False,
+        ).update(jax.random.key(0), task, variables, (), request)[0]
+        for cached in (True, False)
+    ]
+    problems.assert_trees_close(*results)
+    assert not np.allclose(
+        results[0]["params"]["Dense_0"]["kernel"], variables["params"]["Dense_0"]["kernel"]
+    )
+
+
+@pytest.mark.parametrize("over", unlearning.descend.__globals__["OVER"])
+def test_every_way_over_the_request_visits_what_it_says(over, digits):
+    """Counted by an objective whose gradient counts visits per example."""
+    forget, retain = np.arange(10), np.arange(10, 45)
+    task = problems.mlp()._replace(
+        init=lambda rng, batch: {"params": jnp.zeros(45)},
+        apply=lambda v, b, r, t: (
+            {"visits": v["params"][b["index"]], "logits": jnp.zeros((len(b["index"]), 2))},
+            v,
+        ),
+        loss=lambda outputs, batch: outputs["visits"],
+        metrics=lambda outputs, batch: {},
+    )
+
+    def count(task, teachers):
+        def loss_fn(variables, batch, rng):
+            outputs, updated = task.apply(variables, batch, rng, True)
+            # The step divides by the sum of weights; undone here, so that a visit counts 1.
+            return outputs["visits"] * batch["weight"].sum(), ({}, updated)
+
+        return loss_fn
+
+    request = Request(
+        {k: jnp.asarray(v[forget]) for k, v in digits.items()},
+        {k: jnp.asarray(v[retain]) for k, v in digits.items()},
+    )
+    loop = unlearning.descend(
+        count, optax.sgd(1.0), over=over, num_epochs=3, batch_size=8, forget_epochs=2
+    )
+    visits, _ = loop.update(jax.random.key(0), task, {"params": jnp.zeros(45)}, (), request)
+    visits = -np.asarray(visits["params"])
+    expected = {
+        "forget": (3, 0),
+        "retain": (0, 3),
+        "union": (3, 3),
+        "alternate": (2, 3),
+    }
+    if over == "paired":  # 5 retain batches an epoch, beside 5 of the 2 forget batches' rounds
+        np.testing.assert_allclose(visits[retain], 3)
+        assert visits[forget].min() >= 6 and visits[forget].max() <= 9
+        return
+    np.testing.assert_allclose(visits[forget], expected[over][0], atol=1e-5)
+    np.testing.assert_allclose(visits[retain], expected[over][1], atol=1e-5)
+
+
+def test_recorded_curves_are_the_evaluation_after_each_epoch(digits):
+    task = problems.mlp()
+    variables = problems.init(task, digits)
+    request = Request(
+        {k: jnp.asarray(v[:30]) for k, v in digits.items()},
+        {k: jnp.asarray(v[30:100]) for k, v in digits.items()},
+        {k: jnp.asarray(v[100:150]) for k, v in digits.items()},
+    )
+    objective = objectives.combine(retain=[(1.0, objectives.task_loss)])
+    options = {"over": "retain", "num_epochs": 3, "batch_size": 32}
+    method = unlearning.descend(
+        objective, optax.adam(1e-2), record=("forget", "retain", "validation"), **options
+    )
+    assert method.needs == {"forget", "retain", "validation", "labels"}
+    updated, trace = method.update(jax.random.key(0), task, variables, (), request)
+    silent = unlearning.descend(objective, optax.adam(1e-2), **options)
+    same, _ = silent.update(jax.random.key(0), task, variables, (), request)
+    problems.assert_trees_close(updated, same)
+    for part in ("forget", "retain", "validation"):
+        outputs = training.evaluate(task, updated, getattr(request, part))
+        for metric in ("loss", "accuracy"):
+            curve = trace.curves[f"{part}_{metric}"]
+            assert curve.shape == (3,)
+            assert float(curve[-1]) == pytest.approx(float(outputs[metric].mean()), rel=1e-4)
+
+
+def test_keep_best_returns_the_model_of_the_best_epoch(digits):
+    task = problems.mlp()
+    variables = problems.init(task, digits)
+    request = Request(None, {k: jnp.asarray(v[:100]) for k, v in digits.items()})
+    objective = objectives.combine(retain=[(1.0, objectives.task_loss)])
+    options = {"over": "retain", "batch_size": 50, "record": ("retain",)}
+    method = unlearning.descend(
+        objective,
+        optax.adam(3e-2),
+        num_epochs=6,
+        # The epoch whose loss is nearest to 1.
+        keep_best=lambda seen, request: -jnp.abs(seen["retain"]["loss"].mean() - 1.0),
+        **options,
+    )
+    kept, trace = method.update(jax.random.key(0), task, variables, (), request)
+    best = int(np.argmin(np.abs(np.asarray(trace.curves["retain_loss"]) - 1.0)))
+    assert 0 <= best < 5
+    loss = float(training.evaluate(task, kept, request.retain)["loss"].mean())
+    assert loss == pytest.approx(float(trace.curves["retain_loss"][best]), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"over": "both"}, "over must be one of"),
+        ({"teachers": ("oracle",)}, r"teachers\[0\] must be one of"),
+        ({"record": ("test",)}, r"record\[0\] must be one of .* got 'test'"),
+        ({"retain_fraction": 0.0}, r"retain_fraction must lie in \(0, 1\], got 0.0"),
+        ({"keep_best": lambda seen, request: 0.0}, "keep_best needs record"),
+    ],
+)
+def test_bad_options_of_the_loop_are_named(options, message):
+    objective = objectives.combine(retain=[(1.0, objectives.task_loss)])
+    options = {"over": "retain", "num_epochs": 1, "batch_size": 1, **options}
+    with pytest.raises(ValueError, match=message):
+        unlearning.descend(objective, optax.sgd(1.0), **options)

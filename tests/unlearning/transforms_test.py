@@ -1,0 +1,105 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from unlearnjax.unlearning import transforms
+
+PARAMS = {"a": {"kernel": jnp.array([1.0, -2.0, 3.0]), "bias": jnp.array([0.5])}, "b": jnp.ones(2)}
+GRADS = {"a": {"kernel": jnp.array([0.1, 5.0, -3.0]), "bias": jnp.array([2.0])}, "b": -jnp.ones(2)}
+
+
+def steps(tx, params, grads, n=3):
+    state = tx.init(params)
+    for _ in range(n):
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize(
+    "tx", [optax.sgd(0.1, momentum=0.9), optax.adamw(0.1, weight_decay=0.5)], ids=["sgd", "adamw"]
+)
+def test_what_is_masked_out_stays_bit_equal_and_the_rest_moves_as_without(tx):
+    mask = {
+        "a": {"kernel": jnp.array([1.0, 0.0, 1.0]), "bias": jnp.zeros(())},
+        "b": jnp.ones(()),
+    }
+    result, free = steps(transforms.masked(tx, mask), PARAMS, GRADS), steps(tx, PARAMS, GRADS)
+    assert result["a"]["kernel"][1] == PARAMS["a"]["kernel"][1]
+    assert result["a"]["bias"] == PARAMS["a"]["bias"]
+    np.testing.assert_array_equal(result["b"], free["b"])
+    np.testing.assert_array_equal(result["a"]["kernel"][::2], free["a"]["kernel"][::2])
+
+
+@pytest.mark.parametrize("mask", [{"a": jnp.ones(3)}, {**PARAMS, "b": jnp.ones(5)}])
+def test_masks_of_another_structure_or_shape_are_refused(mask):
+    with pytest.raises(ValueError, match="mask must have the"):
+        transforms.masked(optax.sgd(0.1), mask).init(PARAMS)
+
+
+def test_saliency_mask_holds_the_share_with_the_largest_gradients(rng):
+    gradient = {"x": rng.normal(size=(20, 30)), "y": 0.1 * rng.normal(size=400)}
+    mask = transforms.saliency_mask(jax.tree.map(jnp.asarray, gradient), 0.3)
+    flat = np.abs(np.concatenate([g.ravel() for g in gradient.values()]))
+    chosen = np.concatenate([np.asarray(m).ravel() for m in mask.values()]) > 0
+    assert chosen.sum() == 300
+    assert flat[chosen].min() > flat[~chosen].max()
+    everything = transforms.saliency_mask(gradient, 1.0)
+    assert all(bool(m.all()) for m in jax.tree.leaves(everything))
+    with pytest.raises(ValueError, match=r"keep must lie in \(0, 1\], got 0"):
+        transforms.saliency_mask(gradient, 0.0)
+
+
+def test_layer_mask_matches_whole_names_only():
+    params = {"Dense_1": {"kernel": jnp.ones(2)}, "Dense_10": {"kernel": jnp.ones(2)}}
+    mask = transforms.layer_mask(params, ["Dense_1"])
+    assert mask["Dense_1"]["kernel"] == 1 and mask["Dense_10"]["kernel"] == 0
+    with pytest.raises(ValueError, match=r"among \['Dense_1', 'Dense_10'\], got 'Dense_2'"):
+        transforms.layer_mask(params, ["Dense_2"])
+
+
+def test_l1_adds_the_sign_and_follows_its_schedule():
+    tx = optax.chain(transforms.add_l1(optax.linear_schedule(1.0, 0.0, 2)), optax.sgd(1.0))
+    params, state = jnp.array([5.0, -5.0, 0.0]), None
+    state = tx.init(params)
+    seen = [params]
+    for _ in range(4):
+        updates, state = tx.update(jnp.zeros(3), state, seen[-1])
+        seen.append(optax.apply_updates(seen[-1], updates))
+    np.testing.assert_allclose(seen[1], [4.0, -4.0, 0.0])  # coefficient 1
+    np.testing.assert_allclose(seen[2], [3.5, -3.5, 0.0])  # 1/2
+    np.testing.assert_allclose(seen[4], [3.5, -3.5, 0.0])  # 0
+
+
+def test_conflict_projection_is_orthogonal_where_gradients_conflict_only():
+    direction = {"x": jnp.array([1.0, 2.0]), "y": jnp.array([-1.0])}
+    conflicting = {"x": jnp.array([-3.0, 0.5]), "y": jnp.array([1.0])}
+    tx = transforms.project_conflict(direction)
+    projected, _ = tx.update(conflicting, tx.init(direction))
+    assert float(optax.tree.vdot(projected, direction)) == pytest.approx(0.0, abs=1e-6)
+    # Nothing but the component along the direction is gone.
+    difference = optax.tree.sub(conflicting, projected)
+    ratio = difference["x"][0] / direction["x"][0]
+    np.testing.assert_allclose(difference["x"], ratio * direction["x"], rtol=1e-5)
+    agreeing = jax.tree.map(jnp.negative, conflicting)
+    same, _ = tx.update(agreeing, tx.init(direction))
+    np.testing.assert_allclose(same["x"], agreeing["x"])
+
+
+def test_sharpness_aware_step_is_descent_with_the_gradient_up_the_slope():
+    """On a quadratic, against the two steps written out."""
+    matrix = jnp.array([[3.0, 1.0], [1.0, 2.0]])
+    gradient = lambda x: matrix @ x
+    tx = transforms.sharpness_aware(optax.sgd(0.1), radius=0.05)
+    x = jnp.array([1.0, -2.0])
+    state, moved = tx.init(x), x
+    for _ in range(2):
+        updates, state = tx.update(gradient(moved), state, moved)
+        moved = optax.apply_updates(moved, updates)
+    g = gradient(x)
+    expected = x - 0.1 * gradient(x + 0.05 * g / jnp.linalg.norm(g))
+    np.testing.assert_allclose(moved, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="radius must be > 0"):
+        transforms.sharpness_aware(optax.sgd(0.1), radius=0.0)

@@ -1,0 +1,131 @@
+"""Products with the Hessian of a mean loss and with its inverse, one pass over the data each."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from unlearnjax import data as data_lib
+from unlearnjax.curvature.fisher import sum_over_batches
+from unlearnjax.curvature.per_example import example_loss
+from unlearnjax.types import Array, Data, PyTree, Task, Variables
+
+INVERSE_METHODS = ("cg", "lissa", "woodfisher")
+
+
+def mean_gradient(task: Task, variables: Variables, data: Data, *, batch_size: int = 256) -> PyTree:
+    """Gradient of the mean loss over `data` by the parameters, in evaluation mode; one pass."""
+    loss = partial(_batch_loss, task, variables)
+    return _mean_over_batches(jax.grad(loss), variables["params"], data, batch_size)
+
+
+def hessian_vector_product(
+    task: Task, variables: Variables, data: Data, vector: PyTree, *, batch_size: int = 256
+) -> PyTree:
+    """`H v` with H the Hessian of the mean loss over `data`, in evaluation mode.
+
+    Forward over reverse; one pass, about twice the cost of a gradient.
+
+    Args:
+      task, variables: the model.
+      data: `[N, ...]` arrays.
+      vector: a tree like the parameters.
+      batch_size: examples at once; the result does not depend on it.
+    """
+
+    def product(params, batch):
+        gradient = lambda p: jax.grad(partial(_batch_loss, task, variables))(p, batch)
+        return jax.jvp(gradient, (params,), (vector,))[1]
+
+    return _mean_over_batches(product, variables["params"], data, batch_size)
+
+
+def inverse_hessian_vector_product(
+    task: Task,
+    variables: Variables,
+    data: Data,
+    vector: PyTree,
+    *,
+    method: str = "cg",
+    damping: float = 0.01,
+    num_steps: int = 50,
+    scale: float = 10.0,
+    rng: Array | None = None,
+    batch_size: int = 256,
+) -> PyTree:
+    """`(H + damping I)^-1 v`, or an approximation of it.
+
+    Args:
+      task, variables, data, vector, batch_size: see `hessian_vector_product`.
+      method: 'cg': conjugate gradients, `num_steps` passes; right where H + damping I is positive
+        definite. 'lissa': the truncated Neumann series of Agarwal et al. (2017) with full-batch
+        products, `num_steps` passes; converges where the eigenvalues of H + damping I lie in
+        (0, 2 scale). 'woodfisher': the rank-one recursion of the published unlearning code (Izzo et
+        al., 2021; Jia et al., 2023) over `num_steps` gradients of single examples; it takes the
+        empirical Fisher for H and ignores `damping`.
+      damping: added to the diagonal, >= 0.
+      num_steps: see `method`.
+      scale: for 'lissa'.
+      rng: key that draws the examples of 'woodfisher'.
+
+    Raises:
+      ValueError: for an unknown method or a value out of range, or 'woodfisher' without `rng`.
+    """
+    if method not in INVERSE_METHODS:
+        raise ValueError(f"method must be one of {INVERSE_METHODS}, got {method!r}")
+    if not damping >= 0:
+        raise ValueError(f"damping must be >= 0, got {damping}")
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be >= 1, got {num_steps}")
+    if method == "woodfisher":
+        if rng is None:
+            raise ValueError("rng must be given for method='woodfisher', got None")
+        return _woodfisher(task, variables, data, vector, num_steps, rng)
+
+    def damped(v):
+        product = hessian_vector_product(task, variables, data, v, batch_size=batch_size)
+        return jax.tree.map(lambda h, x: h + damping * x, product, v)
+
+    if method == "cg":
+        return jax.scipy.sparse.linalg.cg(damped, vector, maxiter=num_steps, tol=1e-6)[0]
+
+    def series(estimate, _):
+        product = damped(estimate)
+        return jax.tree.map(lambda v, e, h: v + e - h / scale, vector, estimate, product), None
+
+    estimate = jax.lax.scan(series, vector, length=num_steps)[0]
+    return jax.tree.map(lambda e: e / scale, estimate)
+
+
+def _woodfisher(task, variables, data, vector, num_steps: int, rng: Array) -> PyTree:
+    """`k <- k - o (k.g) / (N + o.g)`, `o <- o - o (o.g) / (N + o.g)`; o starts at the first g."""
+    n = data_lib.num_examples(data)
+    rows = jax.random.choice(rng, n, (num_steps + 1,), replace=num_steps + 1 > n)
+
+    def gradient(row):
+        example = jax.tree.map(lambda x: jnp.asarray(x)[row], dict(data))
+        return jax.grad(example_loss(task, variables))(variables["params"], example)
+
+    def one(carry, row):
+        k, o = carry
+        g = gradient(row)
+        along = optax.tree.vdot(o, g)
+        kg = optax.tree.vdot(k, g) / (num_steps + along)
+        og = along / (num_steps + along)
+        k = jax.tree.map(lambda k, o: k - kg * o, k, o)
+        return (k, jax.tree.map(lambda o: o - og * o, o)), None
+
+    return jax.lax.scan(one, (vector, gradient(rows[0])), rows[1:])[0][0]
+
+
+def _batch_loss(task: Task, variables: Variables, params: PyTree, batch) -> Array:
+    """Weighted sum of the losses of a batch."""
+    outputs, _ = task.apply({**variables, "params": params}, batch, None, False)
+    return jnp.sum(task.loss(outputs, batch) * batch["weight"])
+
+
+def _mean_over_batches(fn: Callable, params: PyTree, data: Data, batch_size: int) -> PyTree:
+    total, weight = sum_over_batches(lambda batch: fn(params, batch), params, data, batch_size)
+    return jax.tree.map(lambda t: t / weight, total)

@@ -1,0 +1,117 @@
+"""Teachers: SCRUB (be unlike the original on the forget set), Bad Teacher (be like a novice)."""
+
+import jax.numpy as jnp
+
+from unlearnjax.types import Unlearner
+from unlearnjax.unlearning import objectives
+from unlearnjax.unlearning.descend import Transform, descend
+
+
+def scrub(
+    tx: Transform,
+    *,
+    num_epochs: int = 5,
+    max_epochs: int = 2,
+    batch_size: int = 128,
+    alpha: float = 0.001,
+    gamma: float = 0.99,
+    temperature: float = 4.0,
+    rewind: bool = False,
+) -> Unlearner:
+    """SCRUB: away from the original's predictions on the forget set, near them on the retain set.
+
+    Every epoch is a pass over the forget set that maximises KL(original || student) (in the first
+    `max_epochs` epochs only), then one over the retain set that minimises
+    `alpha KL(original || student) + gamma loss`. One optimizer and its state serve both. In
+    training mode.
+
+    Args:
+      tx: optax transformation; the published runs use Adam 5e-4, decayed by 10 at epochs 3, 5, 9.
+      num_epochs: min passes.
+      max_epochs: how many of them a max pass precedes.
+      batch_size: examples per step.
+      alpha, gamma: coefficients on the retain set, >= 0.
+      temperature: of the softened predictions, > 0.
+      rewind: SCRUB+R, which returns the model of the epoch whose forget error is nearest to the
+        error on validation examples of the forget set's classes. Needs validation data.
+
+    Returns:
+      An unlearner that needs forget and retain data and labels. Cost: the passes, and one forward
+      pass over both sets for the teacher.
+
+    Raises:
+      ValueError: for a value out of range.
+
+    References:
+      Kurmanji et al., "Towards Unbounded Machine Unlearning", NeurIPS 2023 (arXiv 2302.09880).
+    """
+    for name, value in (("alpha", alpha), ("gamma", gamma), ("max_epochs", max_epochs)):
+        if value < 0:
+            raise ValueError(f"{name} must be >= 0, got {value}")
+    apart = objectives.divergence("original", temperature)
+    objective = objectives.combine(
+        forget=[(-1.0, apart)],
+        retain=[(alpha, apart), (gamma, objectives.task_loss)],
+        train=True,
+    )
+    return descend(
+        objective,
+        tx,
+        over="alternate",
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        teachers=("original",),
+        forget_epochs=max_epochs,
+        record=("forget", "validation") if rewind else (),
+        keep_best=_forget_error_near_unseen if rewind else None,
+    )
+
+
+def bad_teacher(
+    tx: Transform,
+    *,
+    num_epochs: int = 1,
+    batch_size: int = 128,
+    retain_fraction: float = 0.3,
+    temperature: float = 1.0,
+) -> Unlearner:
+    """Bad Teacher: a freshly initialised teacher on the forget set, the original on the retain set.
+
+    Args:
+      tx: optax transformation; the paper's is Adam 1e-4.
+      num_epochs: passes over the forget set and the retain subset, shuffled together.
+      batch_size: examples per step.
+      retain_fraction: share of the retain set that is used, in (0, 1].
+      temperature: of the softened predictions, > 0.
+
+    Returns:
+      An unlearner that needs forget and retain data, no labels.
+
+    Raises:
+      ValueError: for a value out of range.
+
+    References:
+      Chundawat et al., "Can Bad Teaching Induce Forgetting?", AAAI 2023 (arXiv 2205.08096).
+    """
+    objective = objectives.combine(
+        forget=[(1.0, objectives.divergence("incompetent", temperature))],
+        retain=[(1.0, objectives.divergence("original", temperature))],
+        train=True,
+    )
+    return descend(
+        objective,
+        tx,
+        over="union",
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        teachers=("original", "incompetent"),
+        retain_fraction=retain_fraction,
+        labels=False,
+    )
+
+
+def _forget_error_near_unseen(models, request):
+    """SCRUB+R's proxy, with validation examples of the forgotten classes as the reference."""
+    member = jnp.isin(request.validation["targets"], request.forget["targets"])
+    unseen = jnp.sum(models["validation"]["accuracy"] * member) / jnp.maximum(member.sum(), 1)
+    return -jnp.abs(models["forget"]["accuracy"].mean() - unseen)
