@@ -39,11 +39,16 @@ DATASETS = {
 }
 OTHER_DATASET = DATASETS["cifar10"]
 
-# Hyper-parameters per method, searched on digits and Fashion-MNIST (README, "How the values were
-# found"). `retrain` repeats the training of the original.
+_ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 64}
+
+# Hyper-parameters per method: fields of its constructor in `unlearnjax.unlearning`, of which
+# `optimizer` and `learning_rate` make its `tx`. `constructor` names it where the method is a
+# variant. `retrain` repeats the training of the original. README, "How the values were found".
 METHODS = {
     "retrain": {},
-    "finetune": {"optimizer": "adam", "learning_rate": 3e-3, "num_epochs": 2, "batch_size": 64},
+    "finetune": {**_ADAM, "learning_rate": 3e-3, "num_epochs": 2},
+    "finetune_last": {**_ADAM, "learning_rate": 3e-3, "num_epochs": 2, "layers": 2},
+    "retrain_last": {**_ADAM, "learning_rate": 3e-3, "num_epochs": 3, "layers": 2},
     "gradient_ascent": {
         "optimizer": "sgd",
         "learning_rate": 0.01,
@@ -51,7 +56,45 @@ METHODS = {
         "batch_size": 64,
         "max_loss": config_dict.placeholder(float),
     },
+    "gradient_ascent_plus": {**_ADAM, "num_epochs": 2, "beta": 0.9},
+    "random_label": {**_ADAM, "num_epochs": 3, "retain_weight": 1.0},
+    "salun": {**_ADAM, "num_epochs": 3, "retain_weight": 1.0, "keep": 0.5},
+    "scrub": {**_ADAM, "num_epochs": 4, "max_epochs": 2, "alpha": 0.001, "gamma": 0.99},
+    "scrub_rewind": {
+        **_ADAM,
+        "constructor": "scrub",
+        "rewind": True,
+        "num_epochs": 4,
+        "max_epochs": 4,
+        "alpha": 0.001,
+        "gamma": 0.99,
+    },
+    "bad_teacher": {**_ADAM, "num_epochs": 3, "retain_fraction": 0.3, "temperature": 1.0},
+    "unsir": {
+        "optimizer": "sgd",
+        "learning_rate": 0.02,
+        "batch_size": 64,
+        "num_noise": 64,
+        "noise_steps": 40,
+        "retain_fraction": 0.3,
+    },
+    "boundary_shrink": {**_ADAM, "learning_rate": 3e-4, "num_epochs": 10, "radius": 0.1},
+    "boundary_expand": {**_ADAM, "learning_rate": 3e-4, "num_epochs": 10},
+    "fisher_forgetting": {"alpha": 1e-6, "max_std": 0.02, "max_std_last": 0.1},
+    "influence": {"alpha": 1.0, "method": "cg", "damping": 0.05, "num_steps": 10},
+    "l1_sparse": {**_ADAM, "learning_rate": 3e-3, "num_epochs": 3, "gamma": 1e-4},
+    "prune_finetune": {**_ADAM, "learning_rate": 3e-3, "num_epochs": 3, "sparsity": 0.8},
+    "just_in_time": {
+        "optimizer": "sgd",
+        "learning_rate": 0.01,
+        "batch_size": 64,
+        "num_epochs": 3,
+        "sigma": 0.5,
+        "num_copies": 10,
+    },
     "ssd": {"alpha": 4.0, "dampening": 1.0, "importance": "exact", "batch_size": 128},
+    "loss_free_ssd": {"alpha": 1.5, "dampening": 1.0, "batch_size": 16},
+    "adaptive_ssd": {"dampening": 1.0, "batch_size": 128},
 }
 # Where a data set and model want other values than above.
 TUNED: dict[tuple[str, str], dict[str, dict]] = {
@@ -104,8 +147,9 @@ def get_config(arg: str = "") -> ConfigDict:
     # Fields of the methods, unset here: `--config.unlearn.FIELD` sets it for every method with it.
     for fields in METHODS.values():
         for field, value in fields.items():
-            kind = float if value is None or not isinstance(value, int | str) else type(value)
-            config.unlearn[field] = config_dict.placeholder(kind)
+            if field != "constructor":
+                kind = type(value) if isinstance(value, int | str) else float
+                config.unlearn[field] = config_dict.placeholder(kind)
     return config
 
 

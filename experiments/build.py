@@ -132,7 +132,7 @@ def unlearner(name: str, config: ConfigDict, num_retain: int) -> Unlearner:
     own.update({field: value for field, value in shared.items() if field in own})
     if "learning_rate" in own:
         own["tx"] = optimizer(own.pop("optimizer"), own.pop("learning_rate"))
-    constructor = getattr(unlearning, name)
+    constructor = getattr(unlearning, own.pop("constructor", name))
     allowed = list(inspect.signature(constructor).parameters)
     unknown = sorted(set(own) - set(allowed))
     if unknown:
