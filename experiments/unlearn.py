@@ -3,6 +3,8 @@
 python -m experiments.unlearn --config=configs/unlearn.py --workdir=/tmp/unlearn
 """
 
+import functools
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -36,7 +38,9 @@ def story(config: ConfigDict, run: runner.Run) -> None:
     run.start(config.num_seeds * (2 * config.train.num_epochs + len(unlearners)))
 
     def evaluated(task: Task, variables: Variables) -> dict[str, dict[str, np.ndarray]]:
-        return per_set(task, variables, (train, val, held_out), problem, config)
+        outputs = per_set(task, variables, (train, val, held_out), problem, config)
+        outputs["forget"]["probs"] = predict(task, variables, request.forget, config)
+        return outputs
 
     def fitted(name: str, data, indices: np.ndarray) -> list[Variables]:
         fit = make_fit(
@@ -57,7 +61,7 @@ def story(config: ConfigDict, run: runner.Run) -> None:
             models.append(result.variables)
         return models
 
-    rows, losses, curves = [], {}, {}
+    rows, losses, curves, probs = [], {}, {}, []
 
     def add_row(method: str, seed: int, compute) -> None:
         def measured():
@@ -65,10 +69,12 @@ def story(config: ConfigDict, run: runner.Run) -> None:
             numbers = audit.summarise(outputs, seed=seed)
             stop_if_not_finite(method, seed, numbers)
             arrays = {name: np.asarray(outputs[name]["loss"]) for name in SETS}
+            arrays["probs"] = np.asarray(outputs["forget"]["probs"])
             return {"method": method, "seed": seed, **numbers, **cost}, arrays
 
         row, arrays = run.row(f"{method}_seed{seed}", measured)
         rows.append(row)
+        probs.append(arrays.pop("probs"))
         losses.setdefault(method, []).append(arrays)
 
     originals = fitted("original", train, np.arange(len(problem.train["targets"])))
@@ -88,6 +94,9 @@ def story(config: ConfigDict, run: runner.Run) -> None:
             run.advance(f"{method}_seed{seed}")
 
     run.progress.stop()
+    novice = training.init_variables(task, train, runner.key(config.seed, "incompetent"))
+    novice_probs = predict(task, novice, request.forget, config)
+    rows = audit.against_oracles(rows, probs, novice_probs)
     report(config, run, problem, rows, losses, curves)
 
 
@@ -134,6 +143,19 @@ def save(run: runner.Run, name: str, variables: Variables) -> None:
     with Checkpoints(run.workdir / "checkpoints" / name) as checkpoints:
         if checkpoints.latest_step() is None:
             checkpoints.save(0, variables)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _probabilities(task: Task, variables: Variables, data, batch_size: int):
+    def per_batch(batch):
+        return jax.nn.softmax(task.apply(variables, batch, None, False)[0]["logits"])
+
+    return training.map_batches(per_batch, data, batch_size)
+
+
+def predict(task: Task, variables: Variables, data, config: ConfigDict) -> np.ndarray:
+    """Predicted probabilities `[N, C]`."""
+    return parallel.fetch(_probabilities(task, variables, data, config.evaluate.batch_size))
 
 
 _evaluate = jax.jit(training.evaluate, static_argnums=0, static_argnames="batch_size")

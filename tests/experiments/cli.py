@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+METHODS = ("retrain", "finetune", "gradient_ascent", "ssd")
+DEFAULT = f"configs/unlearn.py:digits,model=mlp,seeds=1,method={'+'.join(METHODS)}"
 ROOT = Path(__file__).parents[2]
 SMALL = (
     "--config.train.num_epochs=2",
@@ -13,7 +15,7 @@ SMALL = (
 )
 
 
-def command(workdir, *flags, config="configs/unlearn.py:digits,model=mlp,seeds=1"):
+def command(workdir, *flags, config=DEFAULT):
     return [
         sys.executable,
         "-m",

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from configs import unlearn as config_lib
 from tests.experiments import cli
 from unlearnjax.training.checkpoints import Checkpoints
 
@@ -22,7 +21,7 @@ def finished(tmp_path_factory, tfds_dir):
 
 def test_it_prints_the_table_and_writes_every_file(finished):
     workdir, process = finished
-    for name in ("oracle", "original", *config_lib.METHODS):
+    for name in ("oracle", "original", *cli.METHODS):
         assert re.search(rf"│ {name} +│", process.stdout_text), process.stdout_text
     for header in ("forget %", "retain %", "test %", "MIA %", "time", "FLOPs", "memory"):
         assert header in process.stdout_text
@@ -37,7 +36,7 @@ def test_results_are_complete_and_consistent(finished):
     results = json.loads((workdir / "results.json").read_text())
     assert results["schema"] == 1 and results["experiment"] == "unlearn"
     assert results["config"]["forget"] == "class:3" and results["environment"]["jax"]
-    methods = ["original", "oracle", *config_lib.METHODS]
+    methods = ["original", "oracle", *cli.METHODS]
     assert sorted(row["method"] for row in results["rows"]) == sorted(methods)
     for row in results["rows"]:
         for column in (

@@ -1,16 +1,47 @@
-"""Did it forget? Accuracy and loss, membership inference, cost."""
+"""Did it forget? Accuracies, membership inference, distances to the oracle, relearning, cost."""
 
 from unlearnjax.audit.cost import Compiled, Cost, compile_costed, flops, timed
-from unlearnjax.audit.membership import membership_inference
-from unlearnjax.audit.summary import COLUMNS, summarise
+from unlearnjax.audit.distances import (
+    activation_distance,
+    jensen_shannon,
+    layer_distances,
+    zero_retrain_forgetting,
+)
+from unlearnjax.audit.forgetting_quality import (
+    challenge_score,
+    example_epsilons,
+    forgetting_quality,
+)
+from unlearnjax.audit.gaps import average_gap, tug_of_war
+from unlearnjax.audit.membership import (
+    attack_scores,
+    membership_efficacy,
+    membership_inference,
+)
+from unlearnjax.audit.relearning import anamnesis_index, relearn_time
+from unlearnjax.audit.summary import COLUMNS, against_oracles, summarise
 
 __all__ = [
     "COLUMNS",
     "Compiled",
     "Cost",
+    "activation_distance",
+    "against_oracles",
+    "anamnesis_index",
+    "attack_scores",
+    "average_gap",
+    "challenge_score",
     "compile_costed",
+    "example_epsilons",
     "flops",
+    "forgetting_quality",
+    "jensen_shannon",
+    "layer_distances",
+    "membership_efficacy",
     "membership_inference",
+    "relearn_time",
     "summarise",
     "timed",
+    "tug_of_war",
+    "zero_retrain_forgetting",
 ]

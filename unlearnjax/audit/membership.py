@@ -59,3 +59,65 @@ def membership_inference(
         "auc": float(roc_auc_score(member, probability)),
         "member_rate": float(called[member == 1].mean()),
     }
+
+
+SCORES = ("correctness", "confidence", "entropy", "modified_entropy", "loss")
+
+
+def attack_scores(probs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """The scores per example that attackers look at, each `[N]`.
+
+    `correctness` (label-only), `confidence` of the true class, `entropy` of the prediction,
+    `modified_entropy` (Song and Mittal, "Systematic Evaluation of Privacy Risks", 2021, equation 7)
+    and `loss`, from predicted probabilities `[N, C]`.
+    """
+    probs = np.asarray(probs, np.float64)
+    rows = np.arange(len(targets))
+    true = probs[rows, targets]
+    tiny = 1e-30
+    others = probs * np.log(np.maximum(1 - probs, tiny))
+    others[rows, targets] = 0
+    return {
+        "correctness": (probs.argmax(1) == targets).astype(float),
+        "confidence": true,
+        "entropy": -(probs * np.log(np.maximum(probs, tiny))).sum(1),
+        "modified_entropy": -(1 - true) * np.log(np.maximum(true, tiny)) - others.sum(1),
+        "loss": -np.log(np.maximum(true, tiny)),
+    }
+
+
+def membership_efficacy(
+    member_scores: np.ndarray,
+    non_member_scores: np.ndarray,
+    forget_scores: np.ndarray,
+    *,
+    seed: int = 0,
+) -> float:
+    """Share of the forget set that an attacker takes for non-members.
+
+    The attacker is a logistic regression on one standardised score, fitted to a random subset of
+    the retain set (members) and to test data (non-members), equally many of each.
+
+    Ideal value: the oracle's.
+
+    Args:
+      member_scores: `[N]` of the retain set.
+      non_member_scores: `[M]` of test data.
+      forget_scores: `[F]` of the forget set.
+      seed: of the subset.
+
+    References:
+      Jia et al., "Model Sparsity Can Simplify Machine Unlearning", NeurIPS 2023, appendix C.3
+      (MIA-Efficacy; a support vector machine there).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(seed)
+    size = min(len(member_scores), len(non_member_scores))
+    members = rng.choice(np.asarray(member_scores, float), size, replace=False)
+    others = rng.choice(np.asarray(non_member_scores, float), size, replace=False)
+    attacker = make_pipeline(StandardScaler(), LogisticRegression())
+    attacker.fit(np.concatenate([members, others])[:, None], np.repeat([1, 0], size))
+    return float((attacker.predict(np.asarray(forget_scores, float)[:, None]) == 0).mean())

@@ -1,10 +1,16 @@
 """Accuracy and loss on the four sets, and the membership attack, from per-example outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from unlearnjax.audit.membership import membership_inference
+from unlearnjax.audit.distances import (
+    activation_distance,
+    jensen_shannon,
+    zero_retrain_forgetting,
+)
+from unlearnjax.audit.gaps import AVG_GAP, average_gap, tug_of_war
+from unlearnjax.audit.membership import membership_efficacy, membership_inference
 
 # What each column means: definition and unit. The ideal value of every one is the oracle's.
 COLUMNS = {
@@ -17,6 +23,17 @@ COLUMNS = {
     "mia": "balanced accuracy of a cross-validated logistic regression on the loss, forget set "
     "against unseen examples of its distribution; 0.5 is chance",
     "mia_auc": "area under the ROC curve of that attack",
+    "mia_efficacy": "share of the forget set taken for non-members by a logistic regression on the "
+    "confidence, fitted to retain (member) and test examples, equally many",
+    "average_gap": "mean absolute difference to the oracle's mean over forget, retain and test "
+    "accuracy and mia_efficacy; an oracle's own is the spread between oracles",
+    "tug_of_war": "product of 1 - |difference to the oracle's mean| over forget, retain and test "
+    "accuracy",
+    "activation_distance": "mean Euclidean distance of the predicted probabilities on the forget "
+    "set to an oracle's, over oracles (an oracle's to the others)",
+    "jensen_shannon": "mean Jensen-Shannon divergence in bits of the same",
+    "zrf": "1 - mean Jensen-Shannon divergence in bits to a randomly initialised model on the "
+    "forget set",
 }
 
 
@@ -31,15 +48,50 @@ def summarise(
       seed: of the attack's folds.
 
     Returns:
-      `<set>_accuracy` and `<set>_loss` (means), `mia`, `mia_auc`; NaN where a set is too small.
+      `<set>_accuracy` and `<set>_loss` (means), `mia`, `mia_auc`, `mia_efficacy`; NaN where a
+      set is too small.
     """
     row = {}
     for name, outputs in per_example.items():
         for metric in ("accuracy", "loss"):
             values = np.asarray(outputs[metric])
             row[f"{name}_{metric}"] = float(values.mean()) if len(values) else float("nan")
+    row["mia_efficacy"] = float("nan")
+    confidences = [np.asarray(per_example[k]["confidence"]) for k in ("retain", "test", "forget")]
+    if min(map(len, confidences)) >= 2 and all(np.isfinite(x).all() for x in confidences):
+        row["mia_efficacy"] = membership_efficacy(*confidences, seed=seed)
     losses = [np.asarray(per_example[name]["loss"]) for name in ("forget", "unseen")]
     if min(map(len, losses)) < 2 or not all(np.isfinite(x).all() for x in losses):
         return {**row, "mia": float("nan"), "mia_auc": float("nan")}
     attack = membership_inference(*losses, seed=seed)
     return {**row, "mia": attack["accuracy"], "mia_auc": attack["auc"]}
+
+
+def against_oracles(
+    rows: Sequence[Mapping], probs: Sequence[np.ndarray], incompetent_probs: np.ndarray
+) -> list[dict]:
+    """Rows with the columns that compare with the oracles: gaps, distances, ZRF.
+
+    Args:
+      rows: one per method and seed, with the columns of `summarise`; some with method 'oracle'.
+      probs: of each row, the predicted probabilities on the forget set `[N, C]`.
+      incompetent_probs: of a randomly initialised model.
+    """
+    oracles = [i for i, row in enumerate(rows) if row["method"] == "oracle"]
+    mean = {name: float(np.mean([rows[i][name] for i in oracles])) for name in AVG_GAP}
+    result = []
+    for i, row in enumerate(rows):
+        others = [probs[j] for j in oracles if j != i]
+        distances = [activation_distance(probs[i], other) for other in others]
+        divergences = [jensen_shannon(probs[i], other).mean() for other in others]
+        result.append(
+            {
+                **row,
+                "average_gap": average_gap(row, mean),
+                "tug_of_war": tug_of_war(row, mean),
+                "activation_distance": float(np.mean(distances)) if others else float("nan"),
+                "jensen_shannon": float(np.mean(divergences)) if others else float("nan"),
+                "zrf": zero_retrain_forgetting(probs[i], incompetent_probs),
+            }
+        )
+    return result

@@ -89,6 +89,7 @@ def layer_names(task: Task, variables: Variables, batch: Batch) -> list[str]:
       ValueError: if the layers cannot be seen (a model of another library than Linen).
     """
     found: list[_Layer] = []
+    batch = {"weight": jnp.ones(len(batch["inputs"])), **batch}
 
     def discover(variables, batch):
         return _captured_losses(task, variables, batch, {}, found)

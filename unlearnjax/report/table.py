@@ -47,17 +47,17 @@ def summarise_rows(rows: Sequence[Row], reference: str = "oracle") -> list[Row]:
     return list(means.values())
 
 
-def cell(row: Row, name: str, percent: bool = True) -> str:
+def cell(row: Row, name: str, percent: bool = True, gap: bool = True) -> str:
     """`mean ± std` of a column, in percent, with the gap to the oracle in points in brackets."""
     scale = 100 if percent else 1
-    value, std, gap = (row.get(k, float("nan")) for k in (name, f"{name}_std", f"{name}_gap"))
+    value, std, off = (row.get(k, float("nan")) for k in (name, f"{name}_std", f"{name}_gap"))
     if np.isnan(value):
         return "–"
     text = f"{scale * value:.1f}"
     if not np.isnan(std):
         text += f" ± {scale * std:.1f}"
-    if row["method"] != "oracle" and not np.isnan(gap):
-        text += f" ({round(scale * gap, 1) + 0.0:+.1f})"  # + 0.0: no "-0.0"
+    if gap and row["method"] != "oracle" and not np.isnan(off):
+        text += f" ({round(scale * off, 1) + 0.0:+.1f})"  # + 0.0: no "-0.0"
     return text
 
 
@@ -86,6 +86,8 @@ def columns(summary: Sequence[Row]) -> list[tuple[str, list[str]]]:
     ]
     table = [("method", [str(row["method"]) for row in summary])]
     table += [(header, [cell(row, name) for row in summary]) for header, name in quality]
+    if any("average_gap" in row for row in summary):
+        table.append(("avg. gap", [cell(row, "average_gap", gap=False) for row in summary]))
     return table + [
         (header, [cost_cell(row, name) for row in summary]) for name, header in COSTS.items()
     ]
@@ -119,7 +121,7 @@ def print_table(summary: Sequence[Row], title: str) -> None:
         table.add_row(*row)
     # Piped output has no width of its own; a table folded at 80 columns cannot be read.
     console = Console()
-    (console if console.is_terminal else Console(width=180)).print(table)
+    (console if console.is_terminal else Console(width=200)).print(table)
 
 
 def markdown(summary: Sequence[Row]) -> str:

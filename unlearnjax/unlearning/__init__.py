@@ -13,10 +13,11 @@ from unlearnjax.unlearning.needs import enforce
 from unlearnjax.unlearning.relabel import boundary_shrink, random_label, relabelled, salun
 from unlearnjax.unlearning.retrain import retrain
 from unlearnjax.unlearning.sparse import keep_zeros, l1_sparse, prune, prune_finetune, sparsity_of
-from unlearnjax.unlearning.ssd import adaptive_ssd, dampen, loss_free_ssd, ssd
+from unlearnjax.unlearning.ssd import adaptive_alpha, adaptive_ssd, dampen, loss_free_ssd, ssd
 
 __all__ = [
     "Trace",
+    "adaptive_alpha",
     "adaptive_ssd",
     "bad_teacher",
     "boundary_expand",

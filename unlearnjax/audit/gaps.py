@@ -1,0 +1,32 @@
+"""One number per row: how far from the oracle over several audits at once."""
+
+from collections.abc import Mapping
+
+AVG_GAP = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia_efficacy")
+
+
+def average_gap(row: Mapping[str, float], oracle: Mapping[str, float]) -> float:
+    """Mean absolute difference to the oracle over unlearning, retain and test accuracy and MIA.
+
+    In [0, 1]; 0 is ideal. (A difference in forget accuracy is one in unlearning accuracy.)
+
+    References:
+      Fan et al., "SalUn", ICLR 2024, section 5 ("Avg. Gap").
+    """
+    return sum(abs(row[name] - oracle[name]) for name in AVG_GAP) / len(AVG_GAP)
+
+
+def tug_of_war(
+    row: Mapping[str, float], oracle: Mapping[str, float], forget: str = "forget_accuracy"
+) -> float:
+    """ToW: product of `1 - |difference to the oracle|` over forget, retain and test accuracy.
+
+    In [0, 1]; 1 is ideal. With `forget='mia_efficacy'` it is ToW-MIA.
+
+    References:
+      Zhao et al., "What makes unlearning hard and what to do about it", NeurIPS 2024.
+    """
+    result = 1.0
+    for name in (forget, "retain_accuracy", "test_accuracy"):
+        result *= 1 - abs(row[name] - oracle[name])
+    return result
