@@ -2,9 +2,11 @@
 
     python -m experiments.unlearn --config=configs/unlearn.py --workdir=/tmp/unlearn
 
-Digits, ConvNet, class 3, three seeds: about a minute on 2 CPU cores. Variants by config string,
-comma-separated: a data set, then `key=value` with the keys model, method (several with '+'), forget
-(see unlearnjax/data/forget_sets.py) and seeds:
+Digits, ConvNet, class 3, three seeds, every method: 2 to 2.5 minutes on 2 CPU cores; SSD reaches
+forget accuracy 0 %, as the oracle, with retain accuracy 99.9 % (oracle 100 %).
+
+Variants by config string, comma-separated: a data set, then `key=value` with the keys model, method
+(several with '+'), forget (see unlearnjax/data/forget_sets.py) and seeds:
 
     --config=configs/unlearn.py:fashion_mnist,method=ssd,forget=class:3
     --config=configs/unlearn.py:digits,model=mlp,forget=random:0.1,seeds=5
@@ -87,11 +89,18 @@ METHODS = {
     "prune_finetune": {**_ADAM, "learning_rate": 3e-3, "num_epochs": 3, "sparsity": 0.8},
     "just_in_time": {
         "optimizer": "sgd",
-        "learning_rate": 0.1,
+        "learning_rate": 0.01,
         "batch_size": 64,
         "num_epochs": 3,
         "sigma": 0.5,
         "num_copies": 10,
+    },
+    "sisa": {
+        **_ADAM,
+        "learning_rate": 2e-3,
+        "num_epochs": 7,
+        "num_shards": 3,
+        "num_slices": 3,
     },
     "ssd": {"alpha": 4.0, "dampening": 1.0, "importance": "exact", "batch_size": 128},
     "loss_free_ssd": {"alpha": 3.0, "dampening": 1.0, "batch_size": 16},

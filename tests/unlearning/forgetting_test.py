@@ -40,9 +40,9 @@ def unlearn(problem, method, seed=0):
     return run(jax.random.key(seed), variables)
 
 
-def accuracy(problem, variables, part):
+def accuracy(problem, variables, part, method=METHODS["finetune"]):
     task, _, _, request = problem
-    outputs = training.evaluate(task, variables, getattr(request, part))
+    outputs = training.evaluate(method.serve(task), variables, getattr(request, part))
     return float(outputs["accuracy"].mean())
 
 
@@ -54,14 +54,13 @@ def test_the_original_knows_the_class_and_gentle_finetuning_keeps_it(problem):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_forget_the_class_and_keep_the_others(problem, name):
-    updated, _ = unlearn(problem, METHODS[name])
+    method = METHODS[name]
+    updated, _ = unlearn(problem, method)
     assert jax.tree.structure(updated) == jax.tree.structure(problem[1])
     assert trees.all_finite(updated)
-    assert accuracy(problem, updated, "retain") > 0.85
+    assert accuracy(problem, updated, "retain", method) > 0.85
     if name in FORGETTING:
-        assert accuracy(problem, updated, "forget") < 0.35
-    changed = [
-        not np.array_equal(a, b)
-        for a, b in zip(jax.tree.leaves(updated), jax.tree.leaves(problem[1]), strict=True)
-    ]
-    assert any(changed)
+        assert accuracy(problem, updated, "forget", method) < 0.35
+    if name != "sisa":  # which deploys an ensemble of its own
+        before, after = jax.tree.leaves(problem[1]), jax.tree.leaves(updated)
+        assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))

@@ -12,13 +12,16 @@ from unlearnjax.unlearning.lipschitz import just_in_time
 from unlearnjax.unlearning.needs import enforce
 from unlearnjax.unlearning.relabel import boundary_shrink, random_label, relabelled, salun
 from unlearnjax.unlearning.retrain import retrain
+from unlearnjax.unlearning.sisa import SISAMemory, averaged, sisa
 from unlearnjax.unlearning.sparse import keep_zeros, l1_sparse, prune, prune_finetune, sparsity_of
 from unlearnjax.unlearning.ssd import adaptive_alpha, adaptive_ssd, dampen, loss_free_ssd, ssd
 
 __all__ = [
+    "SISAMemory",
     "Trace",
     "adaptive_alpha",
     "adaptive_ssd",
+    "averaged",
     "bad_teacher",
     "boundary_expand",
     "boundary_shrink",
@@ -45,6 +48,7 @@ __all__ = [
     "retrain_last",
     "salun",
     "scrub",
+    "sisa",
     "sparsity_of",
     "ssd",
     "transforms",

@@ -1,0 +1,185 @@
+"""SISA: shards that train by themselves, slice after slice, so that deleting retrains only a part.
+
+Bourtoule et al., "Machine Unlearning", IEEE S&P 2021 (arXiv 1912.03817).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from unlearnjax import data as data_lib
+from unlearnjax import training
+from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
+
+
+class SISAMemory(NamedTuple):
+    """What a shard needs to go back.
+
+    Attributes:
+      start: variables of every shard before its first slice, leaves `[S, ...]`.
+      checkpoints: variables after every slice, leaves `[S, R, ...]`.
+      shard, slice: `[N]`, where each training example (by its `index`) was put.
+      active: `[N]`, 1 until the example is forgotten.
+      rng: key of the training of all slices; with it a deletion gives the very model that training
+        without the deleted examples would have given.
+    """
+
+    start: Variables
+    checkpoints: Variables
+    shard: Array
+    slice: Array
+    active: Array
+    rng: Array
+
+
+def sisa(
+    tx: optax.GradientTransformation,
+    *,
+    num_shards: int = 3,
+    num_slices: int = 3,
+    num_epochs: int = 5,
+    batch_size: int = 64,
+) -> Unlearner:
+    """Sharded, isolated, sliced, aggregated training; exact deletion.
+
+    `init` splits the training data at random into shards and each shard into slices, and trains one
+    model per shard: `num_epochs` on slice 1, then on slices 1 and 2, and so on, keeping a
+    checkpoint after each. `update` takes every shard back to the checkpoint before the first slice
+    that holds a forgotten example and trains on from there without it; other shards stay as they
+    are. The served model averages the shards' probabilities.
+
+    The model it was given is not used: the ensemble is deployed in its place.
+
+    Args:
+      tx: optax transformation, afresh for every slice.
+      num_shards: S; more are cheaper to correct and less accurate.
+      num_slices: R; more cost more checkpoints.
+      num_epochs: passes per slice over the data so far.
+      batch_size: examples per step.
+
+    Returns:
+      An unlearner that needs the training data at `init`, then forget and retain data and labels
+      (`index` must be the position in the training data). Cost of a deletion: from nothing to the
+      whole training, by where the examples lie; of `init`: `num_epochs (R + 1) / 2` passes; memory:
+      `S (R + 1)` models.
+
+    Raises:
+      ValueError: for a value out of range, at `init` for more slices than examples.
+    """
+    for name, value in (
+        ("num_shards", num_shards),
+        ("num_slices", num_slices),
+        ("num_epochs", num_epochs),
+        ("batch_size", batch_size),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}")
+
+    def train_slice(task: Task, data: Data, rows: Array, variables: Variables, rng: Array):
+        """`num_epochs` over the rows, of which negative ones are padding."""
+        step = training.make_step(training.supervised(task), tx)
+        state, _ = training.run_epochs(
+            step,
+            training.init_state(variables, tx),
+            data,
+            rows,
+            rng,
+            num_epochs=num_epochs,
+            batch_size=min(batch_size, rows.shape[0]),
+        )
+        return state.variables
+
+    def train_shards(task: Task, data: Data, position: Array, memory: SISAMemory, first: Array):
+        """All slices from `first[s]` on, shard after shard; `position` finds examples in `data`."""
+        size = -(-memory.shard.shape[0] // num_shards)
+
+        def one_shard(args):
+            number, start, checkpoints, begin = args
+            members = jnp.nonzero(memory.shard == number, size=size, fill_value=-1)[0]
+            usable = (members >= 0) & (memory.active[members] > 0)
+
+            def one_slice(variables, inputs):
+                order, kept = inputs
+
+                def train(variables):
+                    seen = usable & (memory.slice[members] <= order)
+                    rows = jnp.where(seen, position[members], -1)
+                    key = jax.random.fold_in(jax.random.fold_in(memory.rng, number), order)
+                    return train_slice(task, data, rows, variables, key)
+
+                # A conditional under lax.map runs one branch only: what is kept costs nothing.
+                variables = jax.lax.cond(order >= begin, train, lambda _: kept, variables)
+                return variables, variables
+
+            return jax.lax.scan(one_slice, start, (jnp.arange(num_slices), checkpoints))[1]
+
+        shards = (jnp.arange(num_shards), memory.start, memory.checkpoints, first)
+        return memory._replace(checkpoints=jax.lax.map(one_shard, shards))
+
+    def init(rng, task, variables, data):
+        del variables
+        n = data_lib.num_examples(data)
+        if num_shards * num_slices > n:
+            raise ValueError(
+                f"num_shards * num_slices must be at most the {n} training examples, got "
+                f"{num_shards} * {num_slices}"
+            )
+        assign_rng, start_rng, train_rng = jax.random.split(rng, 3)
+        place = jax.random.permutation(assign_rng, n)
+        size = -(-n // num_shards)
+        start = jax.lax.map(
+            lambda key: training.init_variables(task, data, key),
+            jax.random.split(start_rng, num_shards),
+        )
+        blank = jax.tree.map(lambda x: jnp.repeat(x[:, None], num_slices, axis=1), start)
+        memory = SISAMemory(
+            start,
+            blank,
+            place % num_shards,
+            (place // num_shards) * num_slices // size,
+            jnp.ones(n),
+            train_rng,
+        )
+        first = jnp.zeros(num_shards, jnp.int32)
+        memory = train_shards(task, data, jnp.arange(n), memory, first)
+        return _last(memory), memory
+
+    def update(rng, task, variables, memory, request: Request):
+        del rng, variables
+        forgotten = request.forget["index"]
+        shard, order = memory.shard[forgotten], memory.slice[forgotten]
+        first = jnp.full(num_shards, num_slices).at[shard].min(order)
+        n = memory.shard.shape[0]
+        retained = jnp.arange(data_lib.num_examples(request.retain))
+        position = jnp.zeros(n, jnp.int32).at[request.retain["index"]].set(retained)
+        memory = memory._replace(active=memory.active.at[forgotten].set(0))
+        memory = train_shards(task, request.retain, position, memory, first)
+        return _last(memory), memory
+
+    return Unlearner(
+        init, update, frozenset({"train", "forget", "retain", "labels"}), serve=averaged
+    )
+
+
+def averaged(task: Task) -> Task:
+    """The task of an ensemble: variables with a leading axis of models, mean probabilities.
+
+    `features` are the mean of the models'.
+    """
+
+    def apply(variables, batch, rng, train):
+        if train:
+            raise ValueError("an ensemble is served, not trained: train must be False")
+        outputs = jax.vmap(lambda v: task.apply(v, batch, rng, False)[0])(variables)
+        log_probs = jax.nn.log_softmax(outputs["logits"])
+        mean = jax.nn.logsumexp(log_probs, axis=0) - jnp.log(log_probs.shape[0])
+        rest = {k: v.mean(0) for k, v in outputs.items() if k != "logits"}
+        return {**rest, "logits": mean}, variables
+
+    return task._replace(apply=apply)
+
+
+def _last(memory: SISAMemory) -> Variables:
+    return jax.tree.map(lambda x: x[:, -1], memory.checkpoints)
