@@ -17,7 +17,7 @@ def accuracy_gaps(summary: Sequence[Row]) -> Figure:
     """Bars: accuracy on each set minus the oracle's, in points, with the spread over seeds."""
     rows = [row for row in summary if row["method"] != "oracle"]
     oracle = next(row for row in summary if row["method"] == "oracle")
-    figure = Figure(figsize=(7.5, 0.6 * len(rows) + 1.8), layout="constrained")
+    figure = Figure(figsize=(8, 0.28 * len(rows) + 1.6), layout="constrained")
     axes = figure.subplots(1, len(SETS), sharey=True)
     for ax, name, color in zip(axes, SETS, COLORS, strict=False):
         column = f"{name}_accuracy"
@@ -30,7 +30,7 @@ def accuracy_gaps(summary: Sequence[Row]) -> Figure:
         ax.set_title(f"{name} accuracy")
         ax.set_xlabel("points from the oracle")
     axes[0].set_yticks(range(len(rows)), [row["method"] for row in rows])
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
     return figure
 
 
@@ -41,7 +41,7 @@ def loss_histograms(losses: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
       losses: `{method: {set: [N] losses}}` with the method 'oracle' among them.
     """
     methods = [method for method in losses if method != "oracle"]
-    figure = Figure(figsize=(9, 1.6 * len(methods) + 0.6), layout="constrained")
+    figure = Figure(figsize=(9, 1.2 * len(methods) + 0.6), layout="constrained")
     axes = figure.subplots(len(methods), len(SETS), squeeze=False, sharex="col")
     for column, name in enumerate(SETS):
         # Losses span many orders of magnitude, and log bins show both ends.
