@@ -95,6 +95,10 @@ class Run:
         if not path.exists() and parallel.is_main_process():
             table.write_json(path, self._config)
 
+    def sub(self, name: str, config: ConfigDict) -> "Run":
+        """A run of its own, with its own config, in the directory `name` of this one."""
+        return Run(self.name, config, self.workdir / name, self.data_dir)
+
     def start(self, total: int) -> None:
         """Shows the bar with `total` units of work."""
         self.progress.start()

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import build, runner
+from experiments import build, leaderboard, runner
 from experiments.fit import make_fit
 from unlearnjax import audit, parallel, training, trees
 from unlearnjax.report import html, plots, table
@@ -19,7 +19,15 @@ SETS = ("forget", "retain", "val", "test", "unseen")
 
 
 def story(config: ConfigDict, run: runner.Run) -> None:
-    """The experiment from beginning to end."""
+    """One scenario, or several and their leaderboard."""
+    if "scenarios" in config:
+        leaderboard.story(config, run, scenario)
+    else:
+        scenario(config, run)
+
+
+def scenario(config: ConfigDict, run: runner.Run) -> list[table.Row]:
+    """One forget set from beginning to end; returns the summary, one row per method."""
     if config.num_seeds < 1:
         raise ValueError(f"num_seeds must be >= 1, got {config.num_seeds}")
     problem = build.problem(config, run.data_dir)
@@ -97,7 +105,7 @@ def story(config: ConfigDict, run: runner.Run) -> None:
     novice = training.init_variables(task, train, runner.key(config.seed, "incompetent"))
     novice_probs = predict(task, novice, request.forget, config)
     rows = audit.against_oracles(rows, probs, novice_probs)
-    report(config, run, problem, rows, losses, curves)
+    return report(config, run, problem, rows, losses, curves)
 
 
 def place(data):
@@ -186,7 +194,7 @@ def stop_if_not_finite(method: str, seed: int, numbers: dict[str, float]) -> Non
 
 
 def report(config: ConfigDict, run: runner.Run, problem: build.Problem, rows, losses, curves):
-    """Table, files, figures."""
+    """Table, files, figures; returns the summary."""
     summary = table.summarise_rows(rows)
     order = ["oracle", "original", *config.methods]
     summary.sort(key=lambda row: order.index(row["method"]))
@@ -255,6 +263,7 @@ def report(config: ConfigDict, run: runner.Run, problem: build.Problem, rows, lo
         for warning in warnings(summary):
             print("warning:", warning)
         print(f"report: {run.workdir / 'report.html'}")
+    return summary
 
 
 def warnings(summary) -> list[str]:

@@ -109,12 +109,16 @@ def init_costs(summary: Sequence[Row]) -> str:
 
 def print_table(summary: Sequence[Row], title: str) -> None:
     """The table in the terminal."""
+    caption = "mean ± std over seeds; (points from the oracle); (x oracle)"
+    print_columns(columns(summary), title, caption)
+
+
+def print_columns(cells: Sequence[tuple[str, Sequence[str]]], title: str, caption: str) -> None:
+    """(header, cells) columns in the terminal."""
     from rich.console import Console
     from rich.table import Table
 
-    caption = "mean ± std over seeds; (points from the oracle); (x oracle)"
     table = Table(title=title, caption=caption)
-    cells = columns(summary)
     for header, _ in cells:
         table.add_column(header, no_wrap=header == "method")
     for row in zip(*(column for _, column in cells), strict=True):

@@ -1,0 +1,31 @@
+"""Every method on several forget sets, and the leaderboard.
+
+    python -m experiments.unlearn --config=configs/leaderboard.py --workdir=/tmp/leaderboard
+
+Digits, ConvNet, a class, half a class and a random tenth, five seeds: about ten minutes on 2 CPU
+cores, resumable. Config strings as in configs/unlearn.py; `forget` names the scenarios, separated
+by '/':
+
+    --config=configs/leaderboard.py:fashion_mnist,seeds=3
+    --config=configs/leaderboard.py:cifar10,model=resnet18
+    --config=configs/leaderboard.py:digits,model=mlp,forget=class:3/random:0.1
+"""
+
+from ml_collections import ConfigDict
+
+from configs import unlearn
+
+SCENARIOS = "class:3/part:3:0.5/random:0.1"
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    parts = [part for part in arg.split(",") if part]
+    given = [part.removeprefix("forget=") for part in parts if part.startswith("forget=")]
+    rest = [part for part in parts if not part.startswith("forget=")]
+    if not any(part.startswith("seeds=") for part in rest):
+        rest.append("seeds=5")
+    if rest[0].startswith(tuple(f"{key}=" for key in unlearn.KEYS)):
+        rest.insert(0, "digits")
+    config = unlearn.get_config(",".join(rest))
+    config.scenarios = tuple((given[0] if given else SCENARIOS).split("/"))
+    return config

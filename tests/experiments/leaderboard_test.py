@@ -1,0 +1,59 @@
+import csv
+import json
+
+import pytest
+
+from configs import leaderboard as config_lib
+from experiments import leaderboard
+from tests.experiments import cli
+
+
+def summary(gaps, ratios):
+    return [
+        {"method": m, "average_gap": g, "average_gap_std": 0.01, "seconds_ratio": r}
+        for m, g, r in zip(("original", "oracle", "ssd", "scrub"), gaps, ratios, strict=True)
+    ]
+
+
+def test_methods_are_ranked_by_their_mean_gap_with_the_oracle_first():
+    rows = leaderboard.rank(
+        {
+            "class:3": summary([0.5, 0.0, 0.1, 0.3], [1, 1, 0.01, 0.5]),
+            "random:0.1": summary([0.2, 0.02, 0.4, 0.1], [1, 1, 0.04, 0.5]),
+        }
+    )
+    assert [row["method"] for row in rows] == ["oracle", "scrub", "ssd", "original"]
+    ssd = rows[2]
+    assert ssd["average_gap"] == pytest.approx(0.25)
+    assert ssd["average_gap: random:0.1"] == 0.4
+    assert ssd["seconds_ratio"] == pytest.approx(0.02)  # geometric
+
+
+def test_config_strings_name_scenarios():
+    config = config_lib.get_config("digits,model=mlp,forget=class:3+5/random:0.2,seeds=2")
+    assert config.scenarios == ("class:3+5", "random:0.2") and config.num_seeds == 2
+    assert config_lib.get_config().num_seeds == 5 and len(config_lib.get_config().scenarios) == 3
+    assert config_lib.get_config("method=ssd").dataset == "digits"
+    assert config_lib.get_config("fashion_mnist").dataset == "fashion_mnist"
+
+
+@pytest.mark.slow
+def test_it_runs_every_scenario_and_resumes(tmp_path, tfds_dir):
+    command = cli.command(
+        tmp_path / "run",
+        *cli.SMALL,
+        config="configs/leaderboard.py:digits,model=mlp,seeds=2,method=ssd+finetune,"
+        "forget=class:3/random:0.1",
+    )
+    process = cli.run(command, tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    assert "Leaderboard: digits (mlp)" in process.stdout_text
+    for name in ("class-3", "random-0.1"):
+        assert (tmp_path / "run" / name / "report.html").exists()
+    with open(tmp_path / "run" / "results.csv") as file:
+        methods = {row["method"] for row in csv.DictReader(file)}
+    assert methods == {"oracle", "original", "ssd", "finetune"}
+    before = (tmp_path / "run" / "results.json").read_text()
+    assert json.loads(before)["scenarios"] == ["class:3", "random:0.1"]
+    assert cli.run(command, tfds_dir).returncode == 0
+    assert (tmp_path / "run" / "results.json").read_text() == before
