@@ -1,6 +1,7 @@
 """From a config to the objects of the library."""
 
 import difflib
+import functools
 import inspect
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ class Problem(NamedTuple):
 
 def problem(config: ConfigDict, data_dir: str | None) -> Problem:
     """Loads the data set and selects the forget set, from `config.seed` alone."""
-    dataset = data_lib.load(config.dataset, data_dir)
+    dataset = _load(config.dataset, data_dir)
     split_rng, forget_rng = np.random.default_rng(config.seed).spawn(2)
     train, val = data_lib.split_validation(dataset.train, config.validation_fraction, split_rng)
     chosen = data_lib.forget_sets.select(config.forget, train, dataset.test, forget_rng)
@@ -51,6 +52,9 @@ def problem(config: ConfigDict, data_dir: str | None) -> Problem:
     return Problem(
         dataset, train, val, dataset.test, chosen.forget, retain, chosen.unseen, chosen.test
     )
+
+
+_load = functools.cache(data_lib.load)  # the scenarios of one run share it
 
 
 def subset(data: Data, indices: np.ndarray) -> Data:

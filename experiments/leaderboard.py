@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import runner
+from experiments import build, runner
 from unlearnjax import parallel
 from unlearnjax.report import html, plots, table
 
@@ -16,10 +16,13 @@ def story(
     scenario: Callable[[ConfigDict, runner.Run], list[table.Row]],
 ) -> None:
     """Runs every scenario in a directory of its own, then ranks the methods."""
-    summaries = {}
+    configs = {}
     for forget in config.scenarios:
-        one = ConfigDict(config.to_dict() | {"forget": forget})
-        del one.scenarios
+        configs[forget] = ConfigDict(config.to_dict() | {"forget": forget})
+        del configs[forget].scenarios
+        build.problem(configs[forget], run.data_dir)  # a bad one fails before the first is run
+    summaries = {}
+    for forget, one in configs.items():
         name = forget.replace(":", "-").replace("+", "-")
         summaries[forget] = scenario(one, run.sub(name, one))
     rows = rank(summaries)

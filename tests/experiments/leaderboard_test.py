@@ -37,6 +37,14 @@ def test_config_strings_name_scenarios():
     assert config_lib.get_config("fashion_mnist").dataset == "fashion_mnist"
 
 
+def test_a_bad_scenario_fails_before_the_first_is_run(tmp_path, tfds_dir):
+    config = "configs/leaderboard.py:digits,model=mlp,forget=class:3/class:33"
+    process = cli.run(cli.command(tmp_path / "run", config=config), tfds_dir)
+    assert process.returncode != 0
+    assert "class:33" in cli.error_lines(process)[0]
+    assert not (tmp_path / "run" / "class-3").exists()
+
+
 @pytest.mark.slow
 def test_it_runs_every_scenario_and_resumes(tmp_path, tfds_dir):
     command = cli.command(
