@@ -18,7 +18,8 @@ def run(num_examples: int = 1000, repeats: int = 3):
         def fisher(method, task=task):
             return jax.jit(partial(curvature.fisher_diagonal, task, method=method))
 
-        batch = jax.jit(partial(curvature.batch_gradient_squared, task, batch_size=128))
+        size = min(128, num_examples)
+        batch = jax.jit(partial(curvature.batch_gradient_squared, task, batch_size=size))
         calls = {
             "layers (exact)": partial(fisher("layers"), variables, data),
             "vmap(grad) (exact)": partial(fisher("vmap"), variables, data),
