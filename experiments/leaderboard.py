@@ -78,7 +78,7 @@ def report(
         "the spread between oracles: a gap as small as that is as good as it can be."
     )
     cells = columns(rows, scenarios)
-    figure = plots.frontier(rows)
+    figure = html.figure_png(plots.frontier(rows))
     page = html.page(
         title,
         lead,

@@ -170,13 +170,13 @@ class Run:
         table.write_csv(self.workdir / "results.csv", rows)
         html.write(self.workdir / "report.html", page)
 
-    def write_figures(self, figures: dict[str, Any]) -> None:
+    def write_figures(self, figures: dict[str, bytes]) -> None:
         """`plots/NAME.png` for every figure."""
         if not parallel.is_main_process():
             return
         (self.workdir / "plots").mkdir(exist_ok=True)
         for name, figure in figures.items():
-            (self.workdir / "plots" / f"{name}.png").write_bytes(html.figure_png(figure))
+            (self.workdir / "plots" / f"{name}.png").write_bytes(figure)
 
 
 def key(seed: int, *names: str | int) -> jax.Array:

@@ -238,6 +238,7 @@ def report(config: ConfigDict, run: runner.Run, problem: build.Problem, rows, lo
             plots.training_curves({k: np.stack(v) for k, v in curves.items()}),
         ),
     }
+    figures = {name: (text, html.figure_png(figure)) for name, (text, figure) in figures.items()}
     # The report is made of what does not depend on when it was made.
     environment = "\n".join(f"{k}: {v}" for k, v in runner.environment().items())
     init_costs = table.init_costs(summary)

@@ -83,8 +83,9 @@ def test_page_is_self_contained_and_escapes_what_it_shows(rng):
         "trade": plots.trade_off(summary),
         "curves": plots.training_curves({"original": rng.exponential(size=(2, 5))}),
     }
+    pngs = {caption: html.figure_png(figure) for caption, figure in figures.items()}
     page = html.page(
-        "a <b>", "lead", table.columns(summary), figures, {"x": "y"}, {"Config": "<z>"}, ["careful"]
+        "a <b>", "lead", table.columns(summary), pngs, {"x": "y"}, {"Config": "<z>"}, ["careful"]
     )
     assert page.count("data:image/png;base64,") == 4
     assert "<b>" not in page and "&lt;z&gt;" in page and "careful" in page

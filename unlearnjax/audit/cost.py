@@ -60,14 +60,16 @@ def flops(fn: Callable, *args: Any) -> float:
     XLA counts the body of a loop once, whatever its length. Each `scan` is therefore analysed by
     itself and counted as often as it runs; a `while` loop of unknown length still counts once.
     """
-    return _flops(jax.make_jaxpr(fn)(*args))
+    return _flops(jax.make_jaxpr(fn)(*args))[0]
 
 
-def _flops(closed: core.ClosedJaxpr) -> float:
-    total = _flops_once(closed)
+def _flops(closed: core.ClosedJaxpr) -> tuple[float, float]:
+    """With loops multiplied out, and as XLA counts."""
+    total = once = _flops_once(closed)
     for body, length in _scans(closed.jaxpr):
-        total += length * _flops(body) - _flops_once(body)
-    return total
+        body_total, body_once = _flops(body)
+        total += length * body_total - body_once
+    return total, once
 
 
 def _flops_once(closed: core.ClosedJaxpr) -> float:

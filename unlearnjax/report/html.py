@@ -51,7 +51,7 @@ def page(
     title: str,
     lead: str,
     columns: Sequence[tuple[str, Sequence[str]]],
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, bytes],
     definitions: Mapping[str, str],
     details: Mapping[str, str],
     warnings: Sequence[str] = (),
@@ -61,7 +61,7 @@ def page(
     Args:
       title, lead: heading and a sentence or two below it, plain text.
       columns: the main table, see `table`.
-      figures: caption -> figure.
+      figures: caption -> PNG, see `figure_png`.
       definitions: column -> what it means.
       details: heading -> preformatted text, folded away (configuration, versions).
       warnings: shown above the table.
@@ -70,7 +70,7 @@ def page(
     parts += [f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings]
     parts.append(table(columns))
     for caption, figure in figures.items():
-        data = base64.b64encode(figure_png(figure)).decode()
+        data = base64.b64encode(figure).decode()
         text = html.escape(caption)
         parts.append(
             f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
