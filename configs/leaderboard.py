@@ -24,8 +24,6 @@ def get_config(arg: str = "") -> ConfigDict:
     rest = [part for part in parts if not part.startswith("forget=")]
     if not any(part.startswith("seeds=") for part in rest):
         rest.append("seeds=5")
-    if rest[0].startswith(tuple(f"{key}=" for key in unlearn.KEYS)):
-        rest.insert(0, "digits")
     config = unlearn.get_config(",".join(rest))
     config.scenarios = tuple((given[0] if given else SCENARIOS).split("/"))
     return config

@@ -13,6 +13,7 @@ from experiments import build, leaderboard, runner
 from experiments.fit import make_fit
 from unlearnjax import audit, parallel, training, trees
 from unlearnjax.report import html, plots, table
+from unlearnjax.training.checkpoints import Checkpoints
 from unlearnjax.types import Request, Task, Variables
 
 SETS = ("forget", "retain", "val", "test", "unseen")
@@ -146,8 +147,6 @@ def make_forget(task: Task, unlearner, train, request: Request):
 
 def save(run: runner.Run, name: str, variables: Variables) -> None:
     """Keeps an unlearned model beside the originals."""
-    from unlearnjax.training.checkpoints import Checkpoints
-
     with Checkpoints(run.workdir / "checkpoints" / name) as checkpoints:
         if checkpoints.latest_step() is None:
             checkpoints.save(0, variables)

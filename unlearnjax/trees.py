@@ -16,6 +16,16 @@ def nbytes(tree: PyTree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+def names(tree: PyTree) -> list[str]:
+    """Dotted path of every leaf, in the order of `jax.tree.leaves`."""
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def path_name(path: tuple) -> str:
+    """A key path of `jax.tree_util` as a dotted name."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def all_finite(tree: PyTree) -> jax.Array:
     """Scalar bool: every floating-point entry of `tree` is finite."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]

@@ -1,7 +1,9 @@
 """Distances between models: of their predictions on the same examples, and of their weights."""
 
+import jax
 import numpy as np
 
+from unlearnjax import trees
 from unlearnjax.types import PyTree
 
 
@@ -37,17 +39,9 @@ def layer_distances(params: PyTree, oracle_params: PyTree) -> dict[str, float]:
 
     Oracles of different seeds differ as well: compare with their distance to one another.
     """
-    import jax
-
-    pairs = zip(
-        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(oracle_params), strict=True
-    )
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): float(
-            np.linalg.norm(np.asarray(a) - np.asarray(b))
-        )
-        for (path, a), b in pairs
-    }
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(oracle_params), strict=True)
+    distances = [float(np.linalg.norm(np.asarray(a) - np.asarray(b))) for a, b in pairs]
+    return dict(zip(trees.names(params), distances, strict=True))
 
 
 def _relative_entropy(p: np.ndarray, q: np.ndarray) -> np.ndarray:

@@ -61,9 +61,6 @@ def membership_inference(
     }
 
 
-SCORES = ("correctness", "confidence", "entropy", "modified_entropy", "loss")
-
-
 def attack_scores(probs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
     """The scores per example that attackers look at, each `[N]`.
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from unlearnjax import checks, parallel
 from unlearnjax import data as data_lib
-from unlearnjax import parallel
 from unlearnjax.curvature.layers import summed_squares
 from unlearnjax.curvature.per_example import per_example_gradients
 from unlearnjax.types import Array, Batch, Data, PyTree, Task, Variables
@@ -55,7 +55,7 @@ def fisher_diagonal(
     Raises:
       ValueError: for an unknown `labels` or `method`, or `labels='model'` without `rng`.
     """
-    _validate(labels=(labels, LABELS), method=(method, METHODS))
+    checks.one_of(labels=(labels, LABELS), method=(method, METHODS))
     if labels == "model" and rng is None:
         raise ValueError("rng must be given for labels='model', got None")
 
@@ -70,8 +70,7 @@ def fisher_diagonal(
             per_example_gradients(task, variables, batch),
         )
 
-    total, weight = sum_over_batches(batch_sum, variables["params"], data, batch_size)
-    return jax.tree.map(lambda t: t / weight, total)
+    return mean_over_batches(batch_sum, variables["params"], data, batch_size)
 
 
 def batch_gradient_squared(
@@ -97,7 +96,7 @@ def batch_gradient_squared(
         grads = jax.grad(mean_loss)(variables["params"])
         return jax.tree.map(lambda g: g.astype(jnp.float32) ** 2, grads)
 
-    total, _ = sum_over_batches(batch_square, variables["params"], data, batch_size)
+    total, _ = _sum_over_batches(batch_square, variables["params"], data, batch_size)
     num_batches = data_lib.steps_per_epoch(data_lib.num_examples(data), batch_size)
     return jax.tree.map(lambda t: t / num_batches, total)
 
@@ -127,8 +126,7 @@ def output_sensitivity(
             grads,
         )
 
-    total, weight = sum_over_batches(batch_sum, variables["params"], data, batch_size)
-    return jax.tree.map(lambda t: t / weight, total)
+    return mean_over_batches(batch_sum, variables["params"], data, batch_size)
 
 
 def sample_targets(rng: Array, task: Task, variables: Variables, batch: Batch) -> Array:
@@ -140,7 +138,15 @@ def sample_targets(rng: Array, task: Task, variables: Variables, batch: Batch) -
     return jax.vmap(jax.random.categorical)(keys, outputs["logits"])
 
 
-def sum_over_batches(
+def mean_over_batches(
+    fn: Callable[[Batch], PyTree], like: PyTree, data: Data, batch_size: int
+) -> PyTree:
+    """`_sum_over_batches` by the sum of weights."""
+    total, weight = _sum_over_batches(fn, like, data, batch_size)
+    return jax.tree.map(lambda t: t / weight, total)
+
+
+def _sum_over_batches(
     fn: Callable[[Batch], PyTree], like: PyTree, data: Data, batch_size: int
 ) -> tuple[PyTree, Array]:
     """Sum of `fn(batch)` over fixed-size batches of `data`, in float32 leaves shaped as those of
@@ -156,9 +162,3 @@ def sum_over_batches(
 
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), like)
     return jax.lax.scan(add, (zeros, jnp.zeros(())), rows)[0]
-
-
-def _validate(**choices) -> None:
-    for name, (given, allowed) in choices.items():
-        if given not in allowed:
-            raise ValueError(f"{name} must be one of {allowed}, got {given!r}")

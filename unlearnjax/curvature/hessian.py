@@ -1,14 +1,14 @@
 """Products with the Hessian of a mean loss and with its inverse, one pass over the data each."""
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from unlearnjax import checks
 from unlearnjax import data as data_lib
-from unlearnjax.curvature.fisher import sum_over_batches
+from unlearnjax.curvature.fisher import mean_over_batches
 from unlearnjax.curvature.per_example import example_loss
 from unlearnjax.types import Array, Data, PyTree, Task, Variables
 
@@ -18,7 +18,8 @@ INVERSE_METHODS = ("cg", "lissa", "woodfisher")
 def mean_gradient(task: Task, variables: Variables, data: Data, *, batch_size: int = 256) -> PyTree:
     """Gradient of the mean loss over `data` by the parameters, in evaluation mode; one pass."""
     loss = partial(_batch_loss, task, variables)
-    return _mean_over_batches(jax.grad(loss), variables["params"], data, batch_size)
+    params = variables["params"]
+    return mean_over_batches(lambda batch: jax.grad(loss)(params, batch), params, data, batch_size)
 
 
 def hessian_vector_product(
@@ -35,11 +36,13 @@ def hessian_vector_product(
       batch_size: examples at once; the result does not depend on it.
     """
 
-    def product(params, batch):
+    params = variables["params"]
+
+    def product(batch):
         gradient = lambda p: jax.grad(partial(_batch_loss, task, variables))(p, batch)
         return jax.jvp(gradient, (params,), (vector,))[1]
 
-    return _mean_over_batches(product, variables["params"], data, batch_size)
+    return mean_over_batches(product, params, data, batch_size)
 
 
 def inverse_hessian_vector_product(
@@ -73,12 +76,9 @@ def inverse_hessian_vector_product(
     Raises:
       ValueError: for an unknown method or a value out of range, or 'woodfisher' without `rng`.
     """
-    if method not in INVERSE_METHODS:
-        raise ValueError(f"method must be one of {INVERSE_METHODS}, got {method!r}")
-    if not damping >= 0:
-        raise ValueError(f"damping must be >= 0, got {damping}")
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be >= 1, got {num_steps}")
+    checks.one_of(method=(method, INVERSE_METHODS))
+    checks.at_least(0, damping=damping)
+    checks.at_least(1, num_steps=num_steps)
     if method == "woodfisher":
         if rng is None:
             raise ValueError("rng must be given for method='woodfisher', got None")
@@ -124,8 +124,3 @@ def _batch_loss(task: Task, variables: Variables, params: PyTree, batch) -> Arra
     """Weighted sum of the losses of a batch."""
     outputs, _ = task.apply({**variables, "params": params}, batch, None, False)
     return jnp.sum(task.loss(outputs, batch) * batch["weight"])
-
-
-def _mean_over_batches(fn: Callable, params: PyTree, data: Data, batch_size: int) -> PyTree:
-    total, weight = sum_over_batches(lambda batch: fn(params, batch), params, data, batch_size)
-    return jax.tree.map(lambda t: t / weight, total)

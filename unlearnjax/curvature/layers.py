@@ -95,11 +95,7 @@ def layer_names(task: Task, variables: Variables, batch: Batch) -> list[str]:
         return _captured_losses(task, variables, batch, {}, found)
 
     jax.eval_shape(discover, variables, batch)
-    names = [
-        jax.tree_util.keystr(path[:-1], simple=True, separator=".")
-        for layer in found
-        for path in layer.paths.values()
-    ]
+    names = [trees.path_name(path[:-1]) for layer in found for path in layer.paths.values()]
     if not names:
         raise ValueError("the order of layers is known of Linen models only; name them instead")
     return list(dict.fromkeys(names))

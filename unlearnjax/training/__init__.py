@@ -1,6 +1,6 @@
 """Training: the step, whole runs, evaluation, checkpoints."""
 
-from unlearnjax.training.evaluate import evaluate, map_batches
+from unlearnjax.training.evaluate import evaluate, map_batches, output_shapes
 from unlearnjax.training.step import TrainState, init_state, make_step, supervised
 from unlearnjax.training.train import init_variables, run_epochs, stream_epochs, train
 
@@ -11,6 +11,7 @@ __all__ = [
     "init_variables",
     "make_step",
     "map_batches",
+    "output_shapes",
     "run_epochs",
     "stream_epochs",
     "supervised",

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from unlearnjax import parallel
+from unlearnjax import parallel, trees
 from unlearnjax.types import PyTree
 
 _MARKER = "unlearnjax_checkpoints"
@@ -94,7 +94,7 @@ class Checkpoints:
             ) from error
         leaves, treedef = jax.tree.flatten(like)
         return treedef.unflatten(
-            [_from_storable(stored[n], x) for n, x in zip(_names(like), leaves, strict=True)]
+            [_from_storable(stored[n], x) for n, x in zip(trees.names(like), leaves, strict=True)]
         )
 
     def load(self, step: int | None = None) -> dict[str, np.ndarray]:
@@ -115,15 +115,10 @@ def _is_key(leaf) -> bool:
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _names(tree: PyTree) -> list[str]:
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    return [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
-
-
 def _storable(tree: PyTree) -> dict[str, PyTree]:
     """A flat dictionary by path, typed random keys as their raw data."""
     leaves = [jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)]
-    return dict(zip(_names(tree), leaves, strict=True))
+    return dict(zip(trees.names(tree), leaves, strict=True))
 
 
 def _from_storable(stored, like):

@@ -21,6 +21,12 @@ def map_batches(fn: Callable[[Batch], PyTree], data: Data, batch_size: int) -> P
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], results)
 
 
+def output_shapes(task: Task, variables: Variables, data: Data) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of the outputs on one example, e.g. 'logits' `[1, C]`; computes nothing."""
+    example = data_lib.take(data, jnp.zeros(1, jnp.int32))
+    return jax.eval_shape(lambda v: task.apply(v, example, None, False)[0], variables)
+
+
 def evaluate(
     task: Task, variables: Variables, data: Data, *, batch_size: int = 256
 ) -> dict[str, Array]:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from unlearnjax import checks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import Array, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import objectives
@@ -33,8 +34,7 @@ def boundary_expand(tx: Transform, *, num_epochs: int = 10, batch_size: int = 64
     )
 
     def update(rng, task, variables, memory, request: Request):
-        example = data_lib.take(request.forget, jnp.zeros(1, jnp.int32))
-        outputs = jax.eval_shape(lambda v: task.apply(v, example, None, False)[0], variables)
+        outputs = training.output_shapes(task, variables, request.forget)
         num_classes, width = outputs["logits"].shape[-1], outputs["features"].shape[-1]
         extra = {"kernel": jnp.zeros((width, 1)), "bias": jnp.zeros(1)}
         wider = {**variables, "params": {"model": variables["params"], "extra": extra}}
@@ -82,9 +82,7 @@ def unsir(
     References:
       Tarun et al., "Fast Yet Effective Machine Unlearning", TNNLS 2023 (arXiv 2111.08947).
     """
-    for name, value in (("num_noise", num_noise), ("noise_steps", noise_steps)):
-        if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
+    checks.at_least(1, num_noise=num_noise, noise_steps=noise_steps)
     both = objectives.combine(
         forget=[(1.0, objectives.task_loss)], retain=[(1.0, objectives.task_loss)], train=True
     )
@@ -108,9 +106,8 @@ def unsir(
         return variables, memory
 
     def _error_maximising_noise(rng: Array, task: Task, variables: Variables, retain):
-        example = data_lib.take(retain, jnp.zeros(1, jnp.int32))
-        outputs = jax.eval_shape(lambda v: task.apply(v, example, None, False)[0], variables)
-        classes = jnp.arange(outputs["logits"].shape[-1])
+        logits = training.output_shapes(task, variables, retain)["logits"]
+        classes = jnp.arange(logits.shape[-1])
         targets = jnp.repeat(classes, num_noise)
         absent = ~jnp.isin(targets, retain["targets"])
         shape = (len(targets), *retain["inputs"].shape[1:])

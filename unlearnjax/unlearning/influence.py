@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from unlearnjax import curvature
+from unlearnjax import checks, curvature
 from unlearnjax import data as data_lib
 from unlearnjax.types import Request, Unlearner
 from unlearnjax.unlearning.descend import init_nothing
@@ -40,10 +40,8 @@ def influence(
       Koh and Liang, "Understanding Black-box Predictions via Influence Functions", ICML 2017; Izzo
       et al., "Approximate Data Deletion from Machine Learning Models", AISTATS 2021.
     """
-    if not alpha >= 0:
-        raise ValueError(f"alpha must be >= 0, got {alpha}")
-    if method not in curvature.INVERSE_METHODS:
-        raise ValueError(f"method must be one of {curvature.INVERSE_METHODS}, got {method!r}")
+    checks.at_least(0, alpha=alpha)
+    checks.one_of(method=(method, curvature.INVERSE_METHODS))
 
     def update(rng, task, variables, memory, request: Request):
         share = data_lib.num_examples(request.forget) / data_lib.num_examples(request.retain)
@@ -88,9 +86,7 @@ def fisher_forgetting(
     References:
       Golatkar et al., "Eternal Sunshine of the Spotless Net", CVPR 2020, section 4.
     """
-    for name, value in (("alpha", alpha), ("max_std", max_std), ("max_std_last", max_std_last)):
-        if not value > 0:
-            raise ValueError(f"{name} must be > 0, got {value}")
+    checks.positive(alpha=alpha, max_std=max_std, max_std_last=max_std_last)
 
     def update(rng, task, variables, memory, request: Request):
         fisher = curvature.fisher_diagonal(task, variables, request.retain, batch_size=batch_size)

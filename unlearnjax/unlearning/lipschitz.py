@@ -6,6 +6,7 @@ Foster et al., "An Information Theoretic Approach to Machine Unlearning", 2024 (
 import jax
 import jax.numpy as jnp
 
+from unlearnjax import checks
 from unlearnjax.types import Unlearner
 from unlearnjax.unlearning.descend import Transform, descend
 
@@ -33,10 +34,8 @@ def just_in_time(
     Raises:
       ValueError: for a value out of range.
     """
-    if not sigma > 0:
-        raise ValueError(f"sigma must be > 0, got {sigma}")
-    if num_copies < 1:
-        raise ValueError(f"num_copies must be >= 1, got {num_copies}")
+    checks.positive(sigma=sigma)
+    checks.at_least(1, num_copies=num_copies)
 
     def objective(task, teachers):
         del teachers

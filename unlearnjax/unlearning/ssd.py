@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unlearnjax import curvature
+from unlearnjax import checks, curvature
 from unlearnjax import data as data_lib
 from unlearnjax.types import Array, Data, PyTree, Request, Task, Unlearner, Variables
 
@@ -85,8 +85,7 @@ def ssd(
       ValueError: for a value out of range.
     """
     _validate(alpha, dampening, batch_size)
-    if importance not in IMPORTANCES:
-        raise ValueError(f"importance must be one of {IMPORTANCES}, got {importance!r}")
+    checks.one_of(importance=(importance, IMPORTANCES))
 
     def importances(task: Task, variables: Variables, data: Data) -> PyTree:
         size = min(batch_size, len(data["targets"]))
@@ -183,9 +182,6 @@ def _dampening(importances: Callable, threshold: Callable, dampening: float) -> 
 
 
 def _validate(alpha: float, dampening: float, batch_size: int) -> None:
-    if not alpha > 0:
-        raise ValueError(f"alpha must be > 0, got {alpha}")
-    if not dampening >= 0:
-        raise ValueError(f"dampening must be >= 0, got {dampening}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    checks.positive(alpha=alpha)
+    checks.at_least(0, dampening=dampening)
+    checks.at_least(1, batch_size=batch_size)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from unlearnjax import trees
 from unlearnjax.types import Array, PyTree
 
 
@@ -67,11 +68,14 @@ def saliency_mask(gradient: PyTree, keep: float) -> PyTree:
     return top_share(jax.tree.map(jnp.abs, gradient), keep)
 
 
-def top_share(scores: PyTree, keep: float) -> PyTree:
-    """0/1 tree: the share `keep` of entries with the largest scores, over all leaves together."""
-    flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(scores)])
-    count = max(1, round(keep * flat.size))
-    threshold = jax.lax.top_k(flat, count)[0][-1]
+def top_share(scores: PyTree, keep: float | Array) -> PyTree:
+    """0/1 tree: the share `keep` of entries with the largest scores, over all leaves together.
+
+    At least one entry; ties at the threshold are kept. `keep` may be traced.
+    """
+    flat = jnp.sort(jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(scores)]))
+    count = jnp.clip(jnp.round(keep * flat.size), 1, flat.size).astype(jnp.int32)
+    threshold = flat[flat.size - count]
     return jax.tree.map(lambda s: (s >= threshold).astype(jnp.float32), scores)
 
 
@@ -85,20 +89,13 @@ def layer_mask(params: PyTree, layers: Sequence[str]) -> PyTree:
     Raises:
       ValueError: for a name that matches nothing; it lists the names that exist.
     """
-    paths = {
-        path: jax.tree_util.keystr(path, simple=True, separator=".")
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    }
+    paths = trees.names(params)
     for name in layers:
-        if not any(_below(path, name) for path in paths.values()):
-            known = sorted({path.rpartition(".")[0] or path for path in paths.values()})
+        if not any(_below(path, name) for path in paths):
+            known = sorted({path.rpartition(".")[0] or path for path in paths})
             raise ValueError(f"layers must be among {known}, got {name!r}")
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.full(
-            (), float(any(_below(paths[path], name) for name in layers)), jnp.float32
-        ),
-        params,
-    )
+    chosen = [any(_below(path, name) for name in layers) for path in paths]
+    return jax.tree.unflatten(jax.tree.structure(params), [jnp.float32(c) for c in chosen])
 
 
 class _StepState(NamedTuple):
