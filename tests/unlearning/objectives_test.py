@@ -111,7 +111,10 @@ def test_cached_teachers_give_what_teachers_in_the_step_give(digits):
             over="union",
             num_epochs=2,
             batch_size=32,
-            teachers=("original", "incompetent"),
+            teachers={
+                "original": unlearning.original_model,
+                "incompetent": unlearning.incompetent_model,
+            },
             cache_teachers=cached,
             labels=False,
         ).update(jax.random.key(0), task, variables, (), request)[0]

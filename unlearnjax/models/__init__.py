@@ -1,4 +1,4 @@
-"""Flax Linen models. Every one returns `{'logits': [B, C], 'features': [B, D]}`."""
+"""Flax Linen models. All but `VAE` return `{'logits': [B, C], 'features': [B, D]}`."""
 
 import difflib
 import inspect
@@ -9,6 +9,7 @@ from unlearnjax.models import layers
 from unlearnjax.models.convnet import ConvNet
 from unlearnjax.models.mlp import MLP
 from unlearnjax.models.resnet import ResNet
+from unlearnjax.models.vae import VAE
 from unlearnjax.models.vit import ViT
 
 BY_NAME = {
@@ -46,4 +47,14 @@ def _validate_name(name: str) -> None:
         raise ValueError(f"model must be one of {sorted(BY_NAME)}, got {name!r}{hint}")
 
 
-__all__ = ["BY_NAME", "MLP", "ConvNet", "ResNet", "ViT", "by_name", "default_options", "layers"]
+__all__ = [
+    "BY_NAME",
+    "MLP",
+    "VAE",
+    "ConvNet",
+    "ResNet",
+    "ViT",
+    "by_name",
+    "default_options",
+    "layers",
+]

@@ -1,6 +1,16 @@
 """Model + loss + metrics -> Task."""
 
 from unlearnjax.tasks.adapters import Model, from_linen, from_nnx
+from unlearnjax.tasks.autoencoding import autoencoding
 from unlearnjax.tasks.classification import classification, margin
+from unlearnjax.tasks.regression import regression
 
-__all__ = ["Model", "classification", "from_linen", "from_nnx", "margin"]
+__all__ = [
+    "Model",
+    "autoencoding",
+    "classification",
+    "from_linen",
+    "from_nnx",
+    "margin",
+    "regression",
+]

@@ -1,28 +1,41 @@
 """Unlearners: constructors that return an `Unlearner`, and the pieces they are made of."""
 
-from unlearnjax.unlearning import objectives, transforms
+from unlearnjax.unlearning import objectives, sequences, transforms
 from unlearnjax.unlearning.chain import chain
 from unlearnjax.unlearning.classes import boundary_expand, unsir
-from unlearnjax.unlearning.descend import Trace, descend
+from unlearnjax.unlearning.descend import Trace, descend, incompetent_model, original_model
 from unlearnjax.unlearning.distil import bad_teacher, scrub
 from unlearnjax.unlearning.finetune import finetune, finetune_last, retrain_last
 from unlearnjax.unlearning.gradient_ascent import gradient_ascent, gradient_ascent_plus
 from unlearnjax.unlearning.influence import fisher_forgetting, influence
+from unlearnjax.unlearning.laf import laf
 from unlearnjax.unlearning.lipschitz import just_in_time
 from unlearnjax.unlearning.needs import enforce
+from unlearnjax.unlearning.regression import blindspot, gaussian_amnesiac
 from unlearnjax.unlearning.relabel import boundary_shrink, random_label, relabelled, salun
 from unlearnjax.unlearning.retrain import retrain
+from unlearnjax.unlearning.s3t import S3TMemory, s3t
 from unlearnjax.unlearning.sisa import SISAMemory, averaged, sisa
-from unlearnjax.unlearning.sparse import keep_zeros, l1_sparse, prune, prune_finetune, sparsity_of
+from unlearnjax.unlearning.sparse import (
+    iterative_prune,
+    iterative_prune_finetune,
+    keep_zeros,
+    l1_sparse,
+    prune,
+    prune_finetune,
+    sparsity_of,
+)
 from unlearnjax.unlearning.ssd import adaptive_alpha, adaptive_ssd, dampen, loss_free_ssd, ssd
 
 __all__ = [
+    "S3TMemory",
     "SISAMemory",
     "Trace",
     "adaptive_alpha",
     "adaptive_ssd",
     "averaged",
     "bad_teacher",
+    "blindspot",
     "boundary_expand",
     "boundary_shrink",
     "chain",
@@ -32,22 +45,30 @@ __all__ = [
     "finetune",
     "finetune_last",
     "fisher_forgetting",
+    "gaussian_amnesiac",
     "gradient_ascent",
     "gradient_ascent_plus",
+    "incompetent_model",
     "influence",
+    "iterative_prune",
+    "iterative_prune_finetune",
     "just_in_time",
     "keep_zeros",
     "l1_sparse",
+    "laf",
     "loss_free_ssd",
     "objectives",
+    "original_model",
     "prune",
     "prune_finetune",
     "random_label",
     "relabelled",
     "retrain",
     "retrain_last",
+    "s3t",
     "salun",
     "scrub",
+    "sequences",
     "sisa",
     "sparsity_of",
     "ssd",

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from unlearnjax import checks, training
 from unlearnjax import data as data_lib
-from unlearnjax import training
 from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning.objectives import Objective
 
 OVER = ("forget", "retain", "union", "paired", "alternate")
-TEACHERS = ("original", "incompetent")
 CURVES = ("forget", "retain", "validation")
 
 # A transformation, or what makes one of the model at the time of the request.
@@ -21,6 +20,8 @@ Transform = (
     optax.GradientTransformation
     | Callable[[Array, Task, Variables, Request], optax.GradientTransformation]
 )
+# A frozen model, made at the time of the request.
+Teacher = Callable[[Array, Task, Variables, Request], Variables]
 # ({part: {'loss': [N], 'accuracy': [N], ...}}, request) -> score of an epoch's model
 KeepBest = Callable[[Mapping[str, Mapping[str, Array]], Request], Array]
 
@@ -42,7 +43,7 @@ def descend(
     over: str,
     num_epochs: int,
     batch_size: int,
-    teachers: Sequence[str] = (),
+    teachers: Mapping[str, Teacher] | None = None,
     cache_teachers: bool = True,
     forget_epochs: int | None = None,
     retain_fraction: float = 1.0,
@@ -65,8 +66,8 @@ def descend(
       num_epochs: passes.
       batch_size: examples per step (of each part, for 'paired'); capped at the size of a part,
         since a forget set may be small.
-      teachers: frozen models that the objective compares with: 'original' (the model before the
-        request), 'incompetent' (freshly initialised).
+      teachers: frozen models that the objective compares with, by the names that its terms use,
+        e.g. `{'original': original_model, 'incompetent': incompetent_model}`.
       cache_teachers: whether their outputs on all data are computed once before the loop (memory:
         outputs of one pass) or in every step (compute: a forward pass each).
       forget_epochs: for 'alternate', in how many epochs, from the first, the forget set takes part;
@@ -85,18 +86,16 @@ def descend(
     Raises:
       ValueError: for a value out of range.
     """
-    _validate(
+    checks.one_of(
         over=(over, OVER),
-        **{f"teachers[{i}]": (name, TEACHERS) for i, name in enumerate(teachers)},
         **{f"record[{i}]": (name, CURVES) for i, name in enumerate(record)},
     )
-    for name, value in (("num_epochs", num_epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
+    checks.at_least(1, num_epochs=num_epochs, batch_size=batch_size)
     if not 0 < retain_fraction <= 1:
         raise ValueError(f"retain_fraction must lie in (0, 1], got {retain_fraction}")
     if keep_best is not None and not record:
         raise ValueError("keep_best needs record, got none")
+    teachers = dict(teachers or {})
     parts = (over,) if over in ("forget", "retain") else ("forget", "retain")
 
     def update(rng, task, variables, memory, request: Request):
@@ -108,11 +107,14 @@ def descend(
         )
         data, num_forget = _join(request, parts)
         indices = _subset(subset_rng, num_forget, data_lib.num_examples(data), retain_fraction)
-        frozen = {"original": original(variables, request)}
-        if "incompetent" in teachers:
-            frozen["incompetent"] = training.init_variables(task, data, teacher_rng)
+        keys = jax.random.split(teacher_rng, len(teachers))
+        frozen = {
+            name: teacher(key, task, variables, request)
+            for key, (name, teacher) in zip(keys, teachers.items(), strict=True)
+        }
         if cache_teachers:
-            data = {**data, **_cached_outputs(task, {n: frozen[n] for n in teachers}, data)}
+            data = {**data, **_cached_outputs(task, frozen, data)}
+        frozen.setdefault("original", original(variables, request))  # for penalties
         order = _order(over, num_forget, indices, batch_size, forget_epochs)
         step = _skipping_empty(training.make_step(objective(task, frozen), transform))
 
@@ -125,7 +127,7 @@ def descend(
                 indices,
                 loop_rng,
                 num_epochs=1,
-                batch_size=batch_size,
+                batch_size=min(batch_size, indices.shape[0]),
                 order=order,
             )
             outputs = {
@@ -162,6 +164,18 @@ def original(variables: Variables, request: Request) -> Variables:
     return variables if request.original is None else request.original
 
 
+def original_model(rng: Array, task: Task, variables: Variables, request: Request) -> Variables:
+    """The teacher 'original': the model before the request."""
+    del rng, task
+    return original(variables, request)
+
+
+def incompetent_model(rng: Array, task: Task, variables: Variables, request: Request) -> Variables:
+    """The teacher 'incompetent': a freshly initialised model."""
+    del variables
+    return training.init_variables(task, request.retain or request.forget, rng)
+
+
 def _join(request: Request, parts: Sequence[str]) -> tuple[Data, int]:
     """The parts one after another with the flag 'forget', and how many of them it marks."""
     given = [getattr(request, name) for name in parts]
@@ -174,26 +188,20 @@ def _join(request: Request, parts: Sequence[str]) -> tuple[Data, int]:
 
 def _subset(rng: Array, num_forget: int, num_examples: int, retain_fraction: float) -> Array:
     """Indices of the forget set and of a random share of the retain set."""
+    if retain_fraction == 1:
+        return jnp.arange(num_examples)
     num_retain = num_examples - num_forget
     kept = max(1, round(retain_fraction * num_retain)) if num_retain else 0
     chosen = num_forget + jax.random.permutation(rng, num_retain)[:kept]
-    return (
-        jnp.concatenate([jnp.arange(num_forget), chosen])
-        if retain_fraction < 1
-        else jnp.arange(num_examples)
-    )
+    return jnp.concatenate([jnp.arange(num_forget), chosen])
 
 
 def _order(over: str, num_forget: int, indices: Array, batch_size: int, forget_epochs: int | None):
-    """`(key, epoch) -> [steps, B]`, see `descend`."""
+    """`(key, epoch) -> [steps, B]`, see `descend`; `None` for a plain shuffle of the indices."""
     forget, retain = indices[:num_forget], indices[num_forget:]
 
     def shuffled(key, part):
         return data_lib.epoch_order(key, part, min(batch_size, part.shape[0]))
-
-    def one_part(key, epoch):
-        del epoch
-        return shuffled(key, indices)
 
     def paired(key, epoch):
         del epoch
@@ -215,7 +223,7 @@ def _order(over: str, num_forget: int, indices: Array, batch_size: int, forget_e
             [jnp.pad(r, ((0, 0), (0, width - r.shape[1])), constant_values=-1) for r in rows]
         )
 
-    return {"paired": paired, "alternate": alternate}.get(over, one_part)
+    return {"paired": paired, "alternate": alternate}.get(over)
 
 
 def _cached_outputs(task: Task, frozen: Mapping[str, Variables], data: Data) -> dict[str, Array]:
@@ -251,9 +259,3 @@ def _curves(outputs: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
 
 def _where(condition: Array, yes, no):
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
-
-
-def _validate(**choices) -> None:
-    for name, (given, allowed) in choices.items():
-        if given not in allowed:
-            raise ValueError(f"{name} must be one of {allowed}, got {given!r}")

@@ -2,9 +2,15 @@
 
 import jax.numpy as jnp
 
+from unlearnjax import checks
 from unlearnjax.types import Unlearner
 from unlearnjax.unlearning import objectives
-from unlearnjax.unlearning.descend import Transform, descend
+from unlearnjax.unlearning.descend import (
+    Transform,
+    descend,
+    incompetent_model,
+    original_model,
+)
 
 
 def scrub(
@@ -45,9 +51,7 @@ def scrub(
     References:
       Kurmanji et al., "Towards Unbounded Machine Unlearning", NeurIPS 2023 (arXiv 2302.09880).
     """
-    for name, value in (("alpha", alpha), ("gamma", gamma), ("max_epochs", max_epochs)):
-        if value < 0:
-            raise ValueError(f"{name} must be >= 0, got {value}")
+    checks.at_least(0, alpha=alpha, gamma=gamma, max_epochs=max_epochs)
     apart = objectives.divergence("original", temperature)
     objective = objectives.combine(
         forget=[(-1.0, apart)],
@@ -60,7 +64,7 @@ def scrub(
         over="alternate",
         num_epochs=num_epochs,
         batch_size=batch_size,
-        teachers=("original",),
+        teachers={"original": original_model},
         forget_epochs=max_epochs,
         record=("forget", "validation") if rewind else (),
         keep_best=_forget_error_near_unseen if rewind else None,
@@ -104,7 +108,7 @@ def bad_teacher(
         over="union",
         num_epochs=num_epochs,
         batch_size=batch_size,
-        teachers=("original", "incompetent"),
+        teachers={"original": original_model, "incompetent": incompetent_model},
         retain_fraction=retain_fraction,
         labels=False,
     )

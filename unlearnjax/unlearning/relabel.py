@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import curvature, training
-from unlearnjax import data as data_lib
-from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
+from unlearnjax import checks, curvature, training
+from unlearnjax.types import Array, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import objectives, transforms
 from unlearnjax.unlearning.descend import Transform, descend, original
 
-# (rng, task, original model, forget set) -> targets [N]
-Relabel = Callable[[Array, Task, Variables, Data], Array]
+# (rng, task, original model, request) -> new targets of the forget set [N]
+Relabel = Callable[[Array, Task, Variables, Request], Array]
 
 
 def relabelled(unlearner: Unlearner, relabel: Relabel) -> Unlearner:
@@ -21,7 +20,7 @@ def relabelled(unlearner: Unlearner, relabel: Relabel) -> Unlearner:
 
     def update(rng, task, variables, memory, request: Request):
         label_rng, rng = jax.random.split(rng)
-        targets = relabel(label_rng, task, original(variables, request), request.forget)
+        targets = relabel(label_rng, task, original(variables, request), request)
         forget = {**request.forget, "targets": targets}
         return unlearner.update(rng, task, variables, memory, request._replace(forget=forget))
 
@@ -29,7 +28,12 @@ def relabelled(unlearner: Unlearner, relabel: Relabel) -> Unlearner:
 
 
 def random_label(
-    tx: Transform, *, num_epochs: int = 10, batch_size: int = 128, retain_weight: float = 1.0
+    tx: Transform,
+    *,
+    num_epochs: int = 10,
+    batch_size: int = 128,
+    retain_weight: float = 1.0,
+    relabel: Relabel | None = None,
 ) -> Unlearner:
     """Trains on the forget set with random wrong labels, and on the retain set with its own.
 
@@ -40,6 +44,7 @@ def random_label(
       num_epochs: passes over both sets, shuffled together.
       batch_size: examples per step.
       retain_weight: coefficient of the retain loss.
+      relabel: what draws the labels; `None` is as said above.
 
     Returns:
       An unlearner that needs forget and retain data and labels.
@@ -54,7 +59,7 @@ def random_label(
         train=True,
     )
     loop = descend(objective, tx, over="union", num_epochs=num_epochs, batch_size=batch_size)
-    return relabelled(loop, _random)
+    return relabelled(loop, relabel or _random)
 
 
 def salun(
@@ -125,10 +130,9 @@ def boundary_shrink(
     References:
       Chen et al., "Boundary Unlearning", CVPR 2023.
     """
-    if not radius > 0:
-        raise ValueError(f"radius must be > 0, got {radius}")
+    checks.positive(radius=radius)
 
-    def relabel(rng, task, frozen, forget):
+    def relabel(rng, task, frozen, request):
         del rng
 
         def per_batch(batch):
@@ -140,14 +144,14 @@ def boundary_shrink(
             outputs, _ = task.apply(frozen, {**batch, "inputs": attacked}, None, False)
             return objectives.second_best_targets(outputs["logits"], batch["targets"])
 
-        return training.map_batches(per_batch, forget, 256)
+        return training.map_batches(per_batch, request.forget, 256)
 
     objective = objectives.combine(forget=[(1.0, objectives.task_loss)])
     loop = descend(objective, tx, over="forget", num_epochs=num_epochs, batch_size=batch_size)
     return relabelled(loop, relabel)
 
 
-def _random(rng: Array, task: Task, frozen: Variables, forget: Data) -> Array:
-    example = data_lib.take(forget, jnp.zeros(1, jnp.int32))
-    outputs = jax.eval_shape(lambda v: task.apply(v, example, None, False)[0], frozen)
-    return objectives.random_targets(rng, forget["targets"], outputs["logits"].shape[-1])
+def _random(rng: Array, task: Task, frozen: Variables, request: Request) -> Array:
+    forget = request.forget
+    num_classes = training.output_shapes(task, frozen, forget)["logits"].shape[-1]
+    return objectives.random_targets(rng, forget["targets"], num_classes)

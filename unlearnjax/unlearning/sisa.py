@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from unlearnjax import checks, training
 from unlearnjax import data as data_lib
-from unlearnjax import training
 from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
 
 
@@ -68,46 +68,37 @@ def sisa(
     Raises:
       ValueError: for a value out of range, at `init` for more slices than examples.
     """
-    for name, value in (
-        ("num_shards", num_shards),
-        ("num_slices", num_slices),
-        ("num_epochs", num_epochs),
-        ("batch_size", batch_size),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
-
-    def train_slice(task: Task, data: Data, rows: Array, variables: Variables, rng: Array):
-        """`num_epochs` over the rows, of which negative ones are padding."""
-        step = training.make_step(training.supervised(task), tx)
-        state, _ = training.run_epochs(
-            step,
-            training.init_state(variables, tx),
-            data,
-            rows,
-            rng,
-            num_epochs=num_epochs,
-            batch_size=min(batch_size, rows.shape[0]),
-        )
-        return state.variables
+    checks.at_least(
+        1,
+        num_shards=num_shards,
+        num_slices=num_slices,
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+    )
 
     def train_shards(task: Task, data: Data, position: Array, memory: SISAMemory, first: Array):
         """All slices from `first[s]` on, shard after shard; `position` finds examples in `data`."""
-        size = -(-memory.shard.shape[0] // num_shards)
+        step = training.make_step(training.supervised(task), tx)
 
         def one_shard(args):
             number, start, checkpoints, begin = args
-            members = jnp.nonzero(memory.shard == number, size=size, fill_value=-1)[0]
-            usable = (members >= 0) & (memory.active[members] > 0)
+            members, usable = shard_members(memory, number, num_shards)
 
             def one_slice(variables, inputs):
                 order, kept = inputs
 
                 def train(variables):
                     seen = usable & (memory.slice[members] <= order)
-                    rows = jnp.where(seen, position[members], -1)
-                    key = jax.random.fold_in(jax.random.fold_in(memory.rng, number), order)
-                    return train_slice(task, data, rows, variables, key)
+                    state, _ = training.run_epochs(
+                        step,
+                        training.init_state(variables, tx),
+                        data,
+                        jnp.where(seen, position[members], -1),
+                        jax.random.fold_in(jax.random.fold_in(memory.rng, number), order),
+                        num_epochs=num_epochs,
+                        batch_size=min(batch_size, members.shape[0]),
+                    )
+                    return state.variables
 
                 # A conditional under lax.map runs one branch only: what is kept costs nothing.
                 variables = jax.lax.cond(order >= begin, train, lambda _: kept, variables)
@@ -121,27 +112,14 @@ def sisa(
     def init(rng, task, variables, data):
         del variables
         n = data_lib.num_examples(data)
-        if num_shards * num_slices > n:
-            raise ValueError(
-                f"num_shards * num_slices must be at most the {n} training examples, got "
-                f"{num_shards} * {num_slices}"
-            )
         assign_rng, start_rng, train_rng = jax.random.split(rng, 3)
-        place = jax.random.permutation(assign_rng, n)
-        size = -(-n // num_shards)
+        shard, slice_ = partition(assign_rng, n, num_shards, num_slices)
         start = jax.lax.map(
             lambda key: training.init_variables(task, data, key),
             jax.random.split(start_rng, num_shards),
         )
         blank = jax.tree.map(lambda x: jnp.repeat(x[:, None], num_slices, axis=1), start)
-        memory = SISAMemory(
-            start,
-            blank,
-            place % num_shards,
-            (place // num_shards) * num_slices // size,
-            jnp.ones(n),
-            train_rng,
-        )
+        memory = SISAMemory(start, blank, shard, slice_, jnp.ones(n), train_rng)
         first = jnp.zeros(num_shards, jnp.int32)
         memory = train_shards(task, data, jnp.arange(n), memory, first)
         return _last(memory), memory
@@ -151,16 +129,45 @@ def sisa(
         forgotten = request.forget["index"]
         shard, order = memory.shard[forgotten], memory.slice[forgotten]
         first = jnp.full(num_shards, num_slices).at[shard].min(order)
-        n = memory.shard.shape[0]
-        retained = jnp.arange(data_lib.num_examples(request.retain))
-        position = jnp.zeros(n, jnp.int32).at[request.retain["index"]].set(retained)
         memory = memory._replace(active=memory.active.at[forgotten].set(0))
+        position = positions(request.retain, memory.shard.shape[0])
         memory = train_shards(task, request.retain, position, memory, first)
         return _last(memory), memory
 
     return Unlearner(
         init, update, frozenset({"train", "forget", "retain", "labels"}), serve=averaged
     )
+
+
+def partition(
+    rng: Array, num_examples: int, num_shards: int, num_slices: int
+) -> tuple[Array, Array]:
+    """Shard and slice of every example, each `[N]`: random, as even as can be.
+
+    Raises:
+      ValueError: for more slices than examples.
+    """
+    if num_shards * num_slices > num_examples:
+        raise ValueError(
+            f"num_shards * num_slices must be at most the {num_examples} training examples, got "
+            f"{num_shards} * {num_slices}"
+        )
+    place = jax.random.permutation(rng, num_examples)
+    size = -(-num_examples // num_shards)
+    return place % num_shards, (place // num_shards) * num_slices // size
+
+
+def shard_members(memory, number: Array, num_shards: int) -> tuple[Array, Array]:
+    """Positions of a shard's examples in the training data, padded by -1, and which may be used."""
+    size = -(-memory.shard.shape[0] // num_shards)
+    members = jnp.nonzero(memory.shard == number, size=size, fill_value=-1)[0]
+    return members, (members >= 0) & (memory.active[members] > 0)
+
+
+def positions(retain: Data, num_train: int) -> Array:
+    """`[N]`: where each training example lies in the retain set (0 if it does not)."""
+    retained = jnp.arange(data_lib.num_examples(retain))
+    return jnp.zeros(num_train, jnp.int32).at[retain["index"]].set(retained)
 
 
 def averaged(task: Task) -> Task:

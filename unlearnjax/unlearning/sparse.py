@@ -3,10 +3,13 @@
 Jia et al., "Model Sparsity Can Simplify Machine Unlearning", NeurIPS 2023 (arXiv 2304.04934).
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from unlearnjax import checks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import PyTree, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import transforms
@@ -38,8 +41,7 @@ def l1_sparse(
     Raises:
       ValueError: for a value out of range.
     """
-    if not gamma >= 0:
-        raise ValueError(f"gamma must be >= 0, got {gamma}")
+    checks.at_least(0, gamma=gamma)
 
     def with_penalty(rng, task: Task, variables: Variables, request: Request):
         del rng, task, variables
@@ -69,10 +71,8 @@ def prune(sparsity: float = 0.95, *, score: str = "magnitude", rounds: int = 100
     Raises:
       ValueError: for a value out of range.
     """
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
-    if score not in SCORES:
-        raise ValueError(f"score must be one of {SCORES}, got {score!r}")
+    _validate_sparsity(sparsity)
+    checks.one_of(score=(score, SCORES))
 
     def update(rng, task, variables, memory, request: Request):
         del rng
@@ -85,6 +85,116 @@ def prune(sparsity: float = 0.95, *, score: str = "magnitude", rounds: int = 100
         return {**variables, "params": jax.tree.map(jnp.multiply, params, mask)}, memory
 
     return Unlearner(init_nothing, update, frozenset({"retain"}))
+
+
+def iterative_prune(
+    tx: optax.GradientTransformation,
+    *,
+    sparsity: float = 0.9,
+    per_round: float = 0.2,
+    num_epochs: int = 5,
+    rewind_epochs: int = 1,
+    batch_size: int = 64,
+) -> Unlearner:
+    """Iterative magnitude pruning with rewinding, at the time of training.
+
+    `init` trains a fresh model for `rewind_epochs` and remembers it; then, round after round,
+    trains from there for `num_epochs`, removes the share `per_round` of the remaining weights that
+    are smallest, over all layers, and rewinds the others; at the end it trains what is left once
+    more. The pruned model is deployed in the place of the given one; `update` does nothing:
+    `chain(iterative_prune(tx), finetune(keep_zeros(tx)))` unlearns from it.
+
+    Args:
+      tx: optax transformation, afresh for every round.
+      sparsity: share of the weights removed in the end, in [0, 1).
+      per_round: share of the remaining weights removed per round, in (0, 1).
+      num_epochs, rewind_epochs, batch_size: of the training.
+
+    Returns:
+      An unlearner that needs the training data at `init`. Cost there: `rewind_epochs` and, per
+      round and once more, `num_epochs` passes.
+
+    Raises:
+      ValueError: for a value out of range.
+
+    References:
+      Frankle et al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis", ICML 2020.
+    """
+    _validate_sparsity(sparsity)
+    if not 0 < per_round < 1:
+        raise ValueError(f"per_round must lie in (0, 1), got {per_round}")
+    checks.at_least(1, num_epochs=num_epochs, rewind_epochs=rewind_epochs, batch_size=batch_size)
+    num_rounds = math.ceil(math.log(1 - sparsity) / math.log(1 - per_round) - 1e-9)
+
+    def init(rng, task: Task, variables, data):
+        del variables
+        n = data_lib.num_examples(data)
+        start_rng, early_rng, rng = jax.random.split(rng, 3)
+
+        def train(variables, mask, rng, num_epochs):
+            masked = transforms.masked(tx, mask)
+            pruned = jax.tree.map(jnp.multiply, variables["params"], mask)
+            state, _ = training.run_epochs(
+                training.make_step(training.supervised(task), masked),
+                training.init_state({**variables, "params": pruned}, masked),
+                data,
+                jnp.arange(n),
+                rng,
+                num_epochs=num_epochs,
+                batch_size=min(batch_size, n),
+            )
+            return state.variables
+
+        fresh = training.init_variables(task, data, start_rng)
+        everything = jax.tree.map(jnp.ones_like, fresh["params"])
+        early = train(fresh, everything, early_rng, rewind_epochs)
+
+        def one_round(mask, number):
+            trained = train(early, mask, jax.random.fold_in(rng, number), num_epochs)
+            keep = jnp.maximum((1 - per_round) ** (number + 1.0), 1 - sparsity)
+            magnitudes = jax.tree.map(jnp.abs, trained["params"])
+            return _keep_largest(magnitudes, keep), None
+
+        mask, _ = jax.lax.scan(one_round, everything, jnp.arange(num_rounds))
+        return train(early, mask, jax.random.fold_in(rng, num_rounds), num_epochs), ()
+
+    def update(rng, task, variables, memory, request: Request):
+        del rng, task, request
+        return variables, memory
+
+    return Unlearner(init, update, frozenset({"train", "labels"}))
+
+
+def iterative_prune_finetune(
+    tx: optax.GradientTransformation,
+    *,
+    sparsity: float = 0.9,
+    per_round: float = 0.2,
+    prune_epochs: int = 5,
+    rewind_epochs: int = 1,
+    prune_tx: optax.GradientTransformation | None = None,
+    num_epochs: int = 10,
+    batch_size: int = 128,
+) -> Unlearner:
+    """Trains a pruned model beforehand, then fine-tunes it: `chain(iterative_prune(...), ...)`.
+
+    Args:
+      tx, num_epochs, batch_size: of `finetune`.
+      sparsity, per_round, prune_epochs, rewind_epochs: of `iterative_prune`.
+      prune_tx: its transformation; `None` is `tx`.
+
+    Returns:
+      An unlearner that needs the training data at `init`, then retain data and labels.
+    """
+    pruned = iterative_prune(
+        prune_tx or tx,
+        sparsity=sparsity,
+        per_round=per_round,
+        num_epochs=prune_epochs,
+        rewind_epochs=rewind_epochs,
+        batch_size=batch_size,
+    )
+    return chain(pruned, finetune(keep_zeros(tx), num_epochs=num_epochs, batch_size=batch_size))
 
 
 def prune_finetune(
@@ -149,11 +259,13 @@ def sparsity_of(params: PyTree) -> jax.Array:
     return sum(jnp.sum(p == 0) for p in weights) / sum(p.size for p in weights)
 
 
+def _validate_sparsity(sparsity: float) -> None:
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
+
+
 def _keep_largest(scores: PyTree, keep) -> PyTree:
     """Mask of the share `keep` (may be traced) of the weights with the largest scores."""
-    flat = jnp.sort(jnp.concatenate([s.ravel() for s in jax.tree.leaves(scores) if s.ndim > 1]))
-    count = jnp.clip(jnp.round(keep * flat.size), 1, flat.size).astype(jnp.int32)
-    threshold = flat[flat.size - count]
-    return jax.tree.map(
-        lambda s: (s >= threshold).astype(jnp.float32) if s.ndim > 1 else jnp.ones(s.shape), scores
-    )
+    leaves, treedef = jax.tree.flatten(scores)
+    masks = iter(transforms.top_share([s for s in leaves if s.ndim > 1], keep))
+    return treedef.unflatten([next(masks) if s.ndim > 1 else jnp.ones(s.shape) for s in leaves])

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 
@@ -95,7 +96,7 @@ def layer_mask(params: PyTree, layers: Sequence[str]) -> PyTree:
             known = sorted({path.rpartition(".")[0] or path for path in paths})
             raise ValueError(f"layers must be among {known}, got {name!r}")
     chosen = [any(_below(path, name) for name in layers) for path in paths]
-    return jax.tree.unflatten(jax.tree.structure(params), [jnp.float32(c) for c in chosen])
+    return jax.tree.unflatten(jax.tree.structure(params), [np.float32(c) for c in chosen])
 
 
 class _StepState(NamedTuple):

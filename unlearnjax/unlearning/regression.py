@@ -1,0 +1,114 @@
+"""Unlearning for regression: a blindspot teacher, and targets drawn from a Gaussian.
+
+Tarun et al., "Deep Regression Unlearning", ICML 2023 (arXiv 2210.08196).
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from unlearnjax import checks, training
+from unlearnjax import data as data_lib
+from unlearnjax.types import Request, Unlearner
+from unlearnjax.unlearning import objectives
+from unlearnjax.unlearning.descend import Transform, descend
+from unlearnjax.unlearning.relabel import random_label
+
+
+def blindspot(
+    tx: Transform,
+    *,
+    blind_tx: optax.GradientTransformation,
+    blind_epochs: int = 2,
+    feature_weight: float = 1.0,
+    num_epochs: int = 1,
+    batch_size: int = 64,
+) -> Unlearner:
+    """Blindspot: on the forget set like a model that has hardly been trained, and never on it.
+
+    The teacher is a fresh model trained on the retain set for `blind_epochs`. The student minimises
+    the task's loss on the retain set, and on the forget set half the squared difference to the
+    teacher's prediction and `feature_weight` times that of the penultimate features. In training
+    mode.
+
+    Args:
+      tx: optax transformation of the student.
+      blind_tx: of the teacher.
+      blind_epochs: passes of the teacher over the retain set: few.
+      feature_weight: lambda of the paper, >= 0.
+      num_epochs: passes over both sets, shuffled together.
+      batch_size: examples per step.
+
+    Returns:
+      An unlearner that needs forget and retain data and labels. Cost: the passes, `blind_epochs`
+      more, and a forward pass over both sets.
+
+    Raises:
+      ValueError: for a value out of range.
+    """
+    checks.at_least(0, feature_weight=feature_weight)
+    checks.at_least(1, blind_epochs=blind_epochs)
+
+    def blind(rng, task, variables, request: Request):
+        del variables
+        n = data_lib.num_examples(request.retain)
+        state, _ = training.train(
+            task,
+            blind_tx,
+            request.retain,
+            jnp.arange(n),
+            rng,
+            num_epochs=blind_epochs,
+            batch_size=min(batch_size, n),
+        )
+        return state.variables
+
+    objective = objectives.combine(
+        forget=[
+            (1.0, objectives.output_distance("blind")),
+            (feature_weight, objectives.feature_distance("blind")),
+        ],
+        retain=[(1.0, objectives.task_loss)],
+        train=True,
+    )
+    return descend(
+        objective,
+        tx,
+        over="union",
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        teachers={"blind": blind},
+    )
+
+
+def gaussian_amnesiac(
+    tx: Transform, *, num_epochs: int = 5, batch_size: int = 64, retain_weight: float = 1.0
+) -> Unlearner:
+    """Gaussian-Amnesiac: the forget set's targets are redrawn from a Gaussian of all targets.
+
+    Mean and standard deviation are those of the training targets; the draw is made once per
+    request. In training mode.
+
+    Args:
+      tx: optax transformation.
+      num_epochs: passes over both sets, shuffled together.
+      batch_size: examples per step.
+      retain_weight: coefficient of the retain loss.
+
+    Returns:
+      An unlearner that needs forget and retain data and labels.
+    """
+
+    def relabel(rng, task, frozen, request: Request):
+        del task, frozen
+        targets = jnp.concatenate([request.forget["targets"], request.retain["targets"]])
+        noise = jax.random.normal(rng, request.forget["targets"].shape, targets.dtype)
+        return targets.mean() + targets.std() * noise
+
+    return random_label(
+        tx,
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        retain_weight=retain_weight,
+        relabel=relabel,
+    )

@@ -1,0 +1,268 @@
+"""S3T: slices that each train a layer's adapter of their own, so that deleting switches layers off.
+
+Basu Roy Chowdhury et al., "Towards Scalable Exact Machine Unlearning Using Parameter-Efficient
+Fine-Tuning", ICLR 2025 (arXiv 2406.16257).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from unlearnjax import checks, curvature, training
+from unlearnjax import data as data_lib
+from unlearnjax.types import Array, Data, PyTree, Request, Task, Unlearner, Variables
+from unlearnjax.unlearning import sequences, transforms
+from unlearnjax.unlearning.sisa import averaged, partition, positions, shard_members
+
+
+class S3TMemory(NamedTuple):
+    """What is kept for later deletions; S shards, B copies of each, L slices.
+
+    Attributes:
+      backbone: the frozen model that the adapters are added to.
+      adapters: of every copy, leaves `[S, B, ...]`.
+      alive: `[S, B]`, how many of a copy's blocks, from the first trained, are in service.
+      shard, slice: `[N]`, where each training example (by its `index`) was put.
+      active: `[N]`, 1 until the example is forgotten.
+      rng: key of all training.
+    """
+
+    backbone: Variables
+    adapters: PyTree
+    alive: Array
+    shard: Array
+    slice: Array
+    active: Array
+    rng: Array
+
+
+def s3t(
+    tx: optax.GradientTransformation,
+    *,
+    num_shards: int = 1,
+    num_slices: int = 4,
+    budget: int = 4,
+    rank: int = 16,
+    num_epochs: int = 5,
+    batch_size: int = 64,
+    backbone: Variables | None = None,
+    deletion_probability: tuple[float, ...] | None = None,
+) -> Unlearner:
+    """Sequence-aware sharded sliced training; exact deletion, mostly without training.
+
+    The layers are grouped into L = `num_slices` blocks from the output down. A copy of a shard
+    goes through its slices in some order: block i trains its adapters (low-rank for matrices and
+    kernels, full for vectors) on the first i slices, all else frozen. Forgetting an example of the
+    copy's i-th slice switches blocks i to L off: what is left never saw it. Each shard has
+    `budget` copies with different orders and serves the one with the most blocks; only when all
+    of its copies have lost their first block is it trained anew on what is retained. Probabilities
+    are averaged over shards.
+
+    The model it was given is not used: the ensemble is deployed in its place.
+
+    Args:
+      tx: optax transformation, afresh for every slice.
+      num_shards: S.
+      num_slices: L; at most the number of layers with parameters.
+      budget: B, orders that are trained, see `sequences`.
+      rank: of the adapters; at or above a matrix's own rank they are as free as it is.
+      num_epochs: passes per block over the slices so far.
+      batch_size: examples per step.
+      backbone: a model that was trained on *other* data (else deletion is not exact); `None` is a
+        freshly initialised one.
+      deletion_probability: of every slice, if known; `None` is uniform.
+
+    Returns:
+      An unlearner that needs the training data at `init`, then forget and retain data and labels
+      (`index` must be the position in the training data). Cost of a deletion: none, until a shard
+      has lost all copies; of `init`: `budget num_epochs (L + 1) / 2` passes; memory: `S B` sets of
+      adapters and the backbone. Linen models only.
+
+    Raises:
+      ValueError: for a value out of range, at `init` for more slices than layers or examples.
+    """
+    checks.at_least(
+        1,
+        num_shards=num_shards,
+        num_slices=num_slices,
+        budget=budget,
+        rank=rank,
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+    )
+    orders = (
+        sequences.diverse(num_slices, budget)
+        if deletion_probability is None
+        else sequences.by_probability(deletion_probability, budget)
+    )
+    if orders.shape[1] != num_slices:
+        raise ValueError(
+            f"deletion_probability must have num_slices={num_slices} entries, got {orders.shape[1]}"
+        )
+    turns = jnp.asarray(np.argsort(orders, axis=1))  # [B, L]: when each slice has its turn
+
+    def train_copy(task: Task, data: Data, position: Array, memory: S3TMemory, shard, copy):
+        """The adapters of one copy, block after block."""
+        members, usable = shard_members(memory, shard, num_shards)
+        key = jax.random.fold_in(jax.random.fold_in(memory.rng, shard), copy)
+        start = init_adapters(jax.random.fold_in(key, num_slices), memory.backbone["params"], rank)
+        student = adapted(task, memory.backbone)
+        blocks = block_numbers(task, memory.backbone, data, num_slices)
+
+        def one_block(adapters, number):
+            own = jax.tree.map(
+                lambda block, part: jax.tree.map(lambda _: block == number, part), blocks, adapters
+            )
+            masked = transforms.masked(tx, own)
+            seen = usable & (turns[copy, memory.slice[members]] <= number)
+            state, _ = training.run_epochs(
+                training.make_step(training.supervised(student, train=False), masked),
+                training.init_state({"params": adapters}, masked),
+                data,
+                jnp.where(seen, position[members], -1),
+                jax.random.fold_in(key, number),
+                num_epochs=num_epochs,
+                batch_size=min(batch_size, members.shape[0]),
+            )
+            return state.variables["params"], None
+
+        return jax.lax.scan(one_block, start, jnp.arange(num_slices))[0]
+
+    def train_shards(task: Task, data: Data, position: Array, memory: S3TMemory, dead: Array):
+        """All copies of the dead shards; the others stay as they are."""
+
+        def one_shard(args):
+            shard, is_dead, kept = args
+
+            def anew(_):
+                return jax.lax.map(
+                    lambda copy: train_copy(task, data, position, memory, shard, copy),
+                    jnp.arange(budget),
+                )
+
+            # A conditional under lax.map runs one branch only: what is kept costs nothing.
+            return jax.lax.cond(is_dead, anew, lambda kept: kept, kept)
+
+        shards = (jnp.arange(num_shards), dead, memory.adapters)
+        adapters = jax.lax.map(one_shard, shards)
+        alive = jnp.where(dead[:, None], num_slices, memory.alive)
+        return memory._replace(adapters=adapters, alive=alive)
+
+    def deploy(task: Task, data: Data, memory: S3TMemory) -> Variables:
+        """Of each shard the copy with the most blocks, merged into plain variables `[S, ...]`."""
+        blocks = block_numbers(task, memory.backbone, data, num_slices)
+
+        def one_shard(adapters, alive):
+            best = jnp.argmax(alive)
+            adapters = jax.tree.map(lambda leaf: leaf[best], adapters)
+            params = merge(memory.backbone["params"], adapters, blocks, alive[best])
+            return {**memory.backbone, "params": params}
+
+        return jax.vmap(one_shard)(memory.adapters, memory.alive)
+
+    def init(rng, task, variables, data):
+        del variables
+        n = data_lib.num_examples(data)
+        assign_rng, start_rng, train_rng = jax.random.split(rng, 3)
+        shard, slice_ = partition(assign_rng, n, num_shards, num_slices)
+        frozen = training.init_variables(task, data, start_rng) if backbone is None else backbone
+        shapes = jax.eval_shape(lambda: init_adapters(train_rng, frozen["params"], rank))
+        blank = jax.tree.map(lambda x: jnp.zeros((num_shards, budget, *x.shape), x.dtype), shapes)
+        alive = jnp.zeros((num_shards, budget), jnp.int32)
+        memory = S3TMemory(frozen, blank, alive, shard, slice_, jnp.ones(n), train_rng)
+        dead = jnp.ones(num_shards, bool)
+        memory = train_shards(task, data, jnp.arange(n), memory, dead)
+        return deploy(task, data, memory), memory
+
+    def update(rng, task, variables, memory, request: Request):
+        del rng, variables
+        forgotten = request.forget["index"]
+        shard, slice_ = memory.shard[forgotten], memory.slice[forgotten]
+        alive = memory.alive.at[shard].min(turns[:, slice_].T)
+        memory = memory._replace(alive=alive, active=memory.active.at[forgotten].set(0))
+        position = positions(request.retain, memory.shard.shape[0])
+        dead = alive.max(axis=1) == 0
+        memory = train_shards(task, request.retain, position, memory, dead)
+        return deploy(task, request.retain, memory), memory
+
+    needs = frozenset({"train", "forget", "retain", "labels"})
+    return Unlearner(init, update, needs, serve=averaged)
+
+
+def init_adapters(rng: Array, params: PyTree, rank: int) -> PyTree:
+    """Adapters that change nothing yet: at every parameter a mapping of factors.
+
+    Parameters with two axes or more, seen as matrices `[M, N]`: `{'down': [M, r], 'up': [r, N]}`
+    with r at most `min(M, N)`, `up` zero (Hu et al., "LoRA", ICLR 2022). Others: `{'offset'}`.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+
+    def one(key, leaf):
+        if leaf.ndim < 2:
+            return {"offset": jnp.zeros_like(leaf)}
+        rows, columns = leaf.size // leaf.shape[-1], leaf.shape[-1]
+        r = min(rank, rows, columns)
+        down = jax.random.normal(key, (rows, r), leaf.dtype) / jnp.sqrt(rows).astype(leaf.dtype)
+        return {"down": down, "up": jnp.zeros((r, columns), leaf.dtype)}
+
+    keys = jax.random.split(rng, len(leaves))
+    return treedef.unflatten([one(key, leaf) for key, leaf in zip(keys, leaves, strict=True)])
+
+
+def merge(params: PyTree, adapters: PyTree, blocks: PyTree, alive: Array) -> PyTree:
+    """Parameters with the adapters of blocks below `alive` added, the others switched off."""
+
+    def one(leaf, adapter, block):
+        return jnp.where(block < alive, leaf + _change(adapter, leaf), leaf)
+
+    leaves, treedef = jax.tree.flatten(params)
+    return treedef.unflatten(
+        [
+            one(leaf, adapter, block)
+            for leaf, adapter, block in zip(
+                leaves, treedef.flatten_up_to(adapters), jax.tree.leaves(blocks), strict=True
+            )
+        ]
+    )
+
+
+def adapted(task: Task, backbone: Variables) -> Task:
+    """The task whose parameters are adapters of a frozen model."""
+    leaves, treedef = jax.tree.flatten(backbone["params"])
+
+    def apply(variables, batch, rng, train):
+        adapters = treedef.flatten_up_to(variables["params"])
+        params = treedef.unflatten(
+            [leaf + _change(a, leaf) for leaf, a in zip(leaves, adapters, strict=True)]
+        )
+        outputs, _ = task.apply({**backbone, "params": params}, batch, rng, train)
+        return outputs, variables
+
+    return task._replace(apply=apply)
+
+
+def block_numbers(task: Task, variables: Variables, data: Data, num_blocks: int) -> PyTree:
+    """Tree like the parameters: each one's block as an int, 0 for the layers next to the output.
+
+    Parameters of no layer are of block `num_blocks`, which is never trained.
+    """
+    example = data_lib.take(data, jnp.zeros(1, jnp.int32))
+    layers = curvature.layer_names(task, variables, example)[::-1]
+    if num_blocks > len(layers):
+        raise ValueError(
+            f"num_slices must be at most the model's {len(layers)} layers, got {num_blocks}"
+        )
+    groups = np.array_split(layers, num_blocks)
+    masks = [transforms.layer_mask(variables["params"], list(group)) for group in groups]
+    return jax.tree.map(
+        lambda *member: next((i for i, m in enumerate(member) if float(m) > 0), num_blocks), *masks
+    )
+
+
+def _change(adapter: PyTree, leaf: Array) -> Array:
+    if "offset" in adapter:
+        return adapter["offset"]
+    return (adapter["down"] @ adapter["up"]).reshape(leaf.shape)
