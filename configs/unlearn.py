@@ -6,10 +6,14 @@ Digits, ConvNet, class 3, three seeds, every method: 2 to 2.5 minutes on 2 CPU c
 forget accuracy 0 %, as the oracle, with retain accuracy 99.9 % (oracle 100 %).
 
 Variants by config string, comma-separated: a data set, then `key=value` with the keys model, method
-(several with '+'), forget (see unlearnjax/data/forget_sets.py) and seeds:
+(several with '+'), forget (see unlearnjax/data/forget_sets.py and corruption.py), seeds, train and
+test (use so many examples of each), superclasses (classes lumped together, for sub-class
+forgetting) and target (a field of the data set to be learned in the place of its label):
 
-    --config=configs/unlearn.py:fashion_mnist,method=ssd,forget=class:3
+    --config=configs/unlearn.py:fashion_mnist,method=ssd,forget=class:3,train=5000
     --config=configs/unlearn.py:digits,model=mlp,forget=random:0.1,seeds=5
+    --config=configs/unlearn.py:digits,superclasses=0+2+4+6+8/1+3+5+7+9,forget=field:subclass:3
+    --config=configs/unlearn.py:cifar100,target=coarse_label,forget=field:subclass:8
     --config=configs/unlearn.py:cifar10,model=resnet18
 
 Single fields by flags: `--config.train.num_epochs=5`, `--config.unlearn.ssd.alpha=3`, or for every
@@ -17,6 +21,8 @@ method that has the field `--config.unlearn.alpha=3`.
 """
 
 import difflib
+import json
+from pathlib import Path
 
 from ml_collections import ConfigDict, config_dict
 
@@ -45,7 +51,8 @@ _ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 64}
 
 # Hyper-parameters per method: fields of its constructor in `unlearnjax.unlearning`, of which
 # `optimizer` and `learning_rate` make its `tx`. `constructor` names it where the method is a
-# variant. `retrain` repeats the training of the original. README, "How the values were found".
+# variant. `retrain` repeats the training of the original. Values that configs/sweep.py found for a
+# data set, model and kind of forget set, in configs/tuned/, replace these.
 METHODS = {
     "retrain": {},
     "finetune": {**_ADAM, "learning_rate": 3e-3, "num_epochs": 2},
@@ -87,6 +94,23 @@ METHODS = {
     "influence": {"alpha": 5.0, "method": "cg", "damping": 0.05, "num_steps": 10},
     "l1_sparse": {**_ADAM, "learning_rate": 3e-3, "num_epochs": 3, "gamma": 1e-4},
     "prune_finetune": {**_ADAM, "learning_rate": 3e-3, "num_epochs": 3, "sparsity": 0.8},
+    "iterative_prune_finetune": {
+        **_ADAM,
+        "learning_rate": 3e-3,
+        "num_epochs": 3,
+        "sparsity": 0.8,
+        "per_round": 0.4,
+        "prune_epochs": 5,
+        "rewind_epochs": 2,
+    },
+    "laf": {
+        **_ADAM,
+        "num_epochs": 5,
+        "forget_weight": 1.0,
+        "align_weight": 1.0,
+        "temperature": 0.2,
+        "max_error": 1.0,
+    },
     "just_in_time": {
         "optimizer": "sgd",
         "learning_rate": 0.01,
@@ -102,20 +126,21 @@ METHODS = {
         "num_shards": 3,
         "num_slices": 3,
     },
+    "s3t": {
+        **_ADAM,
+        "learning_rate": 3e-3,
+        "num_epochs": 7,
+        "num_shards": 1,
+        "num_slices": 3,
+        "budget": 3,
+        "rank": 32,
+    },
     "ssd": {"alpha": 4.0, "dampening": 1.0, "importance": "exact", "batch_size": 128},
     "loss_free_ssd": {"alpha": 3.0, "dampening": 1.0, "batch_size": 16},
     "adaptive_ssd": {"dampening": 1.0, "batch_size": 128},
 }
-# Where a data set and model want other values than above.
-TUNED: dict[tuple[str, str], dict[str, dict]] = {
-    ("digits", "mlp"): {"gradient_ascent": {"learning_rate": 0.03}},
-    ("fashion_mnist", "convnet"): {
-        "finetune": {"learning_rate": 1e-3},
-        "gradient_ascent": {"learning_rate": 1e-3, "num_epochs": 5},
-        "ssd": {"alpha": 3.0, "dampening": 0.3},
-    },
-}
-KEYS = ("dataset", "model", "method", "forget", "seeds")
+TUNED = Path(__file__).parent / "tuned"
+KEYS = ("dataset", "model", "method", "forget", "seeds", "train", "test", "superclasses", "target")
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -126,9 +151,19 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config = ConfigDict()
     config.seed = 0
-    config.num_seeds = int(options.get("seeds", 3))
+    config.num_seeds = _count(options, "seeds") or 3
+    config.task = "classification"
     config.dataset = dataset
+    config.source = config_dict.placeholder(str)  # files of data sets that are read from files
+    config.target = config_dict.placeholder(str)
+    config.target = options.get("target")
+    config.superclasses = _groups(options.get("superclasses", ""))
+    config.num_train = config_dict.placeholder(int)  # all
+    config.num_train = _count(options, "train")
+    config.num_test = config_dict.placeholder(int)
+    config.num_test = _count(options, "test")
     config.validation_fraction = 0.1
+    config.held_out = "test"
     config.forget = options.get("forget", "class:3")
     config.model = ConfigDict(
         {"name": model, "dtype": "float32", "options": models.default_options(model)}
@@ -145,15 +180,18 @@ def get_config(arg: str = "") -> ConfigDict:
         }
     )
     config.evaluate = ConfigDict({"batch_size": 500})
+    # The relearn audit: steps of the training optimizer until the forget set is known again.
+    config.evaluate.relearn = ConfigDict(
+        {"learning_rate": 3e-4, "max_steps": 100, "margin": 0.05, "num_examples": 256}
+    )
+    config.columns = ()  # further columns of the printed table, e.g. ("unseen_accuracy",)
     config.methods = tuple(options.get("method", "+".join(METHODS)).split("+"))
     unknown = [method for method in config.methods if method not in METHODS]
     if unknown:
         raise ValueError(f"method must be one of {sorted(METHODS)}, got {_named(unknown, METHODS)}")
 
-    unlearn = {name: dict(fields) for name, fields in METHODS.items()}
-    for name, fields in TUNED.get((dataset, model), {}).items():
-        unlearn[name].update(fields)
-    config.unlearn = ConfigDict(unlearn)
+    config.unlearn = ConfigDict({name: dict(fields) for name, fields in METHODS.items()})
+    config.unlearn.update(tuned(dataset, model).get(kind_of(config.forget), {}))
     # Fields of the methods, unset here: `--config.unlearn.FIELD` sets it for every method with it.
     for fields in METHODS.values():
         for field, value in fields.items():
@@ -161,6 +199,33 @@ def get_config(arg: str = "") -> ConfigDict:
                 kind = type(value) if isinstance(value, int | str) else float
                 config.unlearn[field] = config_dict.placeholder(kind)
     return config
+
+
+def tuned(dataset: str, model: str) -> dict[str, dict[str, dict]]:
+    """{kind of forget set: {method: fields}} that a sweep found best, see configs/sweep.py."""
+    path = TUNED / f"{dataset}_{model}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def kind_of(forget: str) -> str:
+    """'class', 'part', 'random', ...: forget sets of one kind share hyper-parameters."""
+    kind = forget.partition(":")[0]
+    return {"indices": "random", "field": "class"}.get(kind, kind)
+
+
+def _groups(text: str) -> tuple[tuple[int, ...], ...]:
+    """'0+2/1+3' to ((0, 2), (1, 3))."""
+    try:
+        return tuple(tuple(int(c) for c in g.split("+")) for g in text.split("/") if g)
+    except ValueError as error:
+        raise ValueError(f"superclasses must be like 0+2+4/1+3+5, got {text!r}") from error
+
+
+def _count(options: dict[str, str], key: str) -> int | None:
+    value = options.get(key)
+    if value is not None and not (value.isdigit() and int(value) >= 1):
+        raise ValueError(f"{key} must be a positive integer, got {value!r}")
+    return None if value is None else int(value)
 
 
 def _parse(arg: str) -> dict[str, str]:
@@ -173,8 +238,6 @@ def _parse(arg: str) -> dict[str, str]:
         if key not in KEYS:
             raise ValueError(f"config option must be one of {KEYS}, got {_named([key], KEYS)}")
         options[key] = value
-    if not str(options.get("seeds", 1)).isdigit() or int(options.get("seeds", 1)) < 1:
-        raise ValueError(f"seeds must be a positive integer, got {options['seeds']!r}")
     return options
 
 

@@ -3,19 +3,21 @@
 import difflib
 import functools
 import inspect
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from unlearnjax import checks, models, tasks, unlearning
 from unlearnjax import data as data_lib
-from unlearnjax import models, tasks, unlearning
 from unlearnjax.types import Data, Task, Unlearner
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES = ("constant", "cosine")
+TASKS = {"classification": tasks.classification, "regression": tasks.regression}
 
 
 class Problem(NamedTuple):
@@ -25,8 +27,11 @@ class Problem(NamedTuple):
       dataset: as loaded.
       train, val, held_out: data of the originals, of model selection, and never trained on.
       forget, retain: positions in `train`.
+      oracle: positions in `train` that the oracle trains on: the retain set, or, where the training
+        data is corrupted, all that is clean.
       unseen, test: positions in `held_out`, of the forget set's and of the retain set's
         distribution.
+      note: what is to be known of the sets, for the report.
     """
 
     dataset: data_lib.Dataset
@@ -35,22 +40,57 @@ class Problem(NamedTuple):
     held_out: Data
     forget: np.ndarray
     retain: np.ndarray
+    oracle: np.ndarray
     unseen: np.ndarray
     test: np.ndarray
+    note: str = ""
 
 
 def problem(config: ConfigDict, data_dir: str | None) -> Problem:
     """Loads the data set and selects the forget set, from `config.seed` alone."""
-    dataset = _load(config.dataset, data_dir)
-    split_rng, forget_rng = np.random.default_rng(config.seed).spawn(2)
-    train, val = data_lib.split_validation(dataset.train, config.validation_fraction, split_rng)
-    chosen = data_lib.forget_sets.select(config.forget, train, dataset.test, forget_rng)
-    retain = data_lib.forget_sets.complement(chosen.forget, len(train["targets"]))
-    for name in ("retain", "train"):
-        size = len(retain) if name == "retain" else len(train["targets"])
-        data_lib.validate_batch_size(config.train.batch_size, size, "config.train.batch_size")
+    dataset = _load(config.dataset, data_dir, config.source)
+    if config.target is not None:
+        dataset = data_lib.with_target(dataset, config.target)
+    if config.superclasses:
+        dataset = data_lib.with_superclasses(dataset, config.superclasses)
+    if (dataset.train["targets"].dtype == np.float32) != (config.task == "regression"):
+        raise ValueError(f"task must fit the targets of {config.dataset}, got {config.task!r}")
+    split_rng, forget_rng, size_rng = np.random.default_rng(config.seed).spawn(3)
+    all_train = data_lib.subsample(dataset.train, config.num_train, size_rng)
+    held_out = data_lib.subsample(dataset.test, config.num_test, size_rng)
+    train, val = data_lib.split_validation(all_train, config.validation_fraction, split_rng)
+    if config.held_out == "validation":  # hyper-parameters are found without the test set
+        held_out = val
+    elif config.held_out != "test":
+        raise ValueError(f"held_out must be 'test' or 'validation', got {config.held_out!r}")
+    kind, note = config.forget.partition(":")[0], ""
+    if kind in data_lib.corruption.KINDS:
+        corrupted = data_lib.corruption.corrupt(config.forget, train, held_out, forget_rng)
+        train, held_out, chosen = corrupted.train, corrupted.held_out, corrupted.selection
+        gone = corrupted.corrupt
+        note = (
+            f"{len(gone)} training examples are corrupted, of which the forget set is the part "
+            "that is known; oracles train without any of them. Accuracy on the unseen examples is "
+            "the corrected accuracy. "
+        )
+    else:
+        chosen = data_lib.forget_sets.select(config.forget, train, held_out, forget_rng)
+        gone = chosen.forget
+    size = len(train["targets"])
+    retain = data_lib.forget_sets.complement(chosen.forget, size)
+    oracle = data_lib.forget_sets.complement(gone, size)
+    data_lib.validate_batch_size(config.train.batch_size, len(oracle), "config.train.batch_size")
     return Problem(
-        dataset, train, val, dataset.test, chosen.forget, retain, chosen.unseen, chosen.test
+        dataset,
+        train,
+        val,
+        held_out,
+        chosen.forget,
+        retain,
+        oracle,
+        chosen.unseen,
+        chosen.test,
+        note,
     )
 
 
@@ -63,7 +103,9 @@ def subset(data: Data, indices: np.ndarray) -> Data:
 
 
 def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
-    """The classification task of `config.model` on the data set."""
+    """The task of `config.model` on the data set."""
+    if config.task not in TASKS:
+        raise ValueError(f"task must be one of {tuple(TASKS)}, got {config.task!r}")
     dtypes = {"float32": None, "bfloat16": jnp.bfloat16}
     if config.model.dtype not in dtypes:
         raise ValueError(f"model.dtype must be one of {sorted(dtypes)}, got {config.model.dtype!r}")
@@ -74,15 +116,15 @@ def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
         dtype=dtypes[config.model.dtype],
         **options,
     )
-    return tasks.classification(tasks.from_linen(module))
+    return TASKS[config.task](tasks.from_linen(module))
 
 
 def optimizer(name: str, learning_rate: float | optax.Schedule) -> optax.GradientTransformation:
     """An optax optimizer by name; 'momentum' is SGD with 0.9."""
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {name!r}")
-    if not callable(learning_rate) and not learning_rate > 0:
-        raise ValueError(f"learning_rate must be > 0, got {learning_rate}")
+    if not callable(learning_rate):
+        checks.positive(learning_rate=learning_rate)
     if name == "momentum":
         return optax.sgd(learning_rate, momentum=0.9)
     return getattr(optax, name)(learning_rate)
@@ -99,8 +141,7 @@ def training_optimizer(config: ConfigDict, num_examples: int) -> optax.GradientT
     rate = train.learning_rate
     if train.schedule == "cosine":
         steps = train.num_epochs * data_lib.steps_per_epoch(num_examples, train.batch_size)
-        if not rate > 0:
-            raise ValueError(f"learning_rate must be > 0, got {rate}")
+        checks.positive(learning_rate=rate)
         rate = optax.cosine_decay_schedule(rate, steps)
     return optimizer(train.optimizer, rate)
 
@@ -110,11 +151,14 @@ def augmentation(config: ConfigDict):
     return data_lib.pad_crop_flip if config.train.augment else None
 
 
-def unlearner(name: str, config: ConfigDict, num_retain: int) -> Unlearner:
+def unlearner(
+    name: str, config: ConfigDict, num_retain: int, values: Mapping[str, Any] | None = None
+) -> Unlearner:
     """The constructor `unlearning.<name>` called with the fields of `config.unlearn.<name>`.
 
-    Fields set on `config.unlearn` itself replace those of every method that has them. `optimizer`
-    and `learning_rate` become the constructor's `tx`.
+    Fields set on `config.unlearn` itself replace those of every method that has them, and `values`
+    (which may be traced) replace both. `optimizer` and `learning_rate` become the constructor's
+    `tx`.
 
     Raises:
       ValueError: for a field that the method does not have, and what the constructor refuses.
@@ -134,6 +178,7 @@ def unlearner(name: str, config: ConfigDict, num_retain: int) -> Unlearner:
         }
         shared = {}
     own.update({field: value for field, value in shared.items() if field in own})
+    own.update(values or {})
     if "learning_rate" in own:
         own["tx"] = optimizer(own.pop("optimizer"), own.pop("learning_rate"))
     constructor = getattr(unlearning, own.pop("constructor", name))

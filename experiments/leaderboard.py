@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from ml_collections import ConfigDict
 
+from configs import unlearn
 from experiments import build, runner
 from unlearnjax import parallel
 from unlearnjax.report import html, plots, table
@@ -18,8 +19,10 @@ def story(
     """Runs every scenario in a directory of its own, then ranks the methods."""
     configs = {}
     for forget in config.scenarios:
-        configs[forget] = ConfigDict(config.to_dict() | {"forget": forget})
-        del configs[forget].scenarios
+        one = ConfigDict(config.to_dict() | {"forget": forget})
+        one.unlearn.update(one.tuned.get(unlearn.kind_of(forget), {}))
+        del one.scenarios, one.tuned, one.rank
+        configs[forget] = one
         build.problem(configs[forget], run.data_dir)  # a bad one fails before the first is run
     summaries = {}
     for forget, one in configs.items():

@@ -3,20 +3,14 @@
 python -m experiments.unlearn --config=configs/unlearn.py --workdir=/tmp/unlearn
 """
 
-import functools
-
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import build, leaderboard, runner
-from experiments.fit import make_fit
-from unlearnjax import audit, parallel, training, trees
+from experiments import build, leaderboard, measure, runner
+from unlearnjax import audit, parallel
 from unlearnjax.report import html, plots, table
 from unlearnjax.training.checkpoints import Checkpoints
-from unlearnjax.types import Request, Task, Variables
-
-SETS = ("forget", "retain", "val", "test", "unseen")
+from unlearnjax.types import Variables
 
 
 def story(config: ConfigDict, run: runner.Run) -> None:
@@ -32,117 +26,63 @@ def scenario(config: ConfigDict, run: runner.Run) -> list[table.Row]:
     if config.num_seeds < 1:
         raise ValueError(f"num_seeds must be >= 1, got {config.num_seeds}")
     problem = build.problem(config, run.data_dir)
-    task = build.task(config, problem.dataset)
+    bench = measure.bench(config, problem)
     build.validate_shared_fields(config)
     unlearners = {
         name: build.unlearner(name, config, len(problem.retain)) for name in config.methods
     }
-
-    train, val, held_out = (place(d) for d in (problem.train, problem.val, problem.held_out))
-    request = Request(
-        forget=place(build.subset(problem.train, problem.forget)),
-        retain=place(build.subset(problem.train, problem.retain)),
-        validation=val,
-    )
+    for unlearner in unlearners.values():
+        measure.validate(bench, unlearner)
     run.start(config.num_seeds * (2 * config.train.num_epochs + len(unlearners)))
+    rows, losses, curves, predicted, targets = [], {}, {}, [], {}
 
-    def evaluated(task: Task, variables: Variables) -> dict[str, dict[str, np.ndarray]]:
-        outputs = per_set(task, variables, (train, val, held_out), problem, config)
-        outputs["forget"]["probs"] = predict(task, variables, request.forget, config)
-        return outputs
+    def add_row(method: str, seed: int, task, compute) -> None:
+        """`compute` gives a model and its cost."""
 
-    def fitted(name: str, data, indices: np.ndarray) -> list[Variables]:
-        fit = make_fit(
-            task,
-            build.training_optimizer(config, len(indices)),
-            data,
-            place(indices),
-            num_epochs=config.train.num_epochs,
-            batch_size=config.train.batch_size,
-            checkpoint_every=config.train.checkpoint_every,
-            augment=build.augmentation(config),
-        )
-        models = []
-        for seed in range(config.num_seeds):
-            result = fit(run, f"{name}_seed{seed}", runner.key(config.seed, name, seed))
-            add_row(name, seed, lambda r=result: (evaluated(task, r.variables), r.cost._asdict()))
-            curves.setdefault(name, []).append(result.history["loss"])
-            models.append(result.variables)
-        return models
-
-    rows, losses, curves, probs = [], {}, {}, []
-
-    def add_row(method: str, seed: int, compute) -> None:
         def measured():
-            outputs, cost = compute()
-            numbers = audit.summarise(outputs, seed=seed)
+            variables, cost = compute()
+            outputs = measure.outputs(bench, task, variables)
+            numbers = measure.summarise(bench, outputs, seed)
             stop_if_not_finite(method, seed, numbers)
-            arrays = {name: np.asarray(outputs[name]["loss"]) for name in SETS}
-            arrays["probs"] = np.asarray(outputs["forget"]["probs"])
+            target = targets.get(seed, measure.relearn_target(bench, numbers))
+            numbers["relearn_steps"] = int(bench.relearn(task, variables, target))
+            arrays = {name: np.asarray(outputs[name]["loss"]) for name in measure.SETS}
+            arrays["predictions"] = np.asarray(outputs["forget"]["predictions"])
             return {"method": method, "seed": seed, **numbers, **cost}, arrays
 
         row, arrays = run.row(f"{method}_seed{seed}", measured)
+        if method == "original":
+            targets[seed] = measure.relearn_target(bench, row)
         rows.append(row)
-        probs.append(arrays.pop("probs"))
+        predicted.append(arrays.pop("predictions"))
         losses.setdefault(method, []).append(arrays)
 
-    originals = fitted("original", train, np.arange(len(problem.train["targets"])))
-    fitted("oracle", train, problem.retain)
+    def add_fits(name: str, indices: np.ndarray) -> list[Variables]:
+        fits = measure.fit(bench, run, name, indices)
+        for seed, fit in enumerate(fits):
+            compute = lambda fit=fit: (fit.variables, fit.cost._asdict())
+            add_row(name, seed, bench.task, compute)
+        curves[name] = np.stack([fit.history["loss"] for fit in fits])
+        return [fit.variables for fit in fits]
+
+    originals = add_fits("original", np.arange(len(problem.train["targets"])))
+    add_fits("oracle", problem.oracle)
     for method, unlearner in unlearners.items():
-        forget_with = make_forget(task, unlearner, train, request)
+        forget = measure.forgetter(bench, lambda values, unlearner=unlearner: unlearner)
         for seed, original in enumerate(originals):
 
-            def compute(method=method, seed=seed, original=original, forget_with=forget_with):
-                rng = runner.key(config.seed, method, seed)
-                variables, cost = forget_with(rng, original)
+            def compute(method=method, seed=seed, original=original, forget=forget):
+                variables, cost = forget(runner.key(config.seed, method, seed), original)
                 save(run, f"{method}_seed{seed}", variables)
-                return evaluated(unlearners[method].serve(task), variables), cost
+                return variables, cost
 
             run.advance(f"{method}_seed{seed}", 0)
-            add_row(method, seed, compute)
+            add_row(method, seed, unlearner.serve(bench.task), compute)
             run.advance(f"{method}_seed{seed}")
 
     run.progress.stop()
-    novice = training.init_variables(task, train, runner.key(config.seed, "incompetent"))
-    novice_probs = predict(task, novice, request.forget, config)
-    rows = audit.against_oracles(rows, probs, novice_probs)
-    return report(config, run, problem, rows, losses, curves)
-
-
-def place(data):
-    """Arrays on the device, or on all devices of the mesh."""
-    mesh = parallel.current()
-    return jax.device_put(data) if mesh is None else parallel.replicate(data, mesh)
-
-
-def make_forget(task: Task, unlearner, train, request: Request):
-    """`(rng, variables) -> (unlearned variables, cost columns)`, compiled for the first model.
-
-    The request costs what `update` costs; what `init` did beforehand, with the training data still
-    at hand, is reported beside it as `init_*`.
-    """
-    programs = {}
-
-    def init(rng, variables, train):
-        return unlearner.init(rng, task, variables, train)
-
-    def update(rng, variables, memory, request):
-        return unlearner.update(rng, task, variables, memory, request)
-
-    def run_costed(name, fn, *args):
-        if name not in programs:
-            programs[name] = audit.compile_costed(fn, *args)
-        return audit.timed(programs[name], *args)
-
-    def forget(rng, variables):
-        init_rng, update_rng = jax.random.split(rng)
-        (variables, memory), init_cost = run_costed("init", init, init_rng, variables, train)
-        args = (update_rng, variables, memory, request)
-        (variables, _), cost = run_costed("update", update, *args)
-        columns = cost._asdict() | {f"init_{k}": v for k, v in init_cost._asdict().items()}
-        return variables, {**columns, "memory_bytes": float(trees.nbytes(memory))}
-
-    return forget
+    rows = measure.against_oracles(bench, rows, predicted)
+    return report(bench, run, rows, losses, curves)
 
 
 def save(run: runner.Run, name: str, variables: Variables) -> None:
@@ -150,37 +90,6 @@ def save(run: runner.Run, name: str, variables: Variables) -> None:
     with Checkpoints(run.workdir / "checkpoints" / name) as checkpoints:
         if checkpoints.latest_step() is None:
             checkpoints.save(0, variables)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _probabilities(task: Task, variables: Variables, data, batch_size: int):
-    def per_batch(batch):
-        return jax.nn.softmax(task.apply(variables, batch, None, False)[0]["logits"])
-
-    return training.map_batches(per_batch, data, batch_size)
-
-
-def predict(task: Task, variables: Variables, data, config: ConfigDict) -> np.ndarray:
-    """Predicted probabilities `[N, C]`."""
-    return parallel.fetch(_probabilities(task, variables, data, config.evaluate.batch_size))
-
-
-_evaluate = jax.jit(training.evaluate, static_argnums=0, static_argnames="batch_size")
-
-
-def per_set(task: Task, variables: Variables, data, problem: build.Problem, config: ConfigDict):
-    """Per-example outputs on each of `SETS`."""
-    size = config.evaluate.batch_size
-    on_train, on_val, on_held_out = (
-        parallel.fetch(_evaluate(task, variables, part, batch_size=size)) for part in data
-    )
-    return {
-        "forget": build.subset(on_train, problem.forget),
-        "retain": build.subset(on_train, problem.retain),
-        "val": on_val,
-        "test": build.subset(on_held_out, problem.test),
-        "unseen": build.subset(on_held_out, problem.unseen),
-    }
 
 
 def stop_if_not_finite(method: str, seed: int, numbers: dict[str, float]) -> None:
@@ -192,35 +101,39 @@ def stop_if_not_finite(method: str, seed: int, numbers: dict[str, float]) -> Non
         )
 
 
-def report(config: ConfigDict, run: runner.Run, problem: build.Problem, rows, losses, curves):
+def report(bench: measure.Bench, run: runner.Run, rows, losses, curves) -> list[table.Row]:
     """Table, files, figures; returns the summary."""
+    config, problem = bench.config, bench.problem
+    metric = "accuracy" if config.task == "classification" else "error"
     summary = table.summarise_rows(rows)
     order = ["oracle", "original", *config.methods]
     summary.sort(key=lambda row: order.index(row["method"]))
     pooled = {
-        method: {name: np.concatenate([arrays[name] for arrays in seeds]) for name in SETS}
+        method: {name: np.concatenate([arrays[name] for arrays in seeds]) for name in measure.SETS}
         for method, seeds in losses.items()
     }
     title = f"Forgetting {config.forget} of {config.dataset} ({config.model.name})"
     lead = (
         f"{len(problem.forget)} of {len(problem.train['targets'])} training examples are "
         f"forgotten; {len(problem.unseen)} unseen examples of their distribution, "
-        f"{len(problem.test)} test examples of the retain set's. Mean ± standard deviation over "
-        f"{config.num_seeds} seeds; in brackets the difference to the oracle's mean in points, "
-        "and costs as a multiple of retraining. The ideal value of every column is the oracle's."
+        f"{len(problem.test)} test examples of the retain set's. {problem.note}Mean ± standard "
+        f"deviation over {config.num_seeds} seeds; in brackets the difference to the oracle's "
+        "mean, and costs as a multiple of retraining. The ideal value of every column is the "
+        "oracle's."
     )
     definitions = {
-        **audit.COLUMNS,
+        **(audit.COLUMNS if metric == "accuracy" else audit.regression.COLUMNS),
         "seconds": "wall time of the request after compilation (oracle: of training)",
         "flops": "floating-point operations by XLA's cost analysis, loops multiplied out",
         "peak_bytes": "arguments, outputs and temporary buffers of the compiled program",
-        "± and brackets": "standard deviation over seeds; difference to the oracle's mean",
+        "± and brackets": "standard deviation over seeds; difference to the oracle's mean; shares "
+        "are printed in percent and points, gaps times 100",
     }
     figures = {
-        "accuracy_gaps": (
-            "Accuracy minus the oracle's; bars are methods with their spread over seeds, the grey "
-            "band is the oracle's own spread.",
-            plots.accuracy_gaps(summary),
+        f"{metric}_gaps": (
+            f"{metric.title()} minus the oracle's; bars are methods with their spread over seeds, "
+            "the grey band is the oracle's own spread.",
+            plots.gaps(summary, metric),
         ),
         "losses": (
             "Loss per example, all seeds: a method (filled) that forgets exactly covers the oracle "
@@ -230,11 +143,11 @@ def report(config: ConfigDict, run: runner.Run, problem: build.Problem, rows, lo
         "trade_off": (
             "Forgetting against utility against time: the lower left corner is ideal, dark is "
             "cheap.",
-            plots.trade_off(summary),
+            plots.trade_off(summary, metric),
         ),
         "training": (
             "Training loss of the originals and the oracles, one line per seed.",
-            plots.training_curves({k: np.stack(v) for k, v in curves.items()}),
+            plots.training_curves(curves),
         ),
     }
     figures = {name: (text, html.figure_png(figure)) for name, (text, figure) in figures.items()}
@@ -249,17 +162,19 @@ def report(config: ConfigDict, run: runner.Run, problem: build.Problem, rows, lo
     page = html.page(
         title,
         lead,
-        table.columns(summary),
+        table.columns(summary, config.columns),
         dict(figures.values()),
         definitions,
         details,
         warnings(summary),
     )
-    sizes = {name: len(getattr(problem, name)) for name in ("forget", "retain", "unseen", "test")}
-    run.write_results(rows, summary, page, {"sizes": sizes})
+    names = ("forget", "retain", "oracle", "unseen", "test")
+    run.write_results(
+        rows, summary, page, {"sizes": {name: len(getattr(problem, name)) for name in names}}
+    )
     run.write_figures({name: figure for name, (_, figure) in figures.items()})
     if parallel.is_main_process():
-        table.print_table(summary, title)
+        table.print_table(summary, title, config.columns)
         for warning in warnings(summary):
             print("warning:", warning)
         print(f"report: {run.workdir / 'report.html'}")
@@ -268,11 +183,21 @@ def report(config: ConfigDict, run: runner.Run, problem: build.Problem, rows, lo
 
 def warnings(summary) -> list[str]:
     """Collapsed models: the most common way in which an unlearner looks good on the forget set."""
-    return [
-        f"{row['method']} lost {-100 * row['test_accuracy_gap']:.0f} points of test accuracy: the "
-        "model collapsed; weaken the method (learning rate, alpha)"
+    lost = {
+        row["method"]: f"{-100 * row['test_accuracy_gap']:.0f} points of test accuracy"
         for row in summary
-        if row["test_accuracy_gap"] < -0.1
+        if row.get("test_accuracy_gap", 0) < -0.1
+    }
+    lost.update(
+        {
+            row["method"]: f"{row['test_error_gap']:.2f} of test error"
+            for row in summary
+            if row.get("test_error_gap", 0) > 0.2
+        }
+    )
+    return [
+        f"{method} lost {what}: the model collapsed; weaken the method (learning rate, alpha)"
+        for method, what in lost.items()
     ]
 
 

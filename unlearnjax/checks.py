@@ -1,7 +1,13 @@
-"""Checks of arguments that many constructors make, with one wording."""
+"""Checks of arguments that many constructors make, with one wording.
+
+Numbers may be traced, so that a hyper-parameter can be an argument of a compiled program or be
+mapped over; what is traced is not checked.
+"""
 
 from collections.abc import Sequence
 from typing import Any
+
+import jax
 
 
 def one_of(**choices: tuple[Any, Sequence[Any]]) -> None:
@@ -14,12 +20,23 @@ def one_of(**choices: tuple[Any, Sequence[Any]]) -> None:
 def at_least(minimum: float, **values: float) -> None:
     """Raises `ValueError` unless each value is at least `minimum`; NaN is not."""
     for name, value in values.items():
-        if not value >= minimum:
+        if not _traced(value) and not value >= minimum:
             raise ValueError(f"{name} must be >= {minimum}, got {value}")
 
 
 def positive(**values: float) -> None:
     """Raises `ValueError` unless each value is above 0; NaN is not."""
     for name, value in values.items():
-        if not value > 0:
+        if not _traced(value) and not value > 0:
             raise ValueError(f"{name} must be > 0, got {value}")
+
+
+def share(**values: float) -> None:
+    """Raises `ValueError` unless each value lies in [0, 1]."""
+    for name, value in values.items():
+        if not _traced(value) and not 0 <= value <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {value}")
+
+
+def _traced(value: Any) -> bool:
+    return isinstance(value, jax.core.Tracer)

@@ -1,5 +1,6 @@
 """Did it forget? Accuracies, membership inference, distances to the oracle, relearning, cost."""
 
+from unlearnjax.audit import regression
 from unlearnjax.audit.cost import Compiled, Cost, compile_costed, flops, timed
 from unlearnjax.audit.distances import (
     activation_distance,
@@ -12,7 +13,7 @@ from unlearnjax.audit.forgetting_quality import (
     example_epsilons,
     forgetting_quality,
 )
-from unlearnjax.audit.gaps import average_gap, tug_of_war
+from unlearnjax.audit.gaps import average_gap, nomus, tug_of_war
 from unlearnjax.audit.membership import (
     attack_scores,
     membership_efficacy,
@@ -39,6 +40,8 @@ __all__ = [
     "layer_distances",
     "membership_efficacy",
     "membership_inference",
+    "nomus",
+    "regression",
     "relearn_time",
     "summarise",
     "timed",

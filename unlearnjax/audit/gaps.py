@@ -30,3 +30,14 @@ def tug_of_war(
     for name in (forget, "retain_accuracy", "test_accuracy"):
         result *= 1 - abs(row[name] - oracle[name])
     return result
+
+
+def nomus(test_accuracy: float, mia_accuracy: float) -> float:
+    """NoMUS: half the test accuracy, half how near a membership attack is to chance.
+
+    `0.5 TA + 0.5 (1 - 2 |MIA - 0.5|)`, in [0, 1], larger is better; compare with the oracle's.
+
+    References:
+      Choi and Na, "Towards Machine Unlearning Benchmarks", 2023 (arXiv 2311.02240).
+    """
+    return 0.5 * test_accuracy + 0.5 * (1 - 2 * abs(mia_accuracy - 0.5))

@@ -4,55 +4,72 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from unlearnjax import checks, training
 from unlearnjax import data as data_lib
-from unlearnjax import training
 from unlearnjax.types import Array, Data, Task, Variables
+
+METRICS = ("loss", "accuracy")
 
 
 def relearn_time(
     task: Task,
     variables: Variables,
     forget: Data,
-    target_loss: float | Array,
+    target: float | Array,
     tx: optax.GradientTransformation,
     rng: Array,
     *,
+    metric: str = "loss",
     max_steps: int = 200,
     batch_size: int = 64,
 ) -> Array:
-    """Steps of fine-tuning on the forget set until its mean loss is at most `target_loss`.
+    """Steps of fine-tuning on the forget set until it is known again.
 
-    The ideal is the oracle's; fewer means that traces are left. `max_steps` where the loss is not
-    reached.
-    Cost: `max_steps` steps, an evaluation of the forget set each.
+    Known: mean loss at most `target`, or, for `metric='accuracy'`, accuracy at least `target`. The
+    ideal is the oracle's count; fewer means that traces are left. `max_steps` where it is not
+    reached. In evaluation mode. Cost: as many steps as it takes, each with an evaluation of the
+    forget set.
 
     Args:
       task, variables: the unlearned model.
       forget: the forget set.
-      target_loss: e.g. the original's loss on it, and a margin.
+      target: e.g. the original's value on it, less a margin.
       tx: transformation to relearn with.
       rng: key of the shuffles.
+      metric: 'loss' or 'accuracy'.
       max_steps: bound.
       batch_size: capped at the size of the forget set.
+
+    Raises:
+      ValueError: for an unknown `metric`.
 
     References:
       Golatkar et al., "Forgetting Outside the Box", ECCV 2020 (relearn time).
     """
+    checks.one_of(metric=(metric, METRICS))
     n = data_lib.num_examples(forget)
     batch_size = min(batch_size, n)
     steps = data_lib.steps_per_epoch(n, batch_size)
     step = training.make_step(training.supervised(task, train=False), tx)
     epochs = jax.random.split(rng, -(-max_steps // steps))
     rows = jax.vmap(lambda key: data_lib.epoch_order(key, jnp.arange(n), batch_size))(epochs)
+    rows = rows.reshape(-1, batch_size)
 
-    def one(state, row):
-        loss = training.evaluate(task, state.variables, forget)["loss"].mean()
-        state, _ = step(state, data_lib.take(forget, row), rng)
-        return state, loss <= target_loss
+    def known(state):
+        value = training.evaluate(task, state.variables, forget)[metric].mean()
+        return value <= target if metric == "loss" else value >= target
+
+    def unfinished(carry):
+        state, done = carry
+        return ~done & (state.step < max_steps)
+
+    def one(carry):
+        state, _ = carry
+        state, _ = step(state, data_lib.take(forget, rows[state.step]), rng)
+        return state, known(state)
 
     start = training.init_state(variables, tx)
-    _, reached = jax.lax.scan(one, start, rows.reshape(-1, batch_size)[:max_steps])
-    return jnp.where(reached.any(), jnp.argmax(reached), max_steps)
+    return jax.lax.while_loop(unfinished, one, (start, known(start)))[0].step
 
 
 def anamnesis_index(unlearned_time: float, oracle_time: float) -> float:

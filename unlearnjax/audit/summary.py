@@ -9,8 +9,9 @@ from unlearnjax.audit.distances import (
     jensen_shannon,
     zero_retrain_forgetting,
 )
-from unlearnjax.audit.gaps import AVG_GAP, average_gap, tug_of_war
+from unlearnjax.audit.gaps import AVG_GAP, average_gap, nomus, tug_of_war
 from unlearnjax.audit.membership import membership_efficacy, membership_inference
+from unlearnjax.audit.relearning import anamnesis_index
 
 # What each column means: definition and unit. The ideal value of every one is the oracle's.
 COLUMNS = {
@@ -32,6 +33,10 @@ COLUMNS = {
     "activation_distance": "mean Euclidean distance of the predicted probabilities on the forget "
     "set to an oracle's, over oracles (an oracle's to the others)",
     "jensen_shannon": "mean Jensen-Shannon divergence in bits of the same",
+    "nomus": "0.5 test accuracy + 0.5 (1 - 2 |mia - 0.5|)",
+    "relearn_steps": "steps of fine-tuning on (a part of) the forget set until its accuracy is "
+    "within a margin of the original's again; the bound of steps where it never is",
+    "anamnesis": "relearn_steps by the oracles' mean; ideal 1, below it relearns too fast",
     "zrf": "1 - mean Jensen-Shannon divergence in bits to a randomly initialised model on the "
     "forget set",
 }
@@ -48,23 +53,43 @@ def summarise(
       seed: of the attack's folds.
 
     Returns:
-      `<set>_accuracy` and `<set>_loss` (means), `mia`, `mia_auc`, `mia_efficacy`; NaN where a
-      set is too small.
+      `<set>_accuracy` and `<set>_loss` (means), `mia`, `mia_auc`, `mia_efficacy`, `nomus`; NaN
+      where a set is too small.
     """
-    row = {}
-    for name, outputs in per_example.items():
-        for metric in ("accuracy", "loss"):
-            values = np.asarray(outputs[metric])
-            row[f"{name}_{metric}"] = float(values.mean()) if len(values) else float("nan")
-    row["mia_efficacy"] = float("nan")
+    row = {**set_means(per_example, ("accuracy", "loss")), "mia_efficacy": float("nan")}
     confidences = [np.asarray(per_example[k]["confidence"]) for k in ("retain", "test", "forget")]
     if min(map(len, confidences)) >= 2 and all(np.isfinite(x).all() for x in confidences):
         row["mia_efficacy"] = membership_efficacy(*confidences, seed=seed)
+    row.update(loss_attack(per_example, seed))
+    return {**row, "nomus": nomus(row["test_accuracy"], row["mia"])}
+
+
+def set_means(per_example: Mapping, metrics: Sequence[str]) -> dict[str, float]:
+    """`<set>_<metric>`, the mean over the examples of every set; NaN for an empty one."""
+    row = {}
+    for name, outputs in per_example.items():
+        for metric in metrics:
+            values = np.asarray(outputs[metric])
+            row[f"{name}_{metric}"] = float(values.mean()) if len(values) else float("nan")
+    return row
+
+
+def loss_attack(per_example: Mapping, seed: int) -> dict[str, float]:
+    """`mia` and `mia_auc`: `membership_inference` on the loss; NaN where a set is too small."""
     losses = [np.asarray(per_example[name]["loss"]) for name in ("forget", "unseen")]
     if min(map(len, losses)) < 2 or not all(np.isfinite(x).all() for x in losses):
-        return {**row, "mia": float("nan"), "mia_auc": float("nan")}
+        return {"mia": float("nan"), "mia_auc": float("nan")}
     attack = membership_inference(*losses, seed=seed)
-    return {**row, "mia": attack["accuracy"], "mia_auc": attack["auc"]}
+    return {"mia": attack["accuracy"], "mia_auc": attack["auc"]}
+
+
+def anamnesis(rows: Sequence[Mapping]) -> list[dict]:
+    """The rows with `anamnesis`: their `relearn_steps` by the oracles' mean."""
+    steps = [row["relearn_steps"] for row in rows if row["method"] == "oracle"]
+    return [
+        {**row, "anamnesis": anamnesis_index(row["relearn_steps"], float(np.mean(steps)))}
+        for row in rows
+    ]
 
 
 def against_oracles(
@@ -73,7 +98,8 @@ def against_oracles(
     """Rows with the columns that compare with the oracles: gaps, distances, ZRF.
 
     Args:
-      rows: one per method and seed, with the columns of `summarise`; some with method 'oracle'.
+      rows: one per method and seed, with the columns of `summarise`, and `relearn_steps` if
+        measured; some with method 'oracle'.
       probs: of each row, the predicted probabilities on the forget set `[N, C]`.
       incompetent_probs: of a randomly initialised model.
     """
@@ -94,4 +120,4 @@ def against_oracles(
                 "zrf": zero_retrain_forgetting(probs[i], incompetent_probs),
             }
         )
-    return result
+    return anamnesis(result) if "relearn_steps" in rows[0] else result

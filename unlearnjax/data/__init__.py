@@ -1,6 +1,6 @@
 """Data sets, forget sets, batches, augmentation. The only room that reads data from disk."""
 
-from unlearnjax.data import forget_sets
+from unlearnjax.data import corruption, forget_sets, local
 from unlearnjax.data.augment import pad_crop_flip
 from unlearnjax.data.batching import (
     epoch_order,
@@ -11,21 +11,35 @@ from unlearnjax.data.batching import (
     take,
     validate_batch_size,
 )
-from unlearnjax.data.loading import Dataset, builder, fetcher, load, split_validation
+from unlearnjax.data.dataset import (
+    Dataset,
+    split_validation,
+    standardised,
+    subsample,
+    with_superclasses,
+    with_target,
+)
+from unlearnjax.data.loading import builder, fetcher, load
 
 __all__ = [
     "Dataset",
     "builder",
+    "corruption",
     "epoch_order",
     "fetcher",
     "forget_sets",
     "load",
+    "local",
     "num_examples",
     "pad_crop_flip",
     "pad_indices",
     "position",
     "split_validation",
+    "standardised",
     "steps_per_epoch",
+    "subsample",
     "take",
     "validate_batch_size",
+    "with_superclasses",
+    "with_target",
 ]

@@ -34,6 +34,13 @@ def random_fraction(rng: np.random.Generator, num_examples: int, fraction: float
     return np.sort(rng.choice(num_examples, max(1, round(fraction * num_examples)), replace=False))
 
 
+def in_band(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Every example with `low <= value <= high`."""
+    if not low < high:
+        raise ValueError(f"band must have low < high, got {low} and {high}")
+    return np.flatnonzero((values >= low) & (values <= high))
+
+
 def by_field(values: np.ndarray, wanted: Sequence) -> np.ndarray:
     """Every example whose metadata field (an identity, a source) is one of `wanted`."""
     known = np.unique(values)
@@ -71,9 +78,10 @@ class Selection(NamedTuple):
     Attributes:
       forget: positions in the training data.
       unseen: positions in the held-out data that come from the forget set's distribution: the same
-        classes or field values; all of it for random and explicit sets.
+        classes, field values or band; identities that nobody trained on, for identities; all of it
+        for random and explicit sets.
       test: positions in the held-out data from the retain set's distribution: those that are not
-        of a class or field value forgotten as a whole.
+        of a class, field value, identity or band forgotten as a whole.
     """
 
     forget: np.ndarray
@@ -83,7 +91,8 @@ class Selection(NamedTuple):
 
 SPECS = (
     "class:3, class:3+5, part:3:0.5 (half of class 3), random:0.1, "
-    "field:NAME:VALUE+VALUE, indices:0+17+42"
+    "field:NAME:VALUE+VALUE, identity:VALUE+VALUE, band:LOW:HIGH (regression targets), "
+    "indices:0+17+42"
 )
 
 
@@ -121,6 +130,25 @@ def select(spec: str, train: dict, held_out: dict, rng: np.random.Generator) -> 
             wanted = np.asarray(values.split("+")).astype(train[name].dtype)
             unseen = np.flatnonzero(np.isin(held_out[name], wanted))
             forget = by_field(train[name], wanted)
+            return Selection(forget, unseen, np.setdiff1d(everything, unseen))
+        if kind == "identity":
+            if "identity" not in train:
+                raise ValueError(f"the data has no field 'identity', it has {sorted(train)}")
+            people = [int(v) for v in rest.split("+")]
+            forget = by_field(train["identity"], people)
+            known = np.isin(held_out["identity"], train["identity"])
+            if known.all():
+                raise ValueError(
+                    "no identity of the held-out data is absent from the training data"
+                )
+            gone = np.isin(held_out["identity"], people)
+            return Selection(forget, np.flatnonzero(~known), np.flatnonzero(known & ~gone))
+        if kind == "band":
+            low, high = (float(v) for v in rest.split(":"))
+            forget, unseen = (
+                in_band(part.get("raw_targets", part["targets"]), low, high)
+                for part in (train, held_out)
+            )
             return Selection(forget, unseen, np.setdiff1d(everything, unseen))
         if kind == "indices":
             forget = explicit((int(i) for i in rest.split("+") if i), num_train)

@@ -4,29 +4,13 @@ import difflib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from unlearnjax.data import local
+from unlearnjax.data.dataset import Dataset, standardised
 
-class Dataset(NamedTuple):
-    """A classification set in memory.
-
-    Attributes:
-      train, test: `{'inputs': [N, ...] float32, 'targets': [N] int32, 'index': [N] int32}` plus any
-        further scalar fields of the tfds set; inputs standardised by the training set's mean and
-        standard deviation per channel.
-      num_classes: C.
-      class_names: C names.
-      mean, std: the standardisation, per channel; `inputs * std + mean` is the stored image.
-    """
-
-    train: dict[str, np.ndarray]
-    test: dict[str, np.ndarray]
-    num_classes: int
-    class_names: tuple[str, ...]
-    mean: np.ndarray
-    std: np.ndarray
+LOCAL = ("diabetes", "spoken_digits", "image_folder")
 
 
 def builder(name: str, data_dir: str | os.PathLike | None = None):
@@ -51,9 +35,9 @@ def builder(name: str, data_dir: str | os.PathLike | None = None):
     else:
         known = tfds.list_builders(with_community_datasets=False)
         if name.split("/")[0].split(":")[0] not in known:
-            close = difflib.get_close_matches(name, ["digits", *known], n=5)
+            close = difflib.get_close_matches(name, ["digits", *LOCAL, *known], n=5)
             raise ValueError(
-                f"dataset must be 'digits' or a tfds name, got {name!r}; "
+                f"dataset must be 'digits', one of {LOCAL} or a tfds name, got {name!r}; "
                 f"nearest: {', '.join(close) or 'none'} (tfds.list_builders() lists all)"
             )
         result = tfds.builder(name, **options)
@@ -63,12 +47,25 @@ def builder(name: str, data_dir: str | os.PathLike | None = None):
     return result
 
 
-def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
-    """Loads a tfds classification set (`image`, `label`) into memory. See `builder`.
+def load(
+    name: str, data_dir: str | os.PathLike | None = None, source: str | os.PathLike | None = None
+) -> Dataset:
+    """Loads a set into memory: a tfds classification set (`image`, `label`), or one of `LOCAL`.
+
+    Args:
+      name, data_dir: see `builder`; or 'diabetes' (ships with scikit-learn), 'spoken_digits',
+        'image_folder' (see `local`).
+      source: the files of 'spoken_digits' and 'image_folder'.
 
     Raises:
       ValueError: unknown or unpreparable set, or one that has no images with labels.
     """
+    if name == "diabetes":
+        return local.diabetes()
+    if name in LOCAL:
+        if source is None:
+            raise ValueError(f"dataset {name!r} is read from files: give --config.source=PATH")
+        return getattr(local, name)(source)
     built = builder(name, data_dir)
     features = built.info.features
     if not {"image", "label"} <= set(features) or not {"train", "test"} <= set(built.info.splits):
@@ -77,13 +74,7 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
             f"'test'; it has {sorted(features)} and {sorted(built.info.splits)}"
         )
     train, test = (_read(built.as_data_source(split)) for split in ("train", "test"))
-    axes = tuple(range(train["inputs"].ndim - 1))
-    mean = train["inputs"].mean(axes, dtype=np.float64).astype(np.float32)
-    std = np.maximum(train["inputs"].std(axes, dtype=np.float64), 1e-6).astype(np.float32)
-    for part in (train, test):
-        part["inputs"] = (part["inputs"] - mean) / std
-    label = features["label"]
-    return Dataset(train, test, label.num_classes, tuple(label.names), mean, std)
+    return standardised(train, test, features["label"].names)
 
 
 def fetcher(
@@ -103,19 +94,6 @@ def fetcher(
         return {**batch, "inputs": (batch["inputs"] - dataset.mean) / dataset.std}
 
     return fetch
-
-
-def split_validation(
-    train: dict[str, np.ndarray], fraction: float, rng: np.random.Generator
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Splits off a random validation part; `index` is renumbered within each part."""
-    if not 0 < fraction < 1:
-        raise ValueError(f"validation fraction must lie in (0, 1), got {fraction}")
-    n = len(train["targets"])
-    order = rng.permutation(n)
-    cut = max(1, round(fraction * n))
-    parts = (np.sort(order[cut:]), np.sort(order[:cut]))
-    return tuple(_renumber({k: v[part] for k, v in train.items()}) for part in parts)
 
 
 def _prepare(built, name: str) -> None:
@@ -146,10 +124,6 @@ def _prepare(built, name: str) -> None:
 
 def _is_prepared(built) -> bool:
     return (Path(built.data_dir) / "dataset_info.json").exists()
-
-
-def _renumber(part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {**part, "index": np.arange(len(part["targets"]), dtype=np.int32)}
 
 
 def _read(source, rows: Sequence[int] | None = None) -> dict[str, np.ndarray]:

@@ -11,24 +11,27 @@ from unlearnjax.report.table import Row
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 ORACLE_COLOR = "#555555"
 SETS = ("forget", "retain", "test")
+# Of a metric: what to multiply by, and the unit that gives.
+UNITS = {"accuracy": (100, "points"), "error": (1, "standard deviations")}
 
 
-def accuracy_gaps(summary: Sequence[Row]) -> Figure:
-    """Bars: accuracy on each set minus the oracle's, in points, with the spread over seeds."""
+def gaps(summary: Sequence[Row], metric: str = "accuracy") -> Figure:
+    """Bars: accuracy (or error) on each set minus the oracle's, with the spread over seeds."""
     rows = [row for row in summary if row["method"] != "oracle"]
     oracle = next(row for row in summary if row["method"] == "oracle")
+    scale, unit = UNITS[metric]
     figure = Figure(figsize=(8, 0.28 * len(rows) + 1.6), layout="constrained")
     axes = figure.subplots(1, len(SETS), sharey=True)
     for ax, name, color in zip(axes, SETS, COLORS, strict=False):
-        column = f"{name}_accuracy"
-        gaps = [100 * row[f"{column}_gap"] for row in rows]
-        spread = [100 * np.nan_to_num(row[f"{column}_std"]) for row in rows]
-        ax.barh(range(len(rows)), gaps, xerr=spread, color=color, capsize=3, height=0.6)
-        oracle_spread = 100 * np.nan_to_num(oracle[f"{column}_std"])
+        column = f"{name}_{metric}"
+        values = [scale * row[f"{column}_gap"] for row in rows]
+        spread = [scale * np.nan_to_num(row[f"{column}_std"]) for row in rows]
+        ax.barh(range(len(rows)), values, xerr=spread, color=color, capsize=3, height=0.6)
+        oracle_spread = scale * np.nan_to_num(oracle[f"{column}_std"])
         ax.axvspan(-oracle_spread, oracle_spread, color=ORACLE_COLOR, alpha=0.25)
         ax.axvline(0, color=ORACLE_COLOR, linewidth=1)
-        ax.set_title(f"{name} accuracy")
-        ax.set_xlabel("points from the oracle")
+        ax.set_title(f"{name} {metric}")
+        ax.set_xlabel(f"{unit} from the oracle")
     axes[0].set_yticks(range(len(rows)), [row["method"] for row in rows])
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     return figure
@@ -67,24 +70,26 @@ def loss_histograms(losses: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     return figure
 
 
-def trade_off(summary: Sequence[Row]) -> Figure:
+def trade_off(summary: Sequence[Row], metric: str = "accuracy") -> Figure:
     """Distance from the oracle on the forget set against that on the test set; colour is time."""
     rows = [row for row in summary if row["method"] not in ("oracle", "original")]
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     ax = figure.subplots()
-    x = [100 * abs(row["forget_accuracy_gap"]) for row in rows]
-    y = [100 * abs(row["test_accuracy_gap"]) for row in rows]
+    scale_by, unit = UNITS[metric]
+    x = [scale_by * abs(row[f"forget_{metric}_gap"]) for row in rows]
+    y = [scale_by * abs(row[f"test_{metric}_gap"]) for row in rows]
     time = [100 * row["seconds_ratio"] for row in rows]
     scale = np.log10(np.maximum(time, 1e-3))
     points = ax.scatter(x, y, c=scale, cmap="viridis", s=90, edgecolor="black", zorder=3)
-    top = max([*y, 1.0])
+    floor = 0.01 * scale_by
+    top = max([*y, floor])
     for row, x_i, y_i in sorted(zip(rows, x, y, strict=True), key=lambda item: item[2]):
         ax.annotate(row["method"], (x_i, y_i), textcoords="offset points", xytext=(8, 6))
-    ax.set_xlim(-0.05 * max([*x, 1.0]), 1.35 * max([*x, 1.0]))
+    ax.set_xlim(-0.05 * max([*x, floor]), 1.35 * max([*x, floor]))
     ax.set_ylim(-0.05 * top, 1.2 * top)
     ax.grid(alpha=0.3)
-    ax.set_xlabel("forget accuracy: points from the oracle (0 is ideal)")
-    ax.set_ylabel("test accuracy: points from the oracle (0 is ideal)")
+    ax.set_xlabel(f"forget {metric}: {unit} from the oracle (0 is ideal)")
+    ax.set_ylabel(f"test {metric}: {unit} from the oracle (0 is ideal)")
     bar = figure.colorbar(points, ax=ax, label="time, % of retraining")
     ticks = [t for t in range(-3, 5) if scale.min() <= t <= scale.max()] if len(rows) else []
     bar.set_ticks(ticks, labels=[f"{10.0**t:g}" for t in ticks])

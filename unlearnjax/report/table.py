@@ -12,6 +12,34 @@ Row = dict[str, float | int | str]
 
 # What a row may cost: column of the row, name in the table.
 COSTS = {"seconds": "time", "flops": "FLOPs", "peak_bytes": "memory"}
+# Column: its header, what to multiply by, digits after the point.
+UNITS = {
+    "forget_accuracy": ("forget %", 100, 1),
+    "retain_accuracy": ("retain %", 100, 1),
+    "test_accuracy": ("test %", 100, 1),
+    "unseen_accuracy": ("unseen %", 100, 1),
+    "mia": ("MIA %", 100, 1),
+    "forget_error": ("forget error", 1, 3),
+    "retain_error": ("retain error", 1, 3),
+    "test_error": ("test error", 1, 3),
+    "wasserstein": ("Wasserstein", 1, 3),
+    "average_gap": ("avg. gap", 100, 1),
+    "anamnesis": ("anamnesis", 1, 2),
+    "nomus": ("NoMUS %", 100, 1),
+}
+# What is printed of a run, where its rows have it.
+QUALITY = (
+    "forget_accuracy",
+    "retain_accuracy",
+    "test_accuracy",
+    "forget_error",
+    "retain_error",
+    "test_error",
+    "wasserstein",
+    "mia",
+    "anamnesis",
+    "average_gap",
+)
 
 
 def summarise_rows(rows: Sequence[Row], reference: str = "oracle") -> list[Row]:
@@ -47,17 +75,17 @@ def summarise_rows(rows: Sequence[Row], reference: str = "oracle") -> list[Row]:
     return list(means.values())
 
 
-def cell(row: Row, name: str, percent: bool = True, gap: bool = True) -> str:
-    """`mean ± std` of a column, in percent, with the gap to the oracle in points in brackets."""
-    scale = 100 if percent else 1
+def cell(row: Row, name: str, gap: bool = True) -> str:
+    """`mean ± std` of a column in its unit, with the gap to the oracle in brackets."""
+    _, scale, digits = UNITS.get(name.partition(":")[0], ("", 1, 2))
     value, std, off = (row.get(k, float("nan")) for k in (name, f"{name}_std", f"{name}_gap"))
     if np.isnan(value):
         return "–"
-    text = f"{scale * value:.1f}"
+    text = f"{scale * value:.{digits}f}"
     if not np.isnan(std):
-        text += f" ± {scale * std:.1f}"
+        text += f" ± {scale * std:.{digits}f}"
     if gap and row["method"] != "oracle" and not np.isnan(off):
-        text += f" ({round(scale * off, 1) + 0.0:+.1f})"  # + 0.0: no "-0.0"
+        text += f" ({round(scale * off, digits) + 0.0:+.{digits}f})"  # + 0.0: no "-0.0"
     return text
 
 
@@ -76,18 +104,14 @@ def cost_cell(row: Row, name: str) -> str:
     return text if np.isnan(ratio) else f"{text} ({ratio:.2g}x)"
 
 
-def columns(summary: Sequence[Row]) -> list[tuple[str, list[str]]]:
-    """The printed table: (header, one cell per row)."""
-    quality = [
-        ("forget %", "forget_accuracy"),
-        ("retain %", "retain_accuracy"),
-        ("test %", "test_accuracy"),
-        ("MIA %", "mia"),
-    ]
+def columns(summary: Sequence[Row], extra: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
+    """The printed table: (header, one cell per row) of `QUALITY`, `extra` and `COSTS`."""
     table = [("method", [str(row["method"]) for row in summary])]
-    table += [(header, [cell(row, name) for row in summary]) for header, name in quality]
-    if any("average_gap" in row for row in summary):
-        table.append(("avg. gap", [cell(row, "average_gap", gap=False) for row in summary]))
+    for name in (*QUALITY, *extra):
+        if any(name in row for row in summary):
+            header = UNITS[name][0] if name in UNITS else name
+            gap = name not in ("average_gap", "wasserstein", "anamnesis")
+            table.append((header, [cell(row, name, gap) for row in summary]))
     return table + [
         (header, [cost_cell(row, name) for row in summary]) for name, header in COSTS.items()
     ]
@@ -107,10 +131,10 @@ def init_costs(summary: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def print_table(summary: Sequence[Row], title: str) -> None:
+def print_table(summary: Sequence[Row], title: str, extra: Sequence[str] = ()) -> None:
     """The table in the terminal."""
-    caption = "mean ± std over seeds; (points from the oracle); (x oracle)"
-    print_columns(columns(summary), title, caption)
+    caption = "mean ± std over seeds; (difference to the oracle); (x oracle)"
+    print_columns(columns(summary, extra), title, caption)
 
 
 def print_columns(cells: Sequence[tuple[str, Sequence[str]]], title: str, caption: str) -> None:
@@ -125,12 +149,11 @@ def print_columns(cells: Sequence[tuple[str, Sequence[str]]], title: str, captio
         table.add_row(*row)
     # Piped output has no width of its own; a table folded at 80 columns cannot be read.
     console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    (console if console.is_terminal else Console(width=200)).print(table, emoji=False)
 
 
-def markdown(summary: Sequence[Row]) -> str:
-    """The table as Markdown, as README and docs show it."""
-    cells = columns(summary)
+def markdown(cells: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """(header, cells) columns as a Markdown table, as README and docs show it."""
     lines = ["| " + " | ".join(header for header, _ in cells) + " |"]
     lines.append("|" + " --- |" * len(cells))
     for row in zip(*(column for _, column in cells), strict=True):

@@ -1,5 +1,6 @@
 """Gradient ascent (NegGrad) and its balance with descent on the retain set (NegGrad+)."""
 
+from unlearnjax import checks
 from unlearnjax.types import Unlearner
 from unlearnjax.unlearning import objectives
 from unlearnjax.unlearning.descend import Transform, descend
@@ -64,8 +65,7 @@ def gradient_ascent_plus(
     References:
       Kurmanji et al., "Towards Unbounded Machine Unlearning", NeurIPS 2023, equation 3.
     """
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta must lie in [0, 1], got {beta}")
+    checks.share(beta=beta)
     objective = objectives.combine(
         retain=[(beta, objectives.task_loss)],
         forget=[(beta - 1.0, objectives.bounded_loss(max_loss))],

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from unlearnjax import checks
 from unlearnjax.types import Array, Batch, Outputs, PyTree, Task, Variables
 
 Term = Callable[[Task, Outputs, Batch, Mapping[str, Outputs]], Array]
@@ -88,8 +89,8 @@ def bounded_loss(max_loss: float | None = None) -> Term:
     Args:
       max_loss: nats, > 0; `None` is the loss of a uniform guess, the log of the number of classes.
     """
-    if max_loss is not None and not max_loss > 0:
-        raise ValueError(f"max_loss must be > 0, got {max_loss}")
+    if max_loss is not None:
+        checks.positive(max_loss=max_loss)
 
     def term(task, outputs, batch, teachers):
         del teachers
@@ -108,8 +109,7 @@ def uniform_target(task: Task, outputs: Outputs, batch: Batch, teachers) -> Arra
 
 def divergence(teacher: str = "original", temperature: float = 1.0) -> Term:
     """`T^2 KL(teacher || student)` of the softened predictions (Hinton et al., 2015)."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be > 0, got {temperature}")
+    checks.positive(temperature=temperature)
 
     def term(task, outputs, batch, teachers):
         del task, batch
@@ -146,8 +146,7 @@ def contrast(teacher: str = "original", temperature: float = 1.0) -> Term:
     Positive: the teacher's features of the example; negatives: the teacher's features of the
     batch's forget examples; cosine similarities divided by `temperature`.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be > 0, got {temperature}")
+    checks.positive(temperature=temperature)
 
     def unit(x):
         return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import optax.contrib
 
-from unlearnjax import trees
+from unlearnjax import checks, trees
 from unlearnjax.types import Array, PyTree
 
 
@@ -147,8 +147,7 @@ def sharpness_aware(
     with the gradient found there (Foret et al., ICLR 2021, as `optax.contrib.sam`). An epoch makes
     half as many updates.
     """
-    if not radius > 0:
-        raise ValueError(f"radius must be > 0, got {radius}")
+    checks.positive(radius=radius)
     climb = optax.chain(optax.contrib.normalize(), optax.sgd(radius))
     return optax.contrib.sam(tx, climb, sync_period=2)
 

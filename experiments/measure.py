@@ -1,0 +1,191 @@
+"""From models to numbers: training, forgetting and evaluating one problem, each step costed."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments import build, runner
+from experiments.fit import Fit, make_fit
+from unlearnjax import audit, parallel, training, trees
+from unlearnjax.types import Data, Request, Task, Unlearner, Variables
+
+SETS = ("forget", "retain", "val", "test", "unseen")
+
+
+class Bench(NamedTuple):
+    """A problem on the device, with what is asked of every unlearner.
+
+    Attributes:
+      config, problem, task: what is learned.
+      train, val, held_out: as in the problem, placed.
+      request: forget, retain and validation data, placed.
+      relearn: `(task, variables, target) -> steps`, compiled once per task.
+    """
+
+    config: ConfigDict
+    problem: build.Problem
+    task: Task
+    train: Data
+    val: Data
+    held_out: Data
+    request: Request
+    relearn: Callable
+
+
+def bench(config: ConfigDict, problem: build.Problem) -> Bench:
+    """Puts the problem on the device (or on all devices of the mesh)."""
+    task = build.task(config, problem.dataset)
+    train, val, held_out = (place(d) for d in (problem.train, problem.val, problem.held_out))
+    forget = place(build.subset(problem.train, problem.forget))
+    retain = place(build.subset(problem.train, problem.retain))
+    options = config.evaluate.relearn
+    few = place(build.subset(problem.train, problem.forget[: options.num_examples]))
+    tx = build.optimizer(config.train.optimizer, options.learning_rate)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def relearn(task, variables, target):
+        return audit.relearn_time(
+            task,
+            variables,
+            few,
+            target,
+            tx,
+            runner.key(config.seed, "relearn"),
+            metric="accuracy" if config.task == "classification" else "loss",
+            max_steps=options.max_steps,
+        )
+
+    request = Request(forget, retain, val)
+    return Bench(config, problem, task, train, val, held_out, request, relearn)
+
+
+def place(data):
+    """Arrays on the device, or on all devices of the mesh."""
+    mesh = parallel.current()
+    return jax.device_put(data) if mesh is None else parallel.replicate(data, mesh)
+
+
+def fit(bench: Bench, run: runner.Run, name: str, indices: np.ndarray) -> list[Fit]:
+    """A model per seed, trained on those examples as `config.train` says; resumable."""
+    config = bench.config
+    one = make_fit(
+        bench.task,
+        build.training_optimizer(config, len(indices)),
+        bench.train,
+        place(indices),
+        num_epochs=config.train.num_epochs,
+        batch_size=config.train.batch_size,
+        checkpoint_every=config.train.checkpoint_every,
+        augment=build.augmentation(config),
+    )
+    return [
+        one(run, f"{name}_seed{seed}", runner.key(config.seed, name, seed))
+        for seed in range(config.num_seeds)
+    ]
+
+
+def validate(bench: Bench, unlearner: Unlearner) -> None:
+    """Traces the unlearner without computing anything, so that what it refuses comes up first."""
+
+    def both(rng, train, request):
+        variables = training.init_variables(bench.task, train, rng)
+        variables, memory = unlearner.init(rng, bench.task, variables, train)
+        return unlearner.update(rng, bench.task, variables, memory, request)
+
+    jax.eval_shape(both, jax.random.key(0), bench.train, bench.request)
+
+
+def forgetter(bench: Bench, make: Callable[[Mapping[str, jax.Array]], Unlearner]):
+    """`(rng, variables, values) -> (unlearned variables, cost columns)`, compiled once.
+
+    `make` gives the unlearner for traced hyper-parameters `values` (none, most of the time). The
+    request costs what `update` costs; what `init` did beforehand, with the training data still at
+    hand, is reported beside it as `init_*`.
+    """
+    programs = {}
+
+    def init(rng, variables, values, train):
+        return make(values).init(rng, bench.task, variables, train)
+
+    def update(rng, variables, memory, values, request):
+        return make(values).update(rng, bench.task, variables, memory, request)
+
+    def run_costed(name, fn, *args):
+        if name not in programs:
+            programs[name] = audit.compile_costed(fn, *args)
+        return audit.timed(programs[name], *args)
+
+    def forget(rng, variables, values=None):
+        values = {name: jnp.float32(value) for name, value in (values or {}).items()}
+        init_rng, update_rng = jax.random.split(rng)
+        args = (init_rng, variables, values, bench.train)
+        (variables, memory), init_cost = run_costed("init", init, *args)
+        args = (update_rng, variables, memory, values, bench.request)
+        (variables, _), cost = run_costed("update", update, *args)
+        columns = cost._asdict() | {f"init_{k}": v for k, v in init_cost._asdict().items()}
+        return variables, {**columns, "memory_bytes": float(trees.nbytes(memory))}
+
+    return forget
+
+
+def outputs(bench: Bench, task: Task, variables: Variables) -> dict[str, dict[str, np.ndarray]]:
+    """Per-example outputs on each of `SETS`, with the model's `predictions` on the forget set."""
+    size, problem = bench.config.evaluate.batch_size, bench.problem
+    on_train, on_val, on_held_out = (
+        parallel.fetch(_evaluate(task, variables, part, batch_size=size))
+        for part in (bench.train, bench.val, bench.held_out)
+    )
+    result = {
+        "forget": build.subset(on_train, problem.forget),
+        "retain": build.subset(on_train, problem.retain),
+        "val": on_val,
+        "test": build.subset(on_held_out, problem.test),
+        "unseen": build.subset(on_held_out, problem.unseen),
+    }
+    result["forget"]["predictions"] = predictions(bench, task, variables)
+    return result
+
+
+def predictions(bench: Bench, task: Task, variables: Variables) -> np.ndarray:
+    """On the forget set: probabilities `[N, C]`, or numbers `[N, 1]` for regression."""
+    logits = _logits(task, variables, bench.request.forget, bench.config.evaluate.batch_size)
+    return parallel.fetch(logits if bench.config.task == "regression" else jax.nn.softmax(logits))
+
+
+def summarise(bench: Bench, per_example: dict, seed: int) -> dict[str, float]:
+    """The audits of one model by itself."""
+    room = audit if bench.config.task == "classification" else audit.regression
+    return room.summarise(per_example, seed=seed)
+
+
+def against_oracles(bench: Bench, rows: list[dict], predicted: list[np.ndarray]) -> list[dict]:
+    """The rows with the audits that compare with the oracles."""
+    if bench.config.task == "regression":
+        return audit.regression.against_oracles(rows, predicted)
+    novice_rng = runner.key(bench.config.seed, "incompetent")
+    novice = training.init_variables(bench.task, bench.train, novice_rng)
+    return audit.against_oracles(rows, predicted, predictions(bench, bench.task, novice))
+
+
+def relearn_target(bench: Bench, original: dict[str, float]) -> float:
+    """When the forget set counts as known again: nearly as well as the original of that seed."""
+    margin = bench.config.evaluate.relearn.margin
+    if bench.config.task == "classification":
+        return original["forget_accuracy"] - margin
+    return original["forget_loss"] * (1 + margin)
+
+
+_evaluate = jax.jit(training.evaluate, static_argnums=0, static_argnames="batch_size")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _logits(task: Task, variables: Variables, data: Data, batch_size: int) -> jax.Array:
+    def per_batch(batch):
+        return task.apply(variables, batch, None, False)[0]["logits"]
+
+    return training.map_batches(per_batch, data, batch_size)

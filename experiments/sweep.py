@@ -1,0 +1,195 @@
+"""Finds every method's hyper-parameters on validation data. See configs/sweep.py.
+
+python -m experiments.sweep --config=configs/sweep.py --workdir=/tmp/sweep
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import unlearn
+from experiments import build, measure, runner
+from unlearnjax import audit, parallel
+from unlearnjax.report import html, table
+
+SEARCHES = ("grid", "random")
+BUDGETS = ("seconds", "flops")
+# What a compiled program can take as an argument: trials that differ in these alone share one.
+TRACED = (
+    "learning_rate",
+    "alpha",
+    "dampening",
+    "gamma",
+    "damping",
+    "beta",
+    "max_loss",
+    "sigma",
+    "radius",
+    "retain_weight",
+    "forget_weight",
+    "align_weight",
+    "noise_decay",
+    "max_std",
+    "max_std_last",
+)
+
+Values = dict[str, Any]
+
+
+def story(config: ConfigDict, run: runner.Run) -> None:
+    """Every forget set, then every method on it; the best values go to `tuned.json`."""
+    validate(config)
+    rows, tuned = [], {}
+    for forget in config.scenarios:
+        one = ConfigDict(config.to_dict() | {"forget": forget, "held_out": "validation"})
+        found = sweep(one, run, forget.replace(":", "-").replace("+", "-"))
+        rows += found
+        tuned[unlearn.kind_of(forget)] = {row["method"]: row["values"] for row in found}
+    run.progress.stop()
+    report(config, run, rows, tuned)
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises `ValueError` for a search or a space that makes no sense."""
+    for name, allowed in (("search", SEARCHES), ("budget_unit", BUDGETS)):
+        if config[name] not in allowed:
+            raise ValueError(f"{name} must be one of {allowed}, got {config[name]!r}")
+    if not config.budget > 0 or config.max_trials < 1:
+        raise ValueError(
+            f"budget must be > 0 and max_trials >= 1, got {config.budget} and {config.max_trials}"
+        )
+    for method in config.methods:
+        if method not in config.spaces:
+            raise ValueError(f"method must be one of {sorted(config.spaces)}, got {method!r}")
+        unknown = set(config.spaces[method]) - set(config.unlearn[method])
+        if unknown:
+            raise ValueError(f"spaces.{method} has fields unknown to it: {sorted(unknown)}")
+
+
+def sweep(config: ConfigDict, run: runner.Run, name: str) -> list[table.Row]:
+    """One forget set: the best trial of every method, as a row."""
+    problem = build.problem(config, run.data_dir)
+    bench = measure.bench(config, problem)
+    run.start(config.num_seeds * 2 * config.train.num_epochs + len(config.methods))
+    originals = measure.fit(
+        bench, run, f"{name}-original", np.arange(len(problem.train["targets"]))
+    )
+    oracles = measure.fit(bench, run, f"{name}-oracle", problem.oracle)
+    audits = [summary(bench, bench.task, fit.variables, s) for s, fit in enumerate(oracles)]
+    ideal = {k: float(np.mean([row[k] for row in audits])) for k in audits[0]}
+    cost = float(np.mean([getattr(fit.cost, config.budget_unit) for fit in oracles]))
+    best = []
+    for method in config.methods:
+        run.advance(f"{name} {method}", 0)
+        trials = try_out(bench, run, f"{name}-{method}", method, originals, ideal, cost)
+        usable = [t for t in trials if t["ratio"] <= config.max_ratio] or trials
+        chosen = min(usable, key=lambda t: (t["gap"], t["ratio"]))
+        best.append(
+            {
+                "scenario": config.forget,
+                "method": method,
+                "gap": chosen["gap"],
+                "default_gap": trials[0]["gap"],
+                "ratio": chosen["ratio"],
+                "num_trials": len(trials),
+                "values": chosen["values"],
+            }
+        )
+        run.advance(f"{name} {method}")
+    return best
+
+
+def try_out(
+    bench: measure.Bench,
+    run: runner.Run,
+    name: str,
+    method: str,
+    originals: list,
+    ideal: Mapping[str, float],
+    cost: float,
+) -> list[dict]:
+    """The trials of one method, the values of its config first, until the budget is spent."""
+    config, spent, trials, forgetters = bench.config, 0.0, [], {}
+    for number, values in enumerate(candidates(config, method)):
+        traced = {k: v for k, v in values.items() if k in TRACED}
+        static = {k: v for k, v in values.items() if k not in TRACED}
+        group = tuple(sorted(static.items()))
+        if group not in forgetters:
+            make = lambda given, static=static: build.unlearner(
+                method, config, len(bench.problem.retain), {**static, **given}
+            )
+            forgetters[group] = measure.forgetter(bench, make)
+        serve = build.unlearner(method, config, len(bench.problem.retain), values).serve
+
+        def compute(forget=forgetters[group], traced=traced, values=values, serve=serve):
+            gaps, costs, units = [], [], []
+            for seed, original in enumerate(originals):
+                rng = runner.key(config.seed, method, seed)
+                variables, costed = forget(rng, original.variables, traced)
+                row = summary(bench, serve(bench.task), variables, seed)
+                gaps.append(audit.average_gap(row, ideal))
+                costs.append(costed[config.budget_unit])
+                units.append(costed[config.budget_unit] + costed[f"init_{config.budget_unit}"])
+            gap = float(np.mean(gaps))
+            return {
+                "gap": gap if np.isfinite(gap) else 1.0,
+                "ratio": float(np.mean(costs)) / cost,
+                "spent": float(np.sum(units)) / cost,
+                "values": values,
+            }, {}
+
+        trial, _ = run.row(f"{name}-{number}", compute)
+        trials.append(trial)
+        spent += trial["spent"]
+        if spent > config.budget:
+            break
+    return trials
+
+
+def candidates(config: ConfigDict, method: str) -> list[Values]:
+    """The config's own values, then those of the grid, or a random choice of them."""
+    space = config.spaces[method].to_dict()
+    own = {field: config.unlearn[method][field] for field in space}
+    grid = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+    if config.search == "random":
+        rng = np.random.default_rng(config.seed)
+        grid = [grid[i] for i in rng.permutation(len(grid))]
+    others = [values for values in grid if values != own]
+    return [own, *others][: config.max_trials]
+
+
+def summary(bench: measure.Bench, task, variables, seed: int) -> dict[str, float]:
+    """The audits of one model on the validation data."""
+    return measure.summarise(bench, measure.outputs(bench, task, variables), seed)
+
+
+def report(config: ConfigDict, run: runner.Run, rows: list[table.Row], tuned: dict) -> None:
+    """Table, files and the values found."""
+    title = f"Hyper-parameters: {config.dataset} ({config.model.name})"
+    cells = [
+        ("scenario", [row["scenario"] for row in rows]),
+        ("method", [row["method"] for row in rows]),
+        ("gap", [f"{100 * row['gap']:.1f}" for row in rows]),
+        ("with given values", [f"{100 * row['default_gap']:.1f}" for row in rows]),
+        ("cost", [f"{row['ratio']:.2g}x" for row in rows]),
+        ("trials", [str(row["num_trials"]) for row in rows]),
+        ("values", [", ".join(f"{k}={v:g}" for k, v in r["values"].items()) for r in rows]),
+    ]
+    lead = (
+        "Average gap in points to oracles on validation data, of models and a split that the "
+        f"leaderboard does not use; mean over {config.num_seeds} seeds. Cost of a request as a "
+        f"multiple of retraining ({config.budget_unit})."
+    )
+    page = html.page(title, lead, cells, {}, {}, {"Configuration": config.to_yaml()})
+    run.write_results(rows, rows, page, {"tuned": tuned})
+    if parallel.is_main_process():
+        table.write_json(run.workdir / "tuned.json", tuned)
+        table.print_columns(cells, title, "average gap on validation data, points; x retraining")
+        print(f"values: {run.workdir / 'tuned.json'}")
+
+
+if __name__ == "__main__":
+    runner.launch(story, "sweep")
