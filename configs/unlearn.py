@@ -37,6 +37,13 @@ DATASETS = {
         "batch_size": 128,
         "learning_rate": 1e-3,
     },
+    "diabetes": {"model": "mlp", "num_epochs": 40, "batch_size": 32, "learning_rate": 3e-3},
+    "spoken_digits": {
+        "model": "convnet",
+        "num_epochs": 12,
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+    },
     "cifar10": {
         "model": "resnet18",
         "num_epochs": 30,
@@ -143,8 +150,11 @@ TUNED = Path(__file__).parent / "tuned"
 KEYS = ("dataset", "model", "method", "forget", "seeds", "train", "test", "superclasses", "target")
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    options = _parse(arg)
+def get_config(
+    arg: str = "", *, dataset: str = "digits", methods: dict[str, dict] = METHODS
+) -> ConfigDict:
+    """The config of a string; other families of configs start from it with defaults of theirs."""
+    options = _parse(arg, dataset)
     dataset = options["dataset"]
     defaults = DATASETS.get(dataset, OTHER_DATASET)
     model = options.get("model", defaults["model"])
@@ -185,15 +195,17 @@ def get_config(arg: str = "") -> ConfigDict:
         {"learning_rate": 3e-4, "max_steps": 100, "margin": 0.05, "num_examples": 256}
     )
     config.columns = ()  # further columns of the printed table, e.g. ("unseen_accuracy",)
-    config.methods = tuple(options.get("method", "+".join(METHODS)).split("+"))
-    unknown = [method for method in config.methods if method not in METHODS]
+    config.methods = tuple(options.get("method", "+".join(methods)).split("+"))
+    unknown = [method for method in config.methods if method not in methods]
     if unknown:
-        raise ValueError(f"method must be one of {sorted(METHODS)}, got {_named(unknown, METHODS)}")
+        raise ValueError(f"method must be one of {sorted(methods)}, got {_named(unknown, methods)}")
 
-    config.unlearn = ConfigDict({name: dict(fields) for name, fields in METHODS.items()})
-    config.unlearn.update(tuned(dataset, model).get(kind_of(config.forget), {}))
+    config.unlearn = ConfigDict({name: dict(fields) for name, fields in methods.items()})
+    for name, fields in tuned(dataset, model).get(kind_of(config.forget), {}).items():
+        if name in config.unlearn:
+            config.unlearn[name].update(fields)
     # Fields of the methods, unset here: `--config.unlearn.FIELD` sets it for every method with it.
-    for fields in METHODS.values():
+    for fields in methods.values():
         for field, value in fields.items():
             if field != "constructor":
                 kind = type(value) if isinstance(value, int | str) else float
@@ -228,9 +240,9 @@ def _count(options: dict[str, str], key: str) -> int | None:
     return None if value is None else int(value)
 
 
-def _parse(arg: str) -> dict[str, str]:
+def _parse(arg: str, dataset: str) -> dict[str, str]:
     """'digits,model=mlp' to {'dataset': 'digits', 'model': 'mlp'}."""
-    options = {"dataset": "digits"}
+    options = {"dataset": dataset}
     for position, part in enumerate(p for p in arg.split(",") if p):
         key, equals, value = part.partition("=")
         if not equals and position == 0:

@@ -211,8 +211,14 @@ def device_report() -> str:
     )
 
 
-def launch(story: Callable[[ConfigDict, Run], None], name: str) -> None:
+def launch(
+    story: Callable[[ConfigDict, Run], None],
+    name: str,
+    load: Callable[[], ConfigDict] | None = None,
+) -> None:
     """Runs an experiment from the command line: parses flags, reports errors in one line.
+
+    The config is that of `--config`, or what `load` makes of flags of the experiment's own.
 
     Errors of the input (`ValueError`), non-finite losses (`FloatingPointError`) and interrupts end
     with a non-zero exit and leave everything saved as it was.
@@ -221,18 +227,19 @@ def launch(story: Callable[[ConfigDict, Run], None], name: str) -> None:
     def main(argv):
         if len(argv) > 1:
             raise ValueError(f"unexpected argument {argv[1]!r}; options start with --")
-        if _CONFIG.value is None:
+        config = _CONFIG.value if load is None else load()
+        if config is None:
             raise ValueError(f"--config is missing, e.g. --config=configs/{name}.py")
         if _MULTIHOST.value or _COORDINATOR.value is not None:
             parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         logging.set_verbosity(logging.ERROR)  # orbax reports every file
         workdir = Path(_WORKDIR.value or Path("runs") / name).absolute()
-        run = Run(name, _CONFIG.value, workdir, _DATA_DIR.value)
+        run = Run(name, config, workdir, _DATA_DIR.value)
         print(device_report(), file=sys.stderr)
         many = jax.device_count() > 1
         with jax.set_mesh(parallel.mesh()) if many else contextlib.nullcontext():
             try:
-                story(_CONFIG.value, run)
+                story(config, run)
             finally:
                 run.progress.stop()
 

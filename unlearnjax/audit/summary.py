@@ -28,6 +28,8 @@ COLUMNS = {
     "confidence, fitted to retain (member) and test examples, equally many",
     "average_gap": "mean absolute difference to the oracle's mean over forget, retain and test "
     "accuracy and mia_efficacy; an oracle's own is the spread between oracles",
+    "corrective_gap": "mean absolute difference to the oracle's mean over the accuracies on unseen "
+    "and test examples: for corrupted data the corrected and the clean accuracy",
     "tug_of_war": "product of 1 - |difference to the oracle's mean| over forget, retain and test "
     "accuracy",
     "activation_distance": "mean Euclidean distance of the predicted probabilities on the forget "
@@ -40,6 +42,8 @@ COLUMNS = {
     "zrf": "1 - mean Jensen-Shannon divergence in bits to a randomly initialised model on the "
     "forget set",
 }
+
+CORRECTIVE = ("unseen_accuracy", "test_accuracy")
 
 
 def summarise(
@@ -104,7 +108,8 @@ def against_oracles(
       incompetent_probs: of a randomly initialised model.
     """
     oracles = [i for i, row in enumerate(rows) if row["method"] == "oracle"]
-    mean = {name: float(np.mean([rows[i][name] for i in oracles])) for name in AVG_GAP}
+    names = (*AVG_GAP, *CORRECTIVE)
+    mean = {name: float(np.mean([rows[i][name] for i in oracles])) for name in names}
     result = []
     for i, row in enumerate(rows):
         others = [probs[j] for j in oracles if j != i]
@@ -114,6 +119,7 @@ def against_oracles(
             {
                 **row,
                 "average_gap": average_gap(row, mean),
+                "corrective_gap": float(np.mean([abs(row[n] - mean[n]) for n in CORRECTIVE])),
                 "tug_of_war": tug_of_war(row, mean),
                 "activation_distance": float(np.mean(distances)) if others else float("nan"),
                 "jensen_shannon": float(np.mean(divergences)) if others else float("nan"),

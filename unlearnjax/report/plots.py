@@ -97,32 +97,32 @@ def trade_off(summary: Sequence[Row], metric: str = "accuracy") -> Figure:
 
 
 def frontier(rows: Sequence[Row]) -> Figure:
-    """Average gap against time, both log, with the frontier of methods that none beats in both.
+    """Gap against time, both log, with the frontier of methods that none beats in both.
 
     Args:
-      rows: with `method`, `average_gap` (a share) and `seconds_ratio`.
+      rows: with `method`, `gap` (a share) and `seconds_ratio`.
     """
     oracle = [row for row in rows if row["method"] == "oracle"]
     rows = [row for row in rows if row["method"] not in ("oracle", "original")]
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     ax = figure.subplots()
     for row in rows:
-        point = (row["seconds_ratio"], 100 * row["average_gap"])
+        point = (row["seconds_ratio"], 100 * row["gap"])
         ax.plot(*point, "o", color=COLORS[0])
         ax.annotate(row["method"], point, textcoords="offset points", xytext=(5, 3), fontsize=8)
     best, line = np.inf, []
     for row in sorted(rows, key=lambda row: row["seconds_ratio"]):
-        if row["average_gap"] < best:
-            best = row["average_gap"]
+        if row["gap"] < best:
+            best = row["gap"]
             line.append((row["seconds_ratio"], 100 * best))
     ax.plot(*zip(*line, strict=True), color=COLORS[1], linewidth=1)
     for row in oracle:
-        ax.axhline(100 * row["average_gap"], color=ORACLE_COLOR, linestyle=":", label="oracles")
+        ax.axhline(100 * row["gap"], color=ORACLE_COLOR, linestyle=":", label="oracles")
         ax.legend()
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("time, multiple of retraining")
-    ax.set_ylabel("average gap to the oracle (points)")
+    ax.set_ylabel("gap to the oracle (points)")
     return figure
 
 

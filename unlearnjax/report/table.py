@@ -24,6 +24,7 @@ UNITS = {
     "test_error": ("test error", 1, 3),
     "wasserstein": ("Wasserstein", 1, 3),
     "average_gap": ("avg. gap", 100, 1),
+    "gap": ("gap", 100, 1),
     "anamnesis": ("anamnesis", 1, 2),
     "nomus": ("NoMUS %", 100, 1),
 }
@@ -148,8 +149,8 @@ def print_columns(cells: Sequence[tuple[str, Sequence[str]]], title: str, captio
     for row in zip(*(column for _, column in cells), strict=True):
         table.add_row(*row)
     # Piped output has no width of its own; a table folded at 80 columns cannot be read.
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table, emoji=False)
+    console = Console(emoji=False)
+    (console if console.is_terminal else Console(width=240, emoji=False)).print(table)
 
 
 def markdown(cells: Sequence[tuple[str, Sequence[str]]]) -> str:

@@ -16,9 +16,9 @@ from unlearnjax.unlearning.relabel import random_label
 
 
 def blindspot(
-    tx: Transform,
+    tx: optax.GradientTransformation,
     *,
-    blind_tx: optax.GradientTransformation,
+    blind_tx: optax.GradientTransformation | None = None,
     blind_epochs: int = 2,
     feature_weight: float = 1.0,
     num_epochs: int = 1,
@@ -33,7 +33,7 @@ def blindspot(
 
     Args:
       tx: optax transformation of the student.
-      blind_tx: of the teacher.
+      blind_tx: of the teacher; `None` is `tx`.
       blind_epochs: passes of the teacher over the retain set: few.
       feature_weight: lambda of the paper, >= 0.
       num_epochs: passes over both sets, shuffled together.
@@ -54,7 +54,7 @@ def blindspot(
         n = data_lib.num_examples(request.retain)
         state, _ = training.train(
             task,
-            blind_tx,
+            blind_tx or tx,
             request.retain,
             jnp.arange(n),
             rng,

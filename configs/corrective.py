@@ -1,0 +1,47 @@
+"""Corrective unlearning: part of the training data is corrupted, and only some of it is known.
+
+    python -m experiments.unlearn --config=configs/corrective.py --workdir=/tmp/corrective
+
+Digits, ConvNet, 130 poisoned images (a bright corner and the label 0) or 130 confused ones (labels
+of 3 and 5 swapped), of which a tenth, a half or all are known, three seeds: about ten minutes on 2
+CPU cores. Methods are ranked by their distance from oracles, trained without any corrupted
+example, in corrected accuracy (on test images with the trigger; of the confused classes) and in
+accuracy on the clean test set.
+
+Config strings as in configs/leaderboard.py, e.g. `fashion_mnist,train=5000,forget=poison:500:0.5`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import leaderboard
+
+SCENARIOS = (
+    "poison:130:0.1/poison:130:0.5/poison:130:1.0/"
+    "confusion:3+5:130:0.1/confusion:3+5:130:0.5/confusion:3+5:130:1.0"
+)
+METHODS = (
+    "retrain",  # "EU": exact, for the part that is known
+    "finetune",
+    "gradient_ascent_plus",
+    "random_label",
+    "salun",
+    "scrub",
+    "bad_teacher",
+    "influence",
+    "l1_sparse",
+    "laf",
+    "ssd",
+    "adaptive_ssd",
+)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    parts = [part for part in arg.split(",") if part] or ["digits"]
+    defaults = {"method": "+".join(METHODS), "forget": SCENARIOS, "seeds": "3"}
+    for key, value in defaults.items():
+        if not any(part.startswith(f"{key}=") for part in parts):
+            parts.append(f"{key}={value}")
+    config = leaderboard.get_config(",".join(parts))
+    config.rank = "corrective_gap"
+    config.columns = ("unseen_accuracy", "corrective_gap")
+    return config

@@ -1,0 +1,121 @@
+"""Runs a published row again and compares it with what is published.
+
+    python -m experiments.reproduce --row=digits_convnet/ssd --workdir=/tmp/reproduce
+
+A row is FILE/METHOD for `docs/results/FILE.json`, which holds the configuration of its run. Every
+number is compared within a band: three standard deviations of the published seeds and one point
+(0.01), so that another machine's rounding passes and another result does not. The exit status is 1
+if a number falls outside.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from experiments import runner, unlearn
+from unlearnjax import parallel
+from unlearnjax.report import table
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+COMPARED = (
+    "forget_accuracy",
+    "retain_accuracy",
+    "test_accuracy",
+    "unseen_accuracy",
+    "average_gap",
+    "corrective_gap",
+    "forget_error",
+    "retain_error",
+    "test_error",
+    "wasserstein",
+)
+SLACK = 0.01
+
+_ROW = flags.DEFINE_string("row", None, "FILE/METHOD of docs/results, e.g. digits_convnet/ssd.")
+
+
+def stored(row: str | None) -> tuple[dict, str]:
+    """The published results that `FILE/METHOD` names, and the method.
+
+    Raises:
+      ValueError: if there is no such row; it says which there are.
+    """
+    files = {path.stem: path for path in sorted(RESULTS.glob("*.json"))}
+    file, _, method = (row or "").partition("/")
+    if file not in files:
+        raise ValueError(f"row must be FILE/METHOD with FILE one of {sorted(files)}, got {row!r}")
+    results = json.loads(files[file].read_text())
+    methods = [m["method"] for m in results["summary"]]
+    if method not in methods:
+        raise ValueError(f"row must be {file}/METHOD with METHOD one of {methods}, got {row!r}")
+    return results, method
+
+
+def load() -> ConfigDict:
+    """The configuration of the published run, for that method alone."""
+    results, method = stored(_ROW.value)
+    config = ConfigDict(results["config"], convert_dict=True)
+    config.methods = [] if method in ("oracle", "original") else [method]
+    return config
+
+
+def story(config: ConfigDict, run: runner.Run) -> None:
+    """Runs, compares, and fails if a number is off."""
+    results, method = stored(_ROW.value)
+    unlearn.story(config, run)
+    if not parallel.is_main_process():
+        return
+    again = json.loads((run.workdir / "results.json").read_text())
+    published, measured = (
+        next(row for row in r["summary"] if row["method"] == method) for r in (results, again)
+    )
+    lines = compare(published, measured)
+    cells = [
+        ("column", [line["column"] for line in lines]),
+        ("published", [f"{line['published']:.4f}" for line in lines]),
+        ("measured", [f"{line['measured']:.4f}" for line in lines]),
+        ("band", [f"± {line['band']:.4f}" for line in lines]),
+        ("within", ["yes" if line["within"] else "NO" for line in lines]),
+    ]
+    table.print_columns(cells, f"{_ROW.value}", "band: 3 standard deviations over seeds + 0.01")
+    outside = [line["column"] for line in lines if not line["within"]]
+    if outside:
+        raise ValueError(f"{_ROW.value} is not reproduced: {', '.join(outside)} outside the band")
+
+
+def compare(published: table.Row, measured: table.Row) -> list[dict]:
+    """One line per compared column: both values, the band, and whether they agree."""
+    lines = []
+    for column, value in published.items():
+        own = column in COMPARED or column == "gap" or column.startswith("gap: ")
+        if not own or column.endswith("_std") or value is None:
+            continue
+        other = float("nan") if measured.get(column) is None else measured[column]
+        width = band(published, column)
+        lines.append(
+            {
+                "column": column,
+                "published": value,
+                "measured": other,
+                "band": width,
+                "within": abs(other - value) <= width,
+            }
+        )
+    return lines
+
+
+def band(published: table.Row, column: str) -> float:
+    """How far a number may be off; of a mean over scenarios, by their mean spread."""
+    columns = [column]
+    if column == "gap":
+        columns = [c for c in published if c.startswith("gap: ") and not c.endswith("_std")]
+    spreads = [published.get(f"{c}_std") or 0.0 for c in columns]
+    return SLACK + 3 * float(np.mean(spreads))
+
+
+if __name__ == "__main__":
+    runner.launch(story, "reproduce", load)
