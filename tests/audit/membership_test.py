@@ -106,9 +106,11 @@ def test_an_independent_oracle_is_perfect_against_oracles_within_their_spread(rn
         names = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia_efficacy")
         base = [0.1, 0.9, 0.8, 0.5] if method != "bad" else [0.9, 0.9, 0.8, 0.1]
         rows.append({"method": method, "seed": seed, **dict(zip(names, base + noise, strict=True))})
+        rows[-1]["unseen_accuracy"] = base[0] + noise[0]
         certain = np.eye(3)[np.full(20, 2 if method == "bad" else 1)]
         probs.append(0.9 * certain + 0.1 * rng.dirichlet(np.ones(3), 20))
     compared = audit.against_oracles(rows, probs, np.full((20, 3), 1 / 3))
+    assert compared[3]["corrective_gap"] < 0.03 < 0.3 < compared[4]["corrective_gap"]
     oracles, null, bad = compared[:3], compared[3], compared[4]
     for name in ("average_gap", "activation_distance", "jensen_shannon"):
         spread = max(row[name] for row in oracles)

@@ -34,6 +34,20 @@ def test_relearn_time_equals_a_plain_loop(digits):
     assert int(never) == 5
 
 
+def test_relearning_by_accuracy_counts_until_it_is_reached(digits):
+    forget = {k: v[:60] for k, v in digits.items()}
+    task, tx, rng = problems.mlp(), optax.adam(1e-2), jax.random.key(0)
+    variables = problems.init(task, digits)
+
+    def steps(target):
+        return int(audit.relearn_time(task, variables, forget, target, tx, rng, metric="accuracy"))
+
+    assert 0 < steps(0.5) < steps(0.95) < 200
+    assert steps(0.0) == 0 and steps(1.1) == 200
+    with pytest.raises(ValueError, match="metric must be one of"):
+        audit.relearn_time(task, variables, forget, 0.5, tx, rng, metric="f1")
+
+
 def test_anamnesis_index():
     assert audit.anamnesis_index(5, 10) == 0.5
     assert audit.anamnesis_index(10, 10) == 1

@@ -15,12 +15,12 @@ SMALL = (
 )
 
 
-def command(workdir, *flags, config=DEFAULT):
+def command(workdir, *flags, config=DEFAULT, experiment="unlearn"):
     return [
         sys.executable,
         "-m",
-        "experiments.unlearn",
-        f"--config={config}",
+        f"experiments.{experiment}",
+        *([f"--config={config}"] if config else []),
         f"--workdir={workdir}",
         *flags,
     ]

@@ -66,7 +66,7 @@ def full_summary():
 
 
 def test_markdown_has_one_line_per_method():
-    lines = table.markdown(full_summary()).splitlines()
+    lines = table.markdown(table.columns(full_summary())).splitlines()
     assert len(lines) == 2 + 4
     assert len({line.count("|") for line in lines}) == 1
 
@@ -78,7 +78,7 @@ def test_page_is_self_contained_and_escapes_what_it_shows(rng):
         for method in ("oracle", "ssd")
     }
     figures = {
-        "gaps": plots.accuracy_gaps(summary),
+        "gaps": plots.gaps(summary),
         "losses": plots.loss_histograms(losses),
         "trade": plots.trade_off(summary),
         "curves": plots.training_curves({"original": rng.exponential(size=(2, 5))}),

@@ -261,6 +261,43 @@ def test_pruned_weights_stay_zero_under_what_follows(problem):
     assert float(unlearning.sparsity_of(updated["params"])) == pytest.approx(0.9, abs=1e-3)
 
 
+def test_iterative_pruning_prunes_in_rounds_and_rewinds_what_is_left(problem):
+    """Without training rounds are one shot; the survivors are the early weights, bit for bit."""
+    task, variables, request = problem
+    frozen = unlearning.iterative_prune(optax.sgd(0.0), sparsity=0.7, per_round=0.3, num_epochs=1)
+    pruned, _ = frozen.init(jax.random.key(0), task, None, request.retain)
+    params = pruned["params"]
+    assert float(unlearning.sparsity_of(params)) == pytest.approx(0.7, abs=2e-3)
+    start_rng = jax.random.split(jax.random.key(0), 3)[0]
+    fresh = training.init_variables(task, request.retain, start_rng)["params"]
+    one_shot = update(problem, unlearning.prune(0.7), request=request)  # of another model
+    assert jax.tree.structure(one_shot["params"]) == jax.tree.structure(params)
+    weights = np.concatenate([np.abs(fresh[k]["kernel"]).ravel() for k in fresh])
+    for layer in fresh:
+        kept = np.asarray(params[layer]["kernel"] != 0)
+        np.testing.assert_array_equal(
+            params[layer]["kernel"][kept], np.asarray(fresh[layer]["kernel"])[kept]
+        )
+        assert np.abs(fresh[layer]["kernel"])[kept].min() >= np.quantile(weights, 0.7) * 0.999
+
+
+def test_iteratively_pruned_models_learn_and_stay_sparse(problem):
+    task, variables, request = problem
+    method = unlearning.iterative_prune_finetune(
+        optax.adam(5e-3), sparsity=0.7, per_round=0.4, prune_epochs=5, num_epochs=2, batch_size=50
+    )
+    init = jax.jit(lambda rng: method.init(rng, task, None, request.retain))
+    deployed, memory = init(jax.random.key(0))
+    accuracy = training.evaluate(task, deployed, request.retain)["accuracy"].mean()
+    assert accuracy > 0.9
+    updated, _ = method.update(jax.random.key(1), task, deployed, memory, request)
+    zero = np.asarray(deployed["params"]["Dense_0"]["kernel"] == 0)
+    assert (np.asarray(updated["params"]["Dense_0"]["kernel"])[zero] == 0).all()
+    assert not np.array_equal(
+        updated["params"]["Dense_0"]["kernel"], deployed["params"]["Dense_0"]["kernel"]
+    )
+
+
 def test_synflow_saves_layers_that_magnitude_pruning_would_cut_off(problem):
     """At extreme sparsity it must leave a path through every layer (its point), data-free."""
     updated = update(problem, unlearning.prune(0.99, score="synflow", rounds=50))
@@ -338,6 +375,8 @@ def test_a_chain_hands_on_the_model_and_keeps_the_teacher(problem):
         (lambda tx: unlearning.l1_sparse(tx, gamma=-1.0), "gamma must be >= 0"),
         (lambda tx: unlearning.prune(1.0), r"sparsity must lie in \[0, 1\), got 1.0"),
         (lambda tx: unlearning.prune(0.5, score="random"), "score must be one of"),
+        (lambda tx: unlearning.iterative_prune(tx, sparsity=1.0), r"sparsity must lie in \[0, 1\)"),
+        (lambda tx: unlearning.iterative_prune(tx, per_round=0.0), "per_round must lie"),
         (lambda tx: unlearning.just_in_time(tx, sigma=0.0), "sigma must be > 0"),
         (lambda tx: unlearning.influence(method="exact"), "method must be one of"),
         (lambda tx: unlearning.influence(alpha=-1.0), "alpha must be >= 0"),

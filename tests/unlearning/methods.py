@@ -24,8 +24,13 @@ METHODS = {
     "fisher_forgetting": unlearning.fisher_forgetting(alpha=1e-5, max_std=0.3, max_std_last=0.3),
     "l1_sparse": unlearning.l1_sparse(ADAM, gamma=1e-3, num_epochs=3),
     "prune_finetune": unlearning.prune_finetune(optax.adam(1e-2), sparsity=0.8, num_epochs=3),
+    "iterative_prune_finetune": unlearning.iterative_prune_finetune(
+        optax.adam(1e-2), sparsity=0.6, per_round=0.4, prune_epochs=2, num_epochs=3, batch_size=64
+    ),
+    "laf": unlearning.laf(ADAM, num_epochs=5, align_weight=3.0),
     "just_in_time": unlearning.just_in_time(optax.sgd(0.01), num_copies=5, num_epochs=5),
     "sisa": unlearning.sisa(optax.adam(5e-3), num_shards=2, num_slices=2, num_epochs=4),
+    "s3t": unlearning.s3t(optax.adam(5e-3), num_slices=2, budget=2, rank=16, num_epochs=8),
     "ssd": unlearning.ssd(alpha=4.0),
     "loss_free_ssd": unlearning.loss_free_ssd(alpha=1.5),
     "adaptive_ssd": unlearning.adaptive_ssd(),
@@ -45,7 +50,9 @@ FORGETTING = (
     "bad_teacher",
     "unsir",
     "prune_finetune",
+    "laf",
     "sisa",
+    "s3t",
     "ssd",
     "loss_free_ssd",
     "adaptive_ssd",

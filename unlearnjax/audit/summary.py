@@ -102,8 +102,8 @@ def against_oracles(
     """Rows with the columns that compare with the oracles: gaps, distances, ZRF.
 
     Args:
-      rows: one per method and seed, with the columns of `summarise`, and `relearn_steps` if
-        measured; some with method 'oracle'.
+      rows: one per method and seed, with the columns of `summarise` for all five sets, and
+        `relearn_steps` if measured; some with method 'oracle'.
       probs: of each row, the predicted probabilities on the forget set `[N, C]`.
       incompetent_probs: of a randomly initialised model.
     """

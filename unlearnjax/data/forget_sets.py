@@ -138,9 +138,7 @@ def select(spec: str, train: dict, held_out: dict, rng: np.random.Generator) -> 
             forget = by_field(train["identity"], people)
             known = np.isin(held_out["identity"], train["identity"])
             if known.all():
-                raise ValueError(
-                    "no identity of the held-out data is absent from the training data"
-                )
+                raise ValueError("every identity of the held-out data is in the training data too")
             gone = np.isin(held_out["identity"], people)
             return Selection(forget, np.flatnonzero(~known), np.flatnonzero(known & ~gone))
         if kind == "band":

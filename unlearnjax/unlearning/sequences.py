@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from unlearnjax import checks
 
@@ -49,6 +48,8 @@ def by_probability(probability: Sequence[float], budget: int) -> np.ndarray:
     Raises:
       ValueError: for a negative or missing probability, or fewer than `budget` orders.
     """
+    from scipy.optimize import linear_sum_assignment
+
     cost = np.asarray(probability, float)
     if cost.ndim != 1 or not len(cost) or not (cost >= 0).all():
         raise ValueError(f"deletion_probability must be [L] numbers >= 0, got {probability}")

@@ -1,0 +1,110 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from unlearnjax import data as data_lib
+from unlearnjax import models, tasks, training, unlearning
+from unlearnjax.types import Request
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Diabetes; the patients of low progression are forgotten."""
+    train = data_lib.load("diabetes").train
+    task = tasks.regression(tasks.from_linen(models.MLP(num_classes=1, hidden=(32,))))
+
+    @jax.jit
+    def fit(rng, indices):
+        options = {"num_epochs": 60, "batch_size": 32}
+        return training.train(task, optax.adam(3e-3), train, indices, rng, **options)[0].variables
+
+    forget = data_lib.forget_sets.in_band(train["raw_targets"], 25, 75)
+    retain = np.setdiff1d(np.arange(len(train["targets"])), forget)
+    parts = ({k: jnp.asarray(v[i]) for k, v in train.items()} for i in (forget, retain))
+    original, oracle = (fit(jax.random.key(0), i) for i in (np.arange(354), retain))
+    return task, original, oracle, Request(*parts)
+
+
+def error(problem, variables, part):
+    outputs = training.evaluate(problem[0], variables, getattr(problem[3], part))
+    return float(outputs["absolute_error"].mean())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        unlearning.blindspot(
+            optax.adam(1e-3), num_epochs=10, blind_epochs=10, feature_weight=0.01, batch_size=32
+        ),
+        unlearning.gaussian_amnesiac(optax.adam(3e-4), num_epochs=5, batch_size=32),
+    ],
+    ids=["blindspot", "gaussian_amnesiac"],
+)
+def test_errors_on_the_band_come_near_those_of_the_oracle(problem, method):
+    task, original, oracle, request = problem
+    method = unlearning.enforce(method)
+    updated, _ = jax.jit(lambda rng: method.update(rng, task, original, (), request))(
+        jax.random.key(1)
+    )
+    plain = unlearning.finetune(optax.adam(1e-3), num_epochs=10, batch_size=32)
+    tuned, _ = plain.update(jax.random.key(1), task, original, (), request)
+    target = error(problem, oracle, "forget")
+    gaps = [abs(error(problem, v, "forget") - target) for v in (original, tuned, updated)]
+    assert gaps[2] < 0.6 * min(gaps[:2])
+    assert error(problem, updated, "retain") < 0.65
+
+
+def test_blindspot_with_no_features_pulls_predictions_to_the_teachers(problem):
+    """A full-batch step against the gradient worked out by hand."""
+    task, original, _, request = problem
+    blind = unlearning.blindspot(
+        optax.sgd(0.1), blind_tx=optax.sgd(0.0), num_epochs=1, feature_weight=0.0, batch_size=1000
+    )
+    rng = jax.random.key(3)
+    updated, _ = blind.update(rng, task, original, (), request)
+    # A teacher that did not learn is a fresh model: found again by its effect on a second student.
+    teacher_rng = jax.random.split(jax.random.split(rng, 4)[1], 1)[0]
+    teacher = training.init_variables(task, request.retain, teacher_rng)
+
+    def predict(params, part):
+        return task.apply({"params": params}, part, None, False)[0]["logits"][:, 0]
+
+    def loss(params):
+        target = predict(teacher["params"], request.forget)
+        away = (predict(params, request.forget) - target) ** 2
+        near = (predict(params, request.retain) - request.retain["targets"]) ** 2
+        return away.mean() / 2 + near.mean() / 2
+
+    grads = jax.grad(loss)(original["params"])
+    for layer in grads:
+        expected = original["params"][layer]["kernel"] - 0.1 * grads[layer]["kernel"]
+        np.testing.assert_allclose(updated["params"][layer]["kernel"], expected, atol=1e-5)
+
+
+def test_gaussian_targets_have_the_moments_of_all_targets(problem):
+    seen = []
+    _, original, _, request = problem
+    task = problem[0]
+    spy = task._replace(
+        loss=lambda outputs, batch: (seen.append(batch["targets"]), task.loss(outputs, batch))[1]
+    )
+    many = {k: jnp.repeat(v, 50, axis=0) for k, v in request.forget.items()}
+    method = unlearning.gaussian_amnesiac(optax.sgd(0.0), num_epochs=1, batch_size=100000)
+    with jax.disable_jit():
+        method.update(jax.random.key(0), spy, original, (), Request(many, request.retain))
+    drawn = np.asarray(seen[-1])
+    everything = np.concatenate([many["targets"], request.retain["targets"]])
+    kept = np.isin(drawn, np.asarray(request.retain["targets"]))
+    drawn = drawn[~kept]
+    assert len(drawn) > 2000
+    assert drawn.mean() == pytest.approx(everything.mean(), abs=0.06)
+    assert drawn.std() == pytest.approx(everything.std(), rel=0.06)
+
+
+def test_bad_values_are_named():
+    with pytest.raises(ValueError, match="feature_weight must be >= 0"):
+        unlearning.blindspot(optax.sgd(0.1), feature_weight=-1.0)
+    with pytest.raises(ValueError, match="blind_epochs must be >= 1"):
+        unlearning.blindspot(optax.sgd(0.1), blind_epochs=0)

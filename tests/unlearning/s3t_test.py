@@ -1,0 +1,135 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import problems
+from unlearnjax import training, unlearning
+from unlearnjax.types import Request
+from unlearnjax.unlearning.s3t import block_numbers, init_adapters, merge
+
+N, SHARDS, SLICES, BUDGET = 240, 2, 3, 2
+METHOD = unlearning.s3t(
+    optax.adam(1e-2),
+    num_shards=SHARDS,
+    num_slices=SLICES,
+    budget=BUDGET,
+    rank=8,
+    num_epochs=6,
+    batch_size=32,
+)
+TURNS = np.argsort(unlearning.sequences.diverse(SLICES, BUDGET), axis=1)
+
+
+@pytest.fixture(scope="module")
+def deployed():
+    data = {k: jnp.asarray(v) for k, v in problems.digits(N).items()}
+    task = problems.mlp((24, 24))
+    init = jax.jit(lambda rng, data: METHOD.init(rng, task, None, data))
+    variables, memory = init(jax.random.key(0), data)
+    return task, data, variables, memory, init
+
+
+def update(deployed, forgotten, memory=None, data=None):
+    task, own_data, variables, own, _ = deployed
+    mask = np.isin(np.arange(N), forgotten)
+    parts = ({k: v[m] for k, v in (data or own_data).items()} for m in (mask, ~mask))
+    request = Request(*parts)
+    return jax.jit(lambda m: METHOD.update(None, task, variables, m, request))(memory or own)
+
+
+def of_slice(deployed, shard, number, count=1):
+    memory = deployed[3]
+    found = (np.asarray(memory.shard) == shard) & (np.asarray(memory.slice) == number)
+    return np.flatnonzero(found)[:count]
+
+
+def test_it_learns_through_adapters_of_a_random_backbone(deployed):
+    task, data, variables, *_ = deployed
+    accuracy = training.evaluate(METHOD.serve(task), variables, data)["accuracy"].mean()
+    assert accuracy > 0.75
+
+
+def test_blocks_are_layers_from_the_output_down(deployed):
+    task, data, _, memory, _ = deployed
+    for count, expected in ((3, (2, 1, 0)), (2, (1, 0, 0)), (1, (0, 0, 0))):
+        blocks = block_numbers(task, memory.backbone, data, count)
+        found = tuple(blocks[f"Dense_{i}"]["kernel"] for i in range(3))
+        assert found == expected
+        assert all(blocks[layer]["bias"] == blocks[layer]["kernel"] for layer in blocks)
+
+
+@pytest.mark.parametrize("number", range(SLICES))
+def test_deleting_switches_off_the_blocks_from_that_slice_on(deployed, number):
+    forgotten = of_slice(deployed, 1, number)
+    _, memory = update(deployed, forgotten)
+    np.testing.assert_array_equal(memory.alive[0], [SLICES] * BUDGET)
+    np.testing.assert_array_equal(memory.alive[1], TURNS[:, number])
+    problems.assert_trees_equal(memory.adapters, deployed[3].adapters)  # nothing was trained
+
+
+@pytest.mark.parametrize("number", range(SLICES))
+def test_what_is_served_never_saw_the_deleted_slice(deployed, number):
+    """Spoiling every example of that slice before training changes nothing of what is served."""
+    task, data, *_, init = deployed
+    forgotten = of_slice(deployed, 0, number, count=3)
+    everything = of_slice(deployed, 0, number, count=N)
+    spoiled = {**data, "inputs": data["inputs"].at[everything].set(50.0)}
+    served = []
+    for version in (data, spoiled):
+        _, memory = init(jax.random.key(0), version)
+        served.append(update(deployed, forgotten, memory, version)[0])
+    problems.assert_trees_equal(*(jax.tree.map(lambda x: x[0], v) for v in served))
+
+
+def test_a_shard_without_blocks_is_trained_anew_without_the_forgotten(deployed):
+    """Equal to the training of a shard in which they never were active."""
+    task, data, _, memory, _ = deployed
+    forgotten = np.concatenate([of_slice(deployed, 0, n) for n in set(TURNS.argmin(1).tolist())])
+    retrained, new = update(deployed, forgotten)
+    np.testing.assert_array_equal(new.alive, SLICES)
+    spoiled = {**data, "inputs": data["inputs"].at[forgotten].set(50.0)}
+    again, _ = update(deployed, forgotten, data=spoiled)
+    problems.assert_trees_equal(retrained, again)
+    before, after = (jax.tree.map(lambda x: x[1], m.adapters) for m in (memory, new))
+    problems.assert_trees_equal(before, after)  # the other shard
+    accuracy = training.evaluate(METHOD.serve(task), retrained, data)["accuracy"].mean()
+    assert accuracy > 0.75
+
+
+def test_requests_follow_one_another(deployed):
+    first, second = of_slice(deployed, 0, 2), of_slice(deployed, 0, 1)
+    _, memory = update(deployed, first)
+    both, _ = update(deployed, np.concatenate([first, second]))
+    twice, memory = update(deployed, np.concatenate([first, second]), memory)
+    problems.assert_trees_equal(twice, both)
+
+
+def test_adapters_of_full_rank_reach_any_change(deployed):
+    """And those freshly made change nothing."""
+    params = deployed[3].backbone["params"]
+    adapters = init_adapters(jax.random.key(0), params, 1000)
+    blocks = jax.tree.map(lambda _: 0, params)
+    problems.assert_trees_equal(merge(params, adapters, blocks, 1), params)
+    assert adapters["Dense_1"]["kernel"]["down"].shape == (24, 24)
+    wanted = jax.random.normal(jax.random.key(1), (24, 24))
+    kernel = adapters["Dense_1"]["kernel"]
+    kernel["up"] = jnp.linalg.solve(kernel["down"], wanted)
+    merged = merge(params, adapters, blocks, 1)["Dense_1"]["kernel"]
+    np.testing.assert_allclose(merged - params["Dense_1"]["kernel"], wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["num_shards", "num_slices", "budget", "rank", "num_epochs"])
+def test_bad_values_are_named(name):
+    with pytest.raises(ValueError, match=f"{name} must be >= 1, got 0"):
+        unlearning.s3t(optax.sgd(0.1), **{name: 0})
+
+
+def test_more_slices_than_layers_and_wrong_probabilities_are_refused(deployed):
+    task, data, *_ = deployed
+    deep = unlearning.s3t(optax.sgd(0.1), num_slices=4, budget=1)
+    with pytest.raises(ValueError, match="num_slices must be at most the model's 3 layers, got 4"):
+        deep.init(jax.random.key(0), task, None, data)
+    with pytest.raises(ValueError, match="deletion_probability must have num_slices=4 entries"):
+        unlearning.s3t(optax.sgd(0.1), deletion_probability=(0.5, 0.5), num_slices=4, budget=1)
