@@ -1,0 +1,102 @@
+"""Makes a finished run a published one: its numbers as small JSON, its table in the documents.
+
+    python -m experiments.publish --workdir=/tmp/unlearn --name=digits_convnet
+
+writes `docs/results/NAME.json` (configuration, versions, rows of every seed and their summary,
+rounded to five digits) and puts its table wherever README.md or docs/*.md say
+
+    <!-- results: NAME -->
+    <!-- end -->
+
+Without --workdir the tables are made again from what is published.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from experiments import leaderboard
+from unlearnjax.report import table
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+DIGITS = 5
+KEPT = ("schema", "experiment", "config", "environment", "sizes", "scenarios", "summary", "rows")
+# Too wide for a page: what is in the JSON and in a run's own report.
+LEFT_OUT = ("FLOPs", "memory")
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "A finished run; none: only tables are made.")
+_NAME = flags.DEFINE_string("name", None, "The name it is published under.")
+
+
+def rounded(value):
+    """Numbers to `DIGITS` significant digits, everywhere in a tree."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def publish(workdir: Path, name: str) -> None:
+    """Copies the results of a run, rounded, without what is only of use in the run."""
+    path = workdir / "results.json"
+    if not path.exists():
+        raise ValueError(
+            f"workdir must be a finished run, got {workdir}, which has no results.json"
+        )
+    results = json.loads(path.read_text())
+    small = {k: rounded(results[k]) for k in KEPT if k in results}
+    if "scenarios" in small:
+        del small["rows"]  # the same as the summary
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(small, separators=(",", ":")) + "\n")
+
+
+def markdown(results: dict) -> str:
+    """The table of published results."""
+    nan = float("nan")
+    rows = [{k: nan if v is None else v for k, v in row.items()} for row in results["summary"]]
+    if "scenarios" in results:
+        cells = leaderboard.columns(rows, results["scenarios"])
+    else:
+        cells = table.columns(rows, results["config"].get("columns", ()))
+    return table.markdown([cell for cell in cells if cell[0] not in LEFT_OUT])
+
+
+def with_tables(text: str) -> str:
+    """The document with every table made from its published results."""
+
+    def fill(match):
+        name = match[1]
+        results = json.loads((RESULTS / f"{name}.json").read_text())
+        return f"<!-- results: {name} -->\n\n{markdown(results)}\n<!-- end -->"
+
+    return re.sub(r"<!-- results: (\w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def documents() -> list[Path]:
+    """Where tables may stand."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1 or (_WORKDIR.value is None) != (_NAME.value is None):
+        sys.exit("error: give --workdir and --name, or neither")
+    if _WORKDIR.value is not None:
+        try:
+            publish(Path(_WORKDIR.value), _NAME.value)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+    for path in documents():
+        text = path.read_text()
+        if (new := with_tables(text)) != text:
+            path.write_text(new)
+            print(f"updated {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    app.run(main)

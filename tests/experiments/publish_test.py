@@ -1,0 +1,24 @@
+import json
+
+import pytest
+
+from experiments import publish
+
+
+@pytest.mark.parametrize("path", publish.documents(), ids=lambda path: path.name)
+def test_tables_in_the_documents_are_those_of_the_published_results(path):
+    text = path.read_text()
+    assert publish.with_tables(text) == text
+
+
+def test_results_are_rounded_and_small():
+    assert publish.rounded({"a": [1 / 3, 12345678, "x"]}) == {"a": [0.33333, 12345678, "x"]}
+    for path in publish.RESULTS.glob("*.json"):
+        results = json.loads(path.read_text())
+        assert {"config", "environment", "summary"} <= set(results), path.name
+        assert path.stat().st_size < 250_000, path.name
+
+
+def test_only_finished_runs_are_published(tmp_path):
+    with pytest.raises(ValueError, match="must be a finished run"):
+        publish.publish(tmp_path, "x")
