@@ -43,6 +43,7 @@ SPACES = {
     "just_in_time": {"learning_rate": (3e-4, 3e-3, 1e-2, 3e-2), "sigma": (0.1, 0.5, 1.0)},
     "sisa": {"learning_rate": (1e-3, 2e-3, 4e-3)},
     "s3t": {"learning_rate": (1e-3, 3e-3, 6e-3)},
+    "acu": {"gamma": (1.0, 10.0, 100.0)},
     "ssd": {"alpha": (1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 20.0), "dampening": (0.3, 1.0)},
     "loss_free_ssd": {"alpha": (1.2, 1.5, 2.0, 3.0, 5.0, 10.0), "dampening": (0.3, 1.0)},
     "adaptive_ssd": {"dampening": (0.1, 0.3, 1.0, 3.0)},

@@ -142,6 +142,7 @@ METHODS = {
         "budget": 3,
         "rank": 32,
     },
+    "acu": {"num_features": 1024, "gamma": 10.0, "form": "gram", "backbone": "inputs"},
     "ssd": {"alpha": 4.0, "dampening": 1.0, "importance": "exact", "batch_size": 128},
     "loss_free_ssd": {"alpha": 3.0, "dampening": 1.0, "batch_size": 16},
     "adaptive_ssd": {"dampening": 1.0, "batch_size": 128},

@@ -1,6 +1,6 @@
 """unlearnjax: machine unlearning in JAX."""
 
-from unlearnjax import curvature, models, parallel, tasks, training, trees, unlearning
+from unlearnjax import analytic, curvature, models, parallel, tasks, training, trees, unlearning
 from unlearnjax.types import Batch, Data, Request, Task, Unlearner, Variables
 
 __version__ = "0.1.0"
@@ -12,6 +12,7 @@ __all__ = [
     "Task",
     "Unlearner",
     "Variables",
+    "analytic",
     "curvature",
     "models",
     "parallel",

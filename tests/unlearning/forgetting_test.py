@@ -56,11 +56,12 @@ def test_the_original_knows_the_class_and_gentle_finetuning_keeps_it(problem):
 def test_methods_forget_the_class_and_keep_the_others(problem, name):
     method = METHODS[name]
     updated, _ = unlearn(problem, method)
-    assert jax.tree.structure(updated) == jax.tree.structure(problem[1])
+    if name != "acu":  # which deploys a head of its own
+        assert jax.tree.structure(updated) == jax.tree.structure(problem[1])
     assert trees.all_finite(updated)
     assert accuracy(problem, updated, "retain", method) > 0.85
     if name in FORGETTING:
         assert accuracy(problem, updated, "forget", method) < 0.35
-    if name not in ("sisa", "s3t"):  # which deploy ensembles of their own
+    if name not in ("sisa", "s3t", "acu"):  # which deploy models of their own
         before, after = jax.tree.leaves(problem[1]), jax.tree.leaves(updated)
         assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))

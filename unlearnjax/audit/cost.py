@@ -74,7 +74,9 @@ def _flops(closed: core.ClosedJaxpr) -> tuple[float, float]:
 
 def _flops_once(closed: core.ClosedJaxpr) -> float:
     avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
-    analysis = jax.jit(core.jaxpr_as_fun(closed)).lower(*avals).cost_analysis() or {}
+    # The program's types are settled; parts of it may be in float64.
+    with jax.enable_x64(True):
+        analysis = jax.jit(core.jaxpr_as_fun(closed)).lower(*avals).cost_analysis() or {}
     return float(analysis.get("flops", 0.0))
 
 

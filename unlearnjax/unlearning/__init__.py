@@ -1,5 +1,6 @@
 """Unlearners: constructors that return an `Unlearner`, and the pieces they are made of."""
 
+from unlearnjax.analytic import acu
 from unlearnjax.unlearning import objectives, sequences, transforms
 from unlearnjax.unlearning.chain import chain
 from unlearnjax.unlearning.classes import boundary_expand, unsir
@@ -31,6 +32,7 @@ __all__ = [
     "S3TMemory",
     "SISAMemory",
     "Trace",
+    "acu",
     "adaptive_alpha",
     "adaptive_ssd",
     "averaged",

@@ -1,0 +1,27 @@
+"""What the closed-form head sees: a random expansion of features, and one-hot targets."""
+
+import jax
+import jax.numpy as jnp
+
+from unlearnjax import checks
+from unlearnjax.types import Array
+
+
+def random_projection(rng: Array, num_inputs: int, num_features: int) -> Array:
+    """`[d, D]`: a Gaussian matrix of standard deviation `d^-1/2`, fixed once for `expand`."""
+    checks.at_least(1, num_inputs=num_inputs, num_features=num_features)
+    return jax.random.normal(rng, (num_inputs, num_features)) * num_inputs**-0.5
+
+
+def expand(projection: Array, inputs: Array) -> Array:
+    """`relu(inputs @ projection)`: `[n, ...]` inputs, flattened, to `[n, D]` features.
+
+    References:
+      Zhuang et al., "ACIL: Analytic Class-Incremental Learning", NeurIPS 2022 (the "buffer").
+    """
+    return jax.nn.relu(inputs.reshape(inputs.shape[0], -1) @ projection)
+
+
+def one_hot(targets: Array, num_classes: int, dtype=jnp.float32) -> Array:
+    """`[n]` class numbers to `[n, C]` rows of 0 and 1."""
+    return jax.nn.one_hot(targets, num_classes, dtype=dtype)
