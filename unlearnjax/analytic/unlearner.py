@@ -42,8 +42,8 @@ def acu(
 
     `init` learns the head from the training data in one pass, `update` takes the forget set's rows
     out of it: the result is the head that training on the rest alone would have given, up to
-    rounding, without the rest. Head and updates are computed in float64. The model it was given is
-    not deployed; with `backbone='model'` its penultimate features feed the head, and then only the
+    rounding, without the rest. Features, head and updates are computed in float64. The model it
+    was given is not deployed; with `backbone='model'` its penultimate features feed the head, and then only the
     head forgets, not the features.
 
     Args:
@@ -66,8 +66,15 @@ def acu(
     checks.one_of(form=(form, tuple(recursive.FORMS)), backbone=(backbone, BACKBONES))
 
     def rows(task: Task, params: dict, data: Data, num_classes: int) -> tuple[Array, Array]:
-        expanded = training.map_batches(lambda b: _features(task, params, b), data, batch_size)
-        return expanded, features_lib.one_hot(data["targets"], num_classes)
+        """In float64: a row must come out the same when it is forgotten, in other company."""
+        wide = jax.tree.map(lambda x: x.astype(jnp.float64), params["projection"])
+        params = {**params, "projection": wide}
+
+        def per_batch(batch):
+            return _features(task, params, batch)
+
+        targets = features_lib.one_hot(data["targets"], num_classes, jnp.float64)
+        return training.map_batches(per_batch, data, batch_size), targets
 
     def deployed(params: dict, state: recursive.State) -> Variables:
         return {"params": {**params, "head": scale * state.weight.astype(jnp.float32)}}
@@ -82,8 +89,8 @@ def acu(
             width = shapes["features"].shape[-1]
             params = {"backbone": variables}
         params["projection"] = features_lib.random_projection(rng, width, num_features)
-        features, targets = rows(task, params, data, num_classes)
         with jax.enable_x64(True):
+            features, targets = rows(task, params, data, num_classes)
             empty = recursive.init(num_features, num_classes, gamma, form=form, dtype=jnp.float64)
             state = recursive.learn(empty, features, targets)
             return deployed(params, state), ACUMemory(state, jnp.bool_(True))
@@ -92,8 +99,8 @@ def acu(
         del rng
         params = {k: v for k, v in variables["params"].items() if k != "head"}
         num_classes = memory.state.weight.shape[1]
-        features, targets = rows(task, params, request.forget, num_classes)
         with jax.enable_x64(True):
+            features, targets = rows(task, params, request.forget, num_classes)
             state, possible = recursive.try_forget(memory.state, features, targets)
             return deployed(params, state), ACUMemory(state, memory.possible & possible)
 
@@ -117,4 +124,5 @@ def _features(task: Task, params: dict, batch) -> Array:
     inputs = batch["inputs"]
     if "backbone" in params:
         inputs = task.apply(params["backbone"], batch, None, False)[0]["features"]
-    return features_lib.expand(params["projection"], inputs)
+    projection = params["projection"]
+    return features_lib.expand(projection, inputs.astype(projection.dtype))
