@@ -44,7 +44,9 @@ def test_requests_follow_one_another_and_impossible_ones_are_told(problem):
     task, variables, train, _ = problem
     method = unlearning.acu(800, gamma=1e-3)  # more features than rows: all rows are told apart
     deployed, memory = method.init(jax.random.key(0), task, variables, train)
-    parts = [{k: v[s] for k, v in train.items()} for s in (slice(20), slice(20, 50), slice(50))]
+    parts = [
+        {k: v[s] for k, v in train.items()} for s in (slice(20), slice(20, 50), slice(50, None))
+    ]
     for part in parts[:2]:
         deployed, memory = method.update(None, task, deployed, memory, Request(part))
     oracle, _ = method.init(jax.random.key(0), task, variables, parts[2])

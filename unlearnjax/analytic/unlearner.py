@@ -42,9 +42,10 @@ def acu(
 
     `init` learns the head from the training data in one pass, `update` takes the forget set's rows
     out of it: the result is the head that training on the rest alone would have given, up to
-    rounding, without the rest. Features, head and updates are computed in float64. The model it
-    was given is not deployed; with `backbone='model'` its penultimate features feed the head, and then only the
-    head forgets, not the features.
+    rounding, without the rest. Features, head and updates are computed in float64.
+
+    The model it was given is not deployed; with `backbone='model'` its penultimate features feed
+    the head, and then only the head forgets, not the features.
 
     Args:
       num_features: D of the random expansion.
