@@ -46,8 +46,8 @@ class Problem(NamedTuple):
     note: str = ""
 
 
-def problem(config: ConfigDict, data_dir: str | None) -> Problem:
-    """Loads the data set and selects the forget set, from `config.seed` alone."""
+def dataset(config: ConfigDict, data_dir: str | None) -> data_lib.Dataset:
+    """The data set, with the targets that the config asks for."""
     dataset = _load(config.dataset, data_dir, config.source)
     if config.target is not None:
         dataset = data_lib.with_target(dataset, config.target)
@@ -55,9 +55,15 @@ def problem(config: ConfigDict, data_dir: str | None) -> Problem:
         dataset = data_lib.with_superclasses(dataset, config.superclasses)
     if (dataset.train["targets"].dtype == np.float32) != (config.task == "regression"):
         raise ValueError(f"task must fit the targets of {config.dataset}, got {config.task!r}")
+    return dataset
+
+
+def problem(config: ConfigDict, data_dir: str | None) -> Problem:
+    """Loads the data set and selects the forget set, from `config.seed` alone."""
+    loaded = dataset(config, data_dir)
     split_rng, forget_rng, size_rng = np.random.default_rng(config.seed).spawn(3)
-    all_train = data_lib.subsample(dataset.train, config.num_train, size_rng)
-    held_out = data_lib.subsample(dataset.test, config.num_test, size_rng)
+    all_train = data_lib.subsample(loaded.train, config.num_train, size_rng)
+    held_out = data_lib.subsample(loaded.test, config.num_test, size_rng)
     train, val = data_lib.split_validation(all_train, config.validation_fraction, split_rng)
     if config.held_out == "validation":  # hyper-parameters are found without the test set
         held_out = val

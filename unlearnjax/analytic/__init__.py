@@ -6,6 +6,7 @@ Two forms of one state, told apart by their type; every function takes either:
   GramState     weight, autocorrelation and moment: exact sums, O(D^3) per call, no drift
 """
 
+from unlearnjax.analytic.certificate import certificate, digest
 from unlearnjax.analytic.features import expand, one_hot, random_projection
 from unlearnjax.analytic.gram import GramState
 from unlearnjax.analytic.inverse import InverseState
@@ -29,6 +30,8 @@ __all__ = [
     "GramState",
     "InverseState",
     "acu",
+    "certificate",
+    "digest",
     "expand",
     "forget",
     "forget_class",

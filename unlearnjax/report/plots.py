@@ -126,6 +126,42 @@ def frontier(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+def stream_curves(by_method: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Request by request: accuracies, distance to the exact head, cumulative time.
+
+    Args:
+      by_method: `{method: {curve: [requests]}}` with the curves named below.
+    """
+    panels = (
+        ("retained_accuracy", "accuracy on what is left (%)"),
+        ("unlearned_accuracy", "accuracy on what was forgotten (%)"),
+        ("distance", "distance to the exact head"),
+        ("seconds", "time so far (s)"),
+    )
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True).ravel()
+    styles = ("-", "--", ":")
+    for ax, (name, label) in zip(axes, panels, strict=True):
+        for i, (method, curves) in enumerate(by_method.items()):
+            values = np.asarray(curves[name], float)
+            if name == "seconds":
+                values = np.cumsum(values)
+            elif name == "distance":
+                values = np.maximum(values, 1e-16)
+            else:
+                values = 100 * values
+            style = styles[i // len(COLORS)]
+            color = COLORS[i % len(COLORS)]
+            ax.plot(1 + np.arange(len(values)), values, style, color=color, label=method)
+        ax.set_ylabel(label)
+        ax.grid(alpha=0.3)
+        if name in ("distance", "seconds"):
+            ax.set_yscale("log")
+            ax.set_xlabel("request")
+    axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
 def training_curves(histories: Mapping[str, np.ndarray]) -> Figure:
     """Training loss by epoch: `{label: [epochs]}`."""
     figure = Figure(figsize=(7, 3.5), layout="constrained")
