@@ -1,8 +1,11 @@
 import time
 
+import jax
+import numpy as np
 import pytest
 
-from experiments.benchmarks import convolution, epoch, fisher, timing
+import unlearnjax.analytic
+from experiments.benchmarks import analytic, convolution, epoch, fisher, timing
 
 
 def test_ratios_are_relative_to_the_first_alternative():
@@ -19,6 +22,22 @@ def test_every_benchmark_yields_records():
         *fisher.run(num_examples=20, repeats=1),
         *epoch.run(num_examples=40, batch_size=20, repeats=1),
         *convolution.run(num_steps=1, batch_size=4, repeats=1),
+        *analytic.run(sizes=(60,), widths=(32,), rows=8, repeats=1),
     ]
-    assert {record["benchmark"] for record in small} == {"fisher", "epoch", "convolution"}
+    names = {"fisher", "epoch", "convolution", "analytic"}
+    assert {record["benchmark"] for record in small} == names
     assert all(ratio > 0 for record in small for ratio in record["ratio"].values())
+
+
+def test_the_references_of_the_analytic_benchmark_compute_what_it_computes():
+    with jax.enable_x64(True):
+        features, targets = analytic.problem(80, 32)
+        gram, inverse = analytic.states(features, targets)
+        block = features[:9], targets[:9]
+        (new, possible) = unlearnjax.analytic.try_forget(inverse, *block)
+        weight, matrix = analytic.numpy_forget(*(np.asarray(x) for x in inverse), *block)
+        assert possible
+        np.testing.assert_allclose(new.weight, weight, atol=1e-10)
+        np.testing.assert_allclose(new.inverse, matrix, atol=1e-10)
+        solved = unlearnjax.analytic.solve(features[9:], targets[9:], analytic.GAMMA)
+        np.testing.assert_allclose(new.weight, solved, atol=1e-9)
