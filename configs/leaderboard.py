@@ -6,7 +6,7 @@ Digits, ConvNet, a class, half a class and a random tenth, five seeds: about ten
 cores, resumable. Config strings as in configs/unlearn.py; `forget` names the scenarios, separated
 by '/':
 
-    --config=configs/leaderboard.py:fashion_mnist,train=5000,test=2000
+    --config=configs/leaderboard.py:fashion_mnist,train=3000,test=2000
     --config=configs/leaderboard.py:cifar10,model=resnet18
     --config=configs/leaderboard.py:digits,model=mlp,forget=class:3/random:0.1
 """
@@ -28,5 +28,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.scenarios = tuple((given[0] if given else SCENARIOS).split("/"))
     config.rank = "average_gap"
     # What replaces `config.unlearn` in scenarios of each kind; shared fields win over both.
-    config.tuned = ConfigDict(unlearn.tuned(config.dataset, config.model.name))
+    found = unlearn.tuned(config.dataset, config.model.name, config.num_train)
+    config.tuned = ConfigDict(found)
     return config

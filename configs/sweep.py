@@ -5,11 +5,12 @@
 Digits, ConvNet, three kinds of forget sets: about half an hour on 2 CPU cores, resumable trial by
 trial. For each kind it takes the values with the smallest average gap to oracles, on a validation
 split, with models and seeds that no report uses; the test set is never looked at. The values it
-finds are committed as `configs/tuned/DATASET_MODEL.json`, which configs/unlearn.py reads:
+finds are committed as `configs/tuned/DATASET_MODEL.json` (with a part of the data,
+`DATASET_MODEL_TRAIN.json`), which configs/unlearn.py reads:
 
     cp /tmp/sweep/tuned.json configs/tuned/digits_convnet.json
 
-Config strings as in configs/leaderboard.py, e.g. `fashion_mnist,train=5000,test=2000`. `search` is
+Config strings as in configs/leaderboard.py, e.g. `fashion_mnist,train=3000,test=2000`. `search` is
 'grid' or 'random'; a method stops after `max_trials`, or when its trials have cost `budget` times
 what retraining costs, in seconds or FLOPs (`budget_unit`). Values whose request costs more than
 `max_ratio` retrainings are not taken.

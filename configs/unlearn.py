@@ -202,7 +202,8 @@ def get_config(
         raise ValueError(f"method must be one of {sorted(methods)}, got {_named(unknown, methods)}")
 
     config.unlearn = ConfigDict({name: dict(fields) for name, fields in methods.items()})
-    for name, fields in tuned(dataset, model).get(kind_of(config.forget), {}).items():
+    found = tuned(dataset, model, config.num_train)
+    for name, fields in found.get(kind_of(config.forget), {}).items():
         if name in config.unlearn:
             config.unlearn[name].update(fields)
     # Fields of the methods, unset here: `--config.unlearn.FIELD` sets it for every method with it.
@@ -214,9 +215,13 @@ def get_config(
     return config
 
 
-def tuned(dataset: str, model: str) -> dict[str, dict[str, dict]]:
-    """{kind of forget set: {method: fields}} that a sweep found best, see configs/sweep.py."""
-    path = TUNED / f"{dataset}_{model}.json"
+def tuned(dataset: str, model: str, num_train: int | None = None) -> dict[str, dict[str, dict]]:
+    """{kind of forget set: {method: fields}} that a sweep found best, see configs/sweep.py.
+
+    Values found with a part of the data set are not those for all of it.
+    """
+    size = "" if num_train is None else f"_{num_train}"
+    path = TUNED / f"{dataset}_{model}{size}.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 

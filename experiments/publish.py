@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments import leaderboard
+from experiments import continual, leaderboard
 from unlearnjax.report import table
 
 ROOT = Path(__file__).parents[1]
@@ -50,8 +50,8 @@ def publish(workdir: Path, name: str) -> None:
         )
     results = json.loads(path.read_text())
     small = {k: rounded(results[k]) for k in KEPT if k in results}
-    if "scenarios" in small:
-        del small["rows"]  # the same as the summary
+    if small["rows"] == small["summary"]:
+        del small["rows"]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(small, separators=(",", ":")) + "\n")
 
@@ -60,7 +60,9 @@ def markdown(results: dict) -> str:
     """The table of published results."""
     nan = float("nan")
     rows = [{k: nan if v is None else v for k, v in row.items()} for row in results["summary"]]
-    if "scenarios" in results:
+    if results["experiment"] == "continual":
+        cells = continual.columns(rows)
+    elif "scenarios" in results:
         cells = leaderboard.columns(rows, results["scenarios"])
     else:
         cells = table.columns(rows, results["config"].get("columns", ()))
