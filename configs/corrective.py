@@ -13,7 +13,7 @@ Config strings as in configs/leaderboard.py, e.g. `fashion_mnist,train=5000,forg
 
 from ml_collections import ConfigDict
 
-from configs import leaderboard
+from configs import leaderboard, unlearn
 
 SCENARIOS = (
     "poison:130:0.1/poison:130:0.5/poison:130:1.0/"
@@ -36,12 +36,10 @@ METHODS = (
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    parts = [part for part in arg.split(",") if part] or ["digits"]
-    defaults = {"method": "+".join(METHODS), "forget": SCENARIOS, "seeds": "3"}
-    for key, value in defaults.items():
-        if not any(part.startswith(f"{key}=") for part in parts):
-            parts.append(f"{key}={value}")
-    config = leaderboard.get_config(",".join(parts))
+    arg = unlearn.with_defaults(
+        arg, "digits", method="+".join(METHODS), forget=SCENARIOS, seeds="3"
+    )
+    config = leaderboard.get_config(arg)
     config.rank = "corrective_gap"
     config.columns = ("unseen_accuracy", "corrective_gap")
     return config

@@ -34,12 +34,8 @@ METHODS = (
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    parts = [part for part in arg.split(",") if part] or ["spoken_digits"]
-    defaults = {"forget": "identity:0", "method": "+".join(METHODS)}
-    for key, value in defaults.items():
-        if not any(part.startswith(f"{key}=") for part in parts):
-            parts.append(f"{key}={value}")
-    config = unlearn.get_config(",".join(parts), dataset="spoken_digits")
+    arg = unlearn.with_defaults(arg, "spoken_digits", forget="identity:0", method="+".join(METHODS))
+    config = unlearn.get_config(arg, dataset="spoken_digits")
     if config.model.name == "convnet":
         config.model.options.channels = (16, 32, 64)
     config.columns = ("nomus",)

@@ -19,13 +19,15 @@ SCENARIOS = "class:3/part:3:0.5/random:0.1"
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    parts = [part for part in arg.split(",") if part]
-    given = [part.removeprefix("forget=") for part in parts if part.startswith("forget=")]
-    rest = [part for part in parts if not part.startswith("forget=")]
-    if not any(part.startswith("seeds=") for part in rest):
-        rest.append("seeds=5")
+    scenarios = SCENARIOS
+    rest = []
+    for part in unlearn.with_defaults(arg, "digits", seeds="5").split(","):
+        if part.startswith("forget="):
+            scenarios = part.removeprefix("forget=")
+        else:
+            rest.append(part)
     config = unlearn.get_config(",".join(rest))
-    config.scenarios = tuple((given[0] if given else SCENARIOS).split("/"))
+    config.scenarios = tuple(scenarios.split("/"))
     config.rank = "average_gap"
     # What replaces `config.unlearn` in scenarios of each kind; shared fields win over both.
     found = unlearn.tuned(config.dataset, config.model.name, config.num_train)

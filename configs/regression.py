@@ -33,12 +33,8 @@ METHODS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    parts = [part for part in arg.split(",") if part] or ["diabetes"]
-    defaults = {"forget": "band:25:75", "seeds": "5"}
-    for key, value in defaults.items():
-        if not any(part.startswith(f"{key}=") for part in parts):
-            parts.append(f"{key}={value}")
-    config = unlearn.get_config(",".join(parts), dataset="diabetes", methods=METHODS)
+    arg = unlearn.with_defaults(arg, "diabetes", forget="band:25:75", seeds="5")
+    config = unlearn.get_config(arg, dataset="diabetes", methods=METHODS)
     config.task = "regression"
     config.model.options.hidden = (64, 64)
     config.evaluate.relearn.margin = 0.25

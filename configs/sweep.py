@@ -18,7 +18,7 @@ what retraining costs, in seconds or FLOPs (`budget_unit`). Values whose request
 
 from ml_collections import ConfigDict
 
-from configs import leaderboard
+from configs import leaderboard, unlearn
 
 _RATES = {"learning_rate": (1e-4, 3e-4, 1e-3, 3e-3)}
 SPACES = {
@@ -52,12 +52,8 @@ SPACES = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    parts = [part for part in arg.split(",") if part]
-    if not any(part.startswith("method=") for part in parts):
-        parts = [*(parts or ["digits"]), f"method={'+'.join(SPACES)}"]
-    if not any(part.startswith("seeds=") for part in parts):
-        parts.append("seeds=2")
-    config = leaderboard.get_config(",".join(parts))
+    arg = unlearn.with_defaults(arg, "digits", method="+".join(SPACES), seeds="2")
+    config = leaderboard.get_config(arg)
     del config.rank, config.tuned
     config.seed = 1000  # reports count their seeds from 0
     config.validation_fraction = 0.2

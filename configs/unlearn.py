@@ -215,6 +215,13 @@ def get_config(
     return config
 
 
+def with_defaults(arg: str, dataset: str, **defaults: str) -> str:
+    """A config string with what it leaves open: the data set, and `key=value` for each default."""
+    parts = [part for part in arg.split(",") if part] or [dataset]
+    given = {part.partition("=")[0] for part in parts}
+    return ",".join(parts + [f"{k}={v}" for k, v in defaults.items() if k not in given])
+
+
 def tuned(dataset: str, model: str, num_train: int | None = None) -> dict[str, dict[str, dict]]:
     """{kind of forget set: {method: fields}} that a sweep found best, see configs/sweep.py.
 
@@ -251,8 +258,11 @@ def _parse(arg: str, dataset: str) -> dict[str, str]:
     options = {"dataset": dataset}
     for position, part in enumerate(p for p in arg.split(",") if p):
         key, equals, value = part.partition("=")
-        if not equals and position == 0:
-            key, value = "dataset", part
+        if not equals:  # a data set, and after it a model, may stand without their keys
+            if position == 0:
+                key, value = "dataset", part
+            elif part in models.BY_NAME:
+                key, value = "model", part
         if key not in KEYS:
             raise ValueError(f"config option must be one of {KEYS}, got {_named([key], KEYS)}")
         options[key] = value

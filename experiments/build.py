@@ -48,14 +48,14 @@ class Problem(NamedTuple):
 
 def dataset(config: ConfigDict, data_dir: str | None) -> data_lib.Dataset:
     """The data set, with the targets that the config asks for."""
-    dataset = _load(config.dataset, data_dir, config.source)
+    loaded = _load(config.dataset, data_dir, config.source)
     if config.target is not None:
-        dataset = data_lib.with_target(dataset, config.target)
+        loaded = data_lib.with_target(loaded, config.target)
     if config.superclasses:
-        dataset = data_lib.with_superclasses(dataset, config.superclasses)
-    if (dataset.train["targets"].dtype == np.float32) != (config.task == "regression"):
+        loaded = data_lib.with_superclasses(loaded, config.superclasses)
+    if (loaded.train["targets"].dtype == np.float32) != (config.task == "regression"):
         raise ValueError(f"task must fit the targets of {config.dataset}, got {config.task!r}")
-    return dataset
+    return loaded
 
 
 def problem(config: ConfigDict, data_dir: str | None) -> Problem:
@@ -87,7 +87,7 @@ def problem(config: ConfigDict, data_dir: str | None) -> Problem:
     oracle = data_lib.forget_sets.complement(gone, size)
     data_lib.validate_batch_size(config.train.batch_size, len(oracle), "config.train.batch_size")
     return Problem(
-        dataset,
+        loaded,
         train,
         val,
         held_out,

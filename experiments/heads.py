@@ -123,28 +123,19 @@ def gradient(learn: str, forget: str) -> Callable[..., Head]:
     return make
 
 
-def _retrain(config, task, tx, data, rng):
-    method = unlearning.retrain(
-        tx, num_epochs=config.head.retrain_epochs, batch_size=config.head.batch_size
-    )
+def _on_all_that_is_left(method, epochs: str):
+    """A step that runs an unlearner with the rows that are left as its retain set."""
 
-    def step(state, batch, left):
-        request = Request(None, {**data, "weight": left})
-        return method.update(rng, task, state[0], (), request)[0], state[1]
+    def make(config, task, tx, data, rng):
+        own = method(tx, num_epochs=config.head[epochs], batch_size=config.head.batch_size)
 
-    return step
+        def step(state, batch, left):
+            request = Request(None, {**data, "weight": left})
+            return own.update(rng, task, state[0], (), request)[0], state[1]
 
+        return step
 
-def _finetune(config, task, tx, data, rng):
-    method = unlearning.finetune(
-        tx, num_epochs=config.head.num_epochs, batch_size=config.head.batch_size
-    )
-
-    def step(state, batch, left):
-        request = Request(None, {**data, "weight": left})
-        return method.update(rng, task, state[0], (), request)[0], state[1]
-
-    return step
+    return make
 
 
 def _finetune_new(config, task, tx, data, rng):
@@ -229,8 +220,8 @@ def _ssd(config, task, tx, data, rng):
 
 
 _STEPS = {
-    "retrain": _retrain,
-    "finetune": _finetune,
+    "retrain": _on_all_that_is_left(unlearning.retrain, "retrain_epochs"),
+    "finetune": _on_all_that_is_left(unlearning.finetune, "num_epochs"),
     "finetune_new": _finetune_new,
     "ascend": _ascend,
     "ssd": _ssd,

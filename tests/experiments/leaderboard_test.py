@@ -35,6 +35,8 @@ def test_config_strings_name_scenarios():
     assert config_lib.get_config().num_seeds == 5 and len(config_lib.get_config().scenarios) == 3
     assert config_lib.get_config("method=ssd").dataset == "digits"
     assert config_lib.get_config("fashion_mnist").dataset == "fashion_mnist"
+    larger = config_lib.get_config("cifar10,resnet18")
+    assert (larger.dataset, larger.model.name) == ("cifar10", "resnet18")
 
 
 def test_a_bad_scenario_fails_before_the_first_is_run(tmp_path, tfds_dir):

@@ -113,6 +113,26 @@ def test_retrain_is_training_on_the_retain_set_alone(digits, request_of):
     problems.assert_trees_close(results[0], never.variables)
 
 
+def test_a_number_of_steps_cuts_the_last_pass_short(digits, request_of):
+    """100 retained examples in batches of 25: six steps are a pass and a half."""
+    task = problems.mlp()
+    variables = problems.init(task, digits)
+
+    def counted(**length):
+        tx = optax.chain(optax.adam(1e-3), optax.scale_by_schedule(lambda count: 1.0))
+        method = unlearning.descend(OBJECTIVE, tx, over="retain", batch_size=25, **length)
+        return method.update(jax.random.key(0), task, variables, (), request_of)[0]
+
+    problems.assert_trees_equal(counted(num_steps=8), counted(num_epochs=2))
+    six, one = counted(num_steps=6), counted(num_epochs=1)
+    moved = optax.tree.norm(optax.tree.sub(six["params"], one["params"]))
+    assert moved > 0
+    # One more step moves a parameter by about the learning rate of Adam.
+    seven = counted(num_steps=7)
+    step = max(float(np.abs(x).max()) for x in jax.tree.leaves(optax.tree.sub(seven, six)))
+    assert 0 < step < 3e-3
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -147,6 +167,16 @@ def test_update_jits_vmaps_over_models_and_repeats(digits, request_of, method):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (
+            lambda: unlearning.descend(OBJECTIVE, optax.sgd(0.1), over="retain", batch_size=4),
+            "one of num_epochs and num_steps must be given, got None and None",
+        ),
+        (
+            lambda: unlearning.descend(
+                OBJECTIVE, optax.sgd(0.1), over="retain", batch_size=4, num_steps=0
+            ),
+            "num_steps must be >= 1, got 0",
+        ),
         (lambda: unlearning.finetune(optax.sgd(1.0), num_epochs=0), "num_epochs must be >= 1"),
         (lambda: unlearning.finetune(optax.sgd(1.0), batch_size=0), "batch_size must be >= 1"),
         (lambda: unlearning.gradient_ascent(optax.sgd(1.0), max_loss=-2.0), "max_loss must be > 0"),

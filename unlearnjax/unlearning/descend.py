@@ -41,8 +41,9 @@ def descend(
     tx: Transform,
     *,
     over: str,
-    num_epochs: int,
     batch_size: int,
+    num_epochs: int | None = None,
+    num_steps: int | None = None,
     teachers: Mapping[str, Teacher] | None = None,
     cache_teachers: bool = True,
     forget_epochs: int | None = None,
@@ -63,9 +64,10 @@ def descend(
         together. 'paired': the retain set, every step with a batch of the forget set beside it,
         which is gone through as often as it takes. 'alternate': first the forget set, then the
         retain set, in batches of one kind.
-      num_epochs: passes.
       batch_size: examples per step (of each part, for 'paired'); capped at the size of a part,
         since a forget set may be small.
+      num_epochs, num_steps: passes, or steps: one of the two. The last pass may be cut short by
+        `num_steps`.
       teachers: frozen models that the objective compares with, by the names that its terms use,
         e.g. `{'original': original_model, 'incompetent': incompetent_model}`.
       cache_teachers: whether their outputs on all data are computed once before the loop (memory:
@@ -90,7 +92,12 @@ def descend(
         over=(over, OVER),
         **{f"record[{i}]": (name, CURVES) for i, name in enumerate(record)},
     )
-    checks.at_least(1, num_epochs=num_epochs, batch_size=batch_size)
+    if (num_epochs is None) == (num_steps is None):
+        raise ValueError(
+            f"one of num_epochs and num_steps must be given, got {num_epochs} and {num_steps}"
+        )
+    length = {"num_epochs": num_epochs} if num_steps is None else {"num_steps": num_steps}
+    checks.at_least(1, batch_size=batch_size, **length)
     if not 0 < retain_fraction <= 1:
         raise ValueError(f"retain_fraction must lie in (0, 1], got {retain_fraction}")
     if keep_best is not None and not record:
@@ -116,6 +123,9 @@ def descend(
             data = {**data, **_cached_outputs(task, frozen, data)}
         frozen.setdefault("original", original(variables, request))  # for penalties
         order = _order(over, num_forget, indices, batch_size, forget_epochs)
+        epochs = num_epochs
+        if num_steps is not None:
+            order, epochs = _cut(order, num_steps)
         step = _skipping_empty(training.make_step(objective(task, frozen), transform))
 
         def epoch(carry, _):
@@ -145,7 +155,7 @@ def descend(
 
         state = training.init_state(variables, transform)
         best = (-jnp.inf, variables) if keep_best is not None else ()
-        (state, best), curves = jax.lax.scan(epoch, (state, best), length=num_epochs)
+        (state, best), curves = jax.lax.scan(epoch, (state, best), length=epochs)
         result = best[1] if keep_best is not None else state.variables
         return result, Trace(curves) if record else memory
 
@@ -197,11 +207,15 @@ def _subset(rng: Array, num_forget: int, num_examples: int, retain_fraction: flo
 
 
 def _order(over: str, num_forget: int, indices: Array, batch_size: int, forget_epochs: int | None):
-    """`(key, epoch) -> [steps, B]`, see `descend`; `None` for a plain shuffle of the indices."""
+    """`(key, epoch) -> [steps, B]`, see `descend`."""
     forget, retain = indices[:num_forget], indices[num_forget:]
 
     def shuffled(key, part):
         return data_lib.epoch_order(key, part, min(batch_size, part.shape[0]))
+
+    def one_part(key, epoch):
+        del epoch
+        return shuffled(key, indices)
 
     def paired(key, epoch):
         del epoch
@@ -223,7 +237,19 @@ def _order(over: str, num_forget: int, indices: Array, batch_size: int, forget_e
             [jnp.pad(r, ((0, 0), (0, width - r.shape[1])), constant_values=-1) for r in rows]
         )
 
-    return {"paired": paired, "alternate": alternate}.get(over)
+    return {"paired": paired, "alternate": alternate}.get(over, one_part)
+
+
+def _cut(order, num_steps: int):
+    """The order with padding, which is skipped, after `num_steps`; and the epochs that takes."""
+    rows = jax.eval_shape(order, jax.random.key(0), jnp.int32(0))
+
+    def cut(key, epoch):
+        full = order(key, epoch)
+        late = epoch * rows.shape[0] + jnp.arange(rows.shape[0]) >= num_steps
+        return jnp.where(late[:, None], -1 - data_lib.position(full), full)
+
+    return cut, data_lib.steps_per_epoch(num_steps, rows.shape[0])
 
 
 def _cached_outputs(task: Task, frozen: Mapping[str, Variables], data: Data) -> dict[str, Array]:
