@@ -1,6 +1,6 @@
 """Ratio benchmarks, one JSON line per case.
 
-    python -m experiments.benchmarks [--only=fisher,epoch,convolution,analytic]
+    python -m experiments.benchmarks [--only=fisher,epoch,convolution,analytic,drift]
 
 About two minutes on 2 CPU cores. A ratio above 1 says how many times slower than the reference the
 alternative is, measured in turns in this process.
@@ -12,13 +12,14 @@ import sys
 from absl import app, flags, logging
 
 from experiments import runner
-from experiments.benchmarks import analytic, convolution, epoch, fisher
+from experiments.benchmarks import analytic, convolution, drift, epoch, fisher
 
 BENCHMARKS = {
     "fisher": fisher.run,
     "epoch": epoch.run,
     "convolution": convolution.run,
     "analytic": analytic.run,
+    "drift": drift.run,
 }
 
 _ONLY = flags.DEFINE_list("only", list(BENCHMARKS), "Which benchmarks to run.")

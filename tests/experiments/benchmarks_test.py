@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import unlearnjax.analytic
-from experiments.benchmarks import analytic, convolution, epoch, fisher, timing
+from experiments.benchmarks import analytic, convolution, drift, epoch, fisher, timing
 
 
 def test_ratios_are_relative_to_the_first_alternative():
@@ -41,3 +41,10 @@ def test_the_references_of_the_analytic_benchmark_compute_what_it_computes():
         np.testing.assert_allclose(new.inverse, matrix, atol=1e-10)
         solved = unlearnjax.analytic.solve(features[9:], targets[9:], analytic.GAMMA)
         np.testing.assert_allclose(new.weight, solved, atol=1e-9)
+
+
+def test_drift_is_rounding_in_float64_and_bounded_in_float32():
+    records = {r["case"]: r for r in drift.run(width=32, num_rows=60, checkpoints=(5, 50))}
+    assert len(records) == 4
+    for case, record in records.items():
+        assert record["50"] < (1e-9 if "float64" in case else 1e-2), case
