@@ -71,29 +71,50 @@ def loss_histograms(losses: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 
 
 def trade_off(summary: Sequence[Row], metric: str = "accuracy") -> Figure:
-    """Distance from the oracle on the forget set against that on the test set; colour is time."""
+    """Distance from the oracle on the forget set against that on the test set; colour is time.
+
+    Both axes are linear up to one unit and logarithmic beyond.
+    """
     rows = [row for row in summary if row["method"] not in ("oracle", "original")]
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     ax = figure.subplots()
     scale_by, unit = UNITS[metric]
     x = [scale_by * abs(row[f"forget_{metric}_gap"]) for row in rows]
     y = [scale_by * abs(row[f"test_{metric}_gap"]) for row in rows]
     time = [100 * row["seconds_ratio"] for row in rows]
     scale = np.log10(np.maximum(time, 1e-3))
-    points = ax.scatter(x, y, c=scale, cmap="viridis", s=90, edgecolor="black", zorder=3)
+    points = ax.scatter(x, y, c=scale, cmap="viridis", s=170, edgecolor="black", zorder=3)
+    dark = scale < (scale.min() + scale.max()) / 2 if len(rows) else []
+    _number(ax, x, y, rows, ["white" if d else "black" for d in dark])
     floor = 0.01 * scale_by
-    top = max([*y, floor])
-    for row, x_i, y_i in sorted(zip(rows, x, y, strict=True), key=lambda item: item[2]):
-        ax.annotate(row["method"], (x_i, y_i), textcoords="offset points", xytext=(8, 6))
-    ax.set_xlim(-0.05 * max([*x, floor]), 1.35 * max([*x, floor]))
-    ax.set_ylim(-0.05 * top, 1.2 * top)
+    for axis, values in (("x", x), ("y", y)):
+        getattr(ax, f"set_{axis}scale")("symlog", linthresh=floor)
+        getattr(ax, f"set_{axis}lim")(-0.2 * floor, 1.6 * max([*values, floor]))
     ax.grid(alpha=0.3)
     ax.set_xlabel(f"forget {metric}: {unit} from the oracle (0 is ideal)")
     ax.set_ylabel(f"test {metric}: {unit} from the oracle (0 is ideal)")
-    bar = figure.colorbar(points, ax=ax, label="time, % of retraining")
+    bar = figure.colorbar(points, ax=ax, label="time, % of retraining", location="left")
     ticks = [t for t in range(-3, 5) if scale.min() <= t <= scale.max()] if len(rows) else []
     bar.set_ticks(ticks, labels=[f"{10.0**t:g}" for t in ticks])
     return figure
+
+
+def _number(ax, x, y, rows: Sequence[Row], colors: Sequence[str]) -> None:
+    """Numbers in the points and a list of what they are beside the axes: names would overlap."""
+    for i, (x_i, y_i, color) in enumerate(zip(x, y, colors, strict=True)):
+        center = {"ha": "center", "va": "center", "fontsize": 7, "color": color, "zorder": 4}
+        ax.text(x_i, y_i, str(i + 1), **center)
+    names = "\n".join(f"{i + 1}  {row['method']}" for i, row in enumerate(rows))
+    ax.annotate(
+        names,
+        (1, 1),
+        (8, 0),
+        "axes fraction",
+        "offset points",
+        va="top",
+        fontsize=8,
+        linespacing=1.25,
+    )
 
 
 def frontier(rows: Sequence[Row]) -> Figure:
@@ -104,12 +125,12 @@ def frontier(rows: Sequence[Row]) -> Figure:
     """
     oracle = [row for row in rows if row["method"] == "oracle"]
     rows = [row for row in rows if row["method"] not in ("oracle", "original")]
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
     ax = figure.subplots()
-    for row in rows:
-        point = (row["seconds_ratio"], 100 * row["gap"])
-        ax.plot(*point, "o", color=COLORS[0])
-        ax.annotate(row["method"], point, textcoords="offset points", xytext=(5, 3), fontsize=8)
+    x = [row["seconds_ratio"] for row in rows]
+    y = [100 * row["gap"] for row in rows]
+    ax.scatter(x, y, s=170, color=COLORS[5], edgecolor="black", zorder=3)
+    _number(ax, x, y, rows, ["black"] * len(rows))
     best, line = np.inf, []
     for row in sorted(rows, key=lambda row: row["seconds_ratio"]):
         if row["gap"] < best:
@@ -118,7 +139,7 @@ def frontier(rows: Sequence[Row]) -> Figure:
     ax.plot(*zip(*line, strict=True), color=COLORS[1], linewidth=1)
     for row in oracle:
         ax.axhline(100 * row["gap"], color=ORACLE_COLOR, linestyle=":", label="oracles")
-        ax.legend()
+        ax.legend(loc="lower left")
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("time, multiple of retraining")
@@ -141,6 +162,8 @@ def stream_curves(by_method: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True).ravel()
     styles = ("-", "--", ":")
+    # Heads that agree lie on one another: the first are drawn widest, so that all can be seen.
+    widths = np.linspace(6, 1.2, len(by_method))
     for ax, (name, label) in zip(axes, panels, strict=True):
         for i, (method, curves) in enumerate(by_method.items()):
             values = np.asarray(curves[name], float)
@@ -152,11 +175,13 @@ def stream_curves(by_method: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
                 values = 100 * values
             style = styles[i // len(COLORS)]
             color = COLORS[i % len(COLORS)]
-            ax.plot(1 + np.arange(len(values)), values, style, color=color, label=method)
+            look = {"color": color, "linewidth": widths[i], "solid_capstyle": "butt"}
+            ax.plot(1 + np.arange(len(values)), values, style, label=method, **look)
         ax.set_ylabel(label)
         ax.grid(alpha=0.3)
-        if name in ("distance", "seconds"):
+        if name == "distance":
             ax.set_yscale("log")
+        if name in ("distance", "seconds"):
             ax.set_xlabel("request")
     axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
