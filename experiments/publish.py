@@ -28,7 +28,7 @@ KEPT = ("schema", "experiment", "config", "environment", "sizes", "scenarios", "
 # Too wide for a page: what is in the JSON and in a run's own report.
 LEFT_OUT = ("FLOPs", "memory")
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "A finished run; none: only tables are made.")
+# --workdir is the flag of every experiment (`runner`).
 _NAME = flags.DEFINE_string("name", None, "The name it is published under.")
 
 
@@ -86,11 +86,12 @@ def documents() -> list[Path]:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1 or (_WORKDIR.value is None) != (_NAME.value is None):
+    workdir = flags.FLAGS.workdir
+    if len(argv) > 1 or (workdir is None) != (_NAME.value is None):
         sys.exit("error: give --workdir and --name, or neither")
-    if _WORKDIR.value is not None:
+    if workdir is not None:
         try:
-            publish(Path(_WORKDIR.value), _NAME.value)
+            publish(Path(workdir), _NAME.value)
         except ValueError as error:
             sys.exit(f"error: {error}")
     for path in documents():
