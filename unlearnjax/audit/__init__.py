@@ -14,6 +14,8 @@ from unlearnjax.audit.forgetting_quality import (
     forgetting_quality,
 )
 from unlearnjax.audit.gaps import average_gap, nomus, tug_of_war
+from unlearnjax.audit.klom import klom, noise_floor
+from unlearnjax.audit.likelihood_ratio import lira, rmia, u_lira
 from unlearnjax.audit.membership import (
     attack_scores,
     membership_efficacy,
@@ -37,14 +39,19 @@ __all__ = [
     "flops",
     "forgetting_quality",
     "jensen_shannon",
+    "klom",
     "layer_distances",
+    "lira",
     "membership_efficacy",
     "membership_inference",
+    "noise_floor",
     "nomus",
     "regression",
     "relearn_time",
+    "rmia",
     "summarise",
     "timed",
     "tug_of_war",
+    "u_lira",
     "zero_retrain_forgetting",
 ]

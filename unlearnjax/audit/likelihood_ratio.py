@@ -1,0 +1,134 @@
+"""Attacks by many models: LiRA, its unlearning version U-LIRA, and RMIA.
+
+All look at margins (logit-scaled confidences) `[models, examples]`.
+"""
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+
+ENOUGH_MODELS = 16
+
+
+def lira(member: np.ndarray, non_member: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """`[T, N]`: log-likelihood ratio that each target model has seen each example.
+
+    Per example a Gaussian is fitted to the margins of models that were trained on it and one to
+    those of models that were not.
+
+    Args:
+      member: `[M, N]` margins of models with the example.
+      non_member: `[K, N]` of models without it.
+      target: `[T, N]` of the models under attack.
+
+    References:
+      Carlini et al., "Membership Inference Attacks From First Principles", IEEE S&P 2022.
+    """
+    member, non_member, target = _validated(member, non_member, target)
+    return _log_normal(target, member) - _log_normal(target, non_member)
+
+
+def u_lira(unlearned: np.ndarray, oracle: np.ndarray, *, seed: int = 0) -> dict[str, float]:
+    """Can an attacker tell unlearned models from oracles, example by example?
+
+    Half of each set fits the two Gaussians, the other half is judged, then the other way round. An
+    example of a model is called unlearned where that is likelier.
+
+    Args:
+      unlearned: `[M, N]` margins of models that were trained on the examples and unlearned them.
+      oracle: `[K, N]` of models that never saw them.
+      seed: of the halves.
+
+    Returns:
+      `accuracy` (balanced), `auc`, `tpr_at_0.1%`, `tpr_at_1%` (of calling unlearned what is, at
+      that rate of calling unlearned what is not). Ideal: 0.5, 0.5, 0.001, 0.01.
+
+    References:
+      Hayes et al., "Inexact Unlearning Needs More Careful Evaluations to Avoid a False Sense of
+      Privacy", 2024 (arXiv 2403.01218).
+    """
+    unlearned, oracle, _ = _validated(unlearned, oracle, oracle)
+    rng = np.random.default_rng(seed)
+    halves = []
+    for margins in (unlearned, oracle):
+        order = rng.permutation(len(margins))
+        halves.append((margins[order[: len(order) // 2]], margins[order[len(order) // 2 :]]))
+    (u_fit, u_judge), (o_fit, o_judge) = halves
+    scores = {"unlearned": [], "oracle": []}
+    for fit, judge in (((u_fit, o_fit), (u_judge, o_judge)), ((u_judge, o_judge), (u_fit, o_fit))):
+        for name, margins in zip(scores, judge, strict=True):
+            ratio = _log_normal(margins, fit[0]) - _log_normal(margins, fit[1])
+            scores[name].append(ratio.ravel())
+    return rates(*(np.concatenate(s) for s in scores.values()))
+
+
+def rmia(
+    target: np.ndarray,
+    target_population: np.ndarray,
+    reference: np.ndarray,
+    reference_population: np.ndarray,
+    *,
+    gamma: float = 1.0,
+) -> np.ndarray:
+    """`[N]`: share of population points that the example beats in relative likelihood.
+
+    `Pr_z[ (p(x | target) / p(x)) / (p(z | target) / p(z)) >= gamma ]` with p(x) the mean over
+    reference models that were not trained on x; higher is more likely a member. No distribution is
+    assumed.
+
+    Args:
+      target: `[N]` confidences of the true class under the model that is attacked.
+      target_population: `[P]` the same for points of the population.
+      reference: `[K, N]` under K reference models (oracles).
+      reference_population: `[K, P]`.
+      gamma: >= 1.
+
+    References:
+      Zarifzadeh et al., "Low-Cost High-Power Membership Inference Attacks", ICML 2024.
+    """
+    if not gamma >= 1:
+        raise ValueError(f"gamma must be >= 1, got {gamma}")
+    tiny = 1e-30
+    own = np.asarray(target) / np.maximum(np.mean(reference, axis=0), tiny)
+    others = np.asarray(target_population) / np.maximum(np.mean(reference_population, axis=0), tiny)
+    # own / other >= gamma, counted for all z at once by sorting.
+    ranked = np.sort(others)
+    return np.searchsorted(ranked, own / gamma, side="right") / len(ranked)
+
+
+def rates(positive: np.ndarray, negative: np.ndarray) -> Mapping[str, float]:
+    """Balanced accuracy at threshold 0, AUC, and true-positive rates at 0.1 % and 1 %."""
+    from sklearn.metrics import roc_curve
+
+    labels = np.repeat([1, 0], [len(positive), len(negative)])
+    false, true, _ = roc_curve(labels, np.concatenate([positive, negative]))
+    accuracy = (np.mean(positive > 0) + np.mean(negative <= 0)) / 2
+    return {
+        "accuracy": float(accuracy),
+        "auc": float(np.trapezoid(true, false)),
+        "tpr_at_0.1%": float(true[false <= 0.001].max()),
+        "tpr_at_1%": float(true[false <= 0.01].max()),
+    }
+
+
+def _log_normal(x: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """Log density of a Gaussian fitted to a sample, per example, up to a constant."""
+    mean, std = sample.mean(0), np.maximum(sample.std(0, ddof=1), 1e-6)
+    return -(((x - mean) / std) ** 2) / 2 - np.log(std)
+
+
+def _validated(*margins: np.ndarray) -> list[np.ndarray]:
+    margins = [np.asarray(m, np.float64) for m in margins]
+    if any(m.ndim != 2 or m.shape[1] != margins[0].shape[1] for m in margins):
+        shapes = ", ".join(str(m.shape) for m in margins)
+        raise ValueError(f"margins must be [models, examples] of the same examples, got {shapes}")
+    if min(len(m) for m in margins[:2]) < 4:
+        raise ValueError(f"at least 4 models of each kind are needed, got {[*map(len, margins)]}")
+    if min(len(m) for m in margins[:2]) < ENOUGH_MODELS:
+        warnings.warn(
+            f"attacks by likelihood ratio want {ENOUGH_MODELS} models of each kind, got "
+            f"{len(margins[0])} and {len(margins[1])}; their Gaussians are rough",
+            stacklevel=3,
+        )
+    return margins
