@@ -74,6 +74,8 @@ def with_tables(text: str) -> str:
 
     def fill(match):
         name = match[1]
+        if not (RESULTS / f"{name}.json").exists():
+            return match[0]  # not published yet
         results = json.loads((RESULTS / f"{name}.json").read_text())
         return f"<!-- results: {name} -->\n\n{markdown(results)}\n<!-- end -->"
 

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -9,6 +10,8 @@ from experiments import publish
 def test_tables_in_the_documents_are_those_of_the_published_results(path):
     text = path.read_text()
     assert publish.with_tables(text) == text
+    for name in re.findall("<!-- results: (.*) -->", text):
+        assert (publish.RESULTS / f"{name}.json").exists(), name
 
 
 def test_results_are_rounded_and_small():

@@ -1,0 +1,122 @@
+"""Many training runs at once: on subsets of the data, from different seeds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from unlearnjax import checks
+from unlearnjax.training.train import Augment, init_variables, train
+from unlearnjax.types import Array, Data, PyTree, Task, Variables
+
+AXES = ("auto", "vmap", "map")
+MODELS = "model"
+
+
+def random_masks(rng: Array, num_models: int, num_examples: int, share: float = 0.5) -> Array:
+    """`[M, N]` bool: for each model a random subset of exactly `round(share N)` examples."""
+    if not 0 < share < 1:
+        raise ValueError(f"share must lie in (0, 1), got {share}")
+    size = max(1, round(share * num_examples))
+    keys = jax.random.split(rng, num_models)
+    orders = jax.vmap(lambda key: jax.random.permutation(key, num_examples))(keys)
+    return jax.vmap(lambda order: jnp.zeros(num_examples, bool).at[order[:size]].set(True))(orders)
+
+
+def mask_indices(masks: Array) -> Array:
+    """`[M, N]` masks to `[M, n]` indices, n the largest subset; smaller ones are padded with -1."""
+    masks = np.asarray(masks)
+    size = int(masks.sum(1).max())
+    rows = [np.flatnonzero(mask) for mask in masks]
+    padded = [np.pad(row, (0, size - len(row)), constant_values=-1) for row in rows]
+    return jnp.asarray(np.stack(padded), jnp.int32)
+
+
+def train_ensemble(
+    task: Task,
+    tx: optax.GradientTransformation,
+    data: Data,
+    subsets: Array,
+    rngs: Array,
+    keep: Callable[[Variables], PyTree],
+    *,
+    num_epochs: int,
+    batch_size: int,
+    augment: Augment | None = None,
+    axis: str = "auto",
+    mesh: Mesh | None = None,
+) -> PyTree:
+    """Trains a model per subset, as one program, and returns what `keep` makes of each.
+
+    Model m depends on `subsets[m]` and `rngs[m]` alone: the same in any chunk and on any number of
+    devices, up to rounding (batched matrix products round differently). To train more models than
+    fit, call it in chunks.
+
+    Args:
+      task, tx, num_epochs, batch_size, augment: see `training.train`.
+      data: device-resident arrays `[N, ...]`, shared by all.
+      subsets: `[M, n]` indices; negative entries are padding (`mask_indices`).
+      rngs: `[M]` keys.
+      keep: `variables -> tree`, e.g. margins on given examples; models themselves are not stored.
+      axis: 'vmap' trains all at once, 'map' one after another within the program; 'auto' is 'map'
+        for convolutional models on a CPU, where batching kernels over models is slower, else
+        'vmap'.
+      mesh: a mesh with the axis 'model' to spread models over; its size must divide M.
+
+    Returns:
+      The kept trees, stacked: leaves `[M, ...]`. Memory: M models with optimizer state ('vmap') or
+      one ('map'), per device.
+
+    Raises:
+      ValueError: for an unknown `axis`, differing numbers of subsets and keys, or a number of
+        models that the mesh does not divide.
+    """
+    checks.one_of(axis=(axis, AXES))
+    if len(subsets) != len(rngs):
+        raise ValueError(f"subsets and rngs must be equally many, got {len(subsets)}, {len(rngs)}")
+    if mesh is not None and len(subsets) % mesh.shape[MODELS]:
+        raise ValueError(
+            f"the number of models must be a multiple of the {mesh.shape[MODELS]} devices, "
+            f"got {len(subsets)}"
+        )
+    if axis == "auto":
+        axis = _fastest(task, data)
+
+    def one(member):
+        indices, rng = member
+        state, _ = train(
+            task,
+            tx,
+            data,
+            indices,
+            rng,
+            num_epochs=num_epochs,
+            batch_size=min(batch_size, indices.shape[0]),
+            augment=augment,
+        )
+        return keep(state.variables)
+
+    def several(subsets, rngs):
+        members = (subsets, rngs)
+        return jax.vmap(one)(members) if axis == "vmap" else jax.lax.map(one, members)
+
+    if mesh is not None:
+        part = PartitionSpec(MODELS)
+        several = jax.shard_map(several, mesh=mesh, in_specs=part, out_specs=part, check_vma=False)
+    return jax.jit(several)(subsets, rngs)
+
+
+def model_mesh(devices: Any = None) -> Mesh:
+    """A one-dimensional mesh ('model',) over `devices` (default: all)."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.asarray(devices), (MODELS,))
+
+
+def _fastest(task: Task, data: Data) -> str:
+    variables = jax.eval_shape(lambda rng: init_variables(task, data, rng), jax.random.key(0))
+    convolutional = any(leaf.ndim > 2 for leaf in jax.tree.leaves(variables["params"]))
+    return "map" if convolutional and jax.default_backend() == "cpu" else "vmap"
