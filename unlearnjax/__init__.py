@@ -1,6 +1,16 @@
 """unlearnjax: machine unlearning in JAX."""
 
-from unlearnjax import analytic, curvature, models, parallel, tasks, training, trees, unlearning
+from unlearnjax import (
+    analytic,
+    attribution,
+    curvature,
+    models,
+    parallel,
+    tasks,
+    training,
+    trees,
+    unlearning,
+)
 from unlearnjax.types import Batch, Data, Request, Task, Unlearner, Variables
 
 __version__ = "0.1.0"
@@ -13,6 +23,7 @@ __all__ = [
     "Unlearner",
     "Variables",
     "analytic",
+    "attribution",
     "curvature",
     "models",
     "parallel",

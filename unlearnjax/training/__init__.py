@@ -1,11 +1,13 @@
 """Training: the step, whole runs, evaluation, checkpoints."""
 
+from unlearnjax.training import ensembles
 from unlearnjax.training.evaluate import evaluate, map_batches, output_shapes
 from unlearnjax.training.step import TrainState, init_state, make_step, supervised
 from unlearnjax.training.train import init_variables, run_epochs, stream_epochs, train
 
 __all__ = [
     "TrainState",
+    "ensembles",
     "evaluate",
     "init_state",
     "init_variables",

@@ -1,0 +1,143 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.linear_model import Ridge
+
+from tests import problems
+from unlearnjax import attribution, tasks, training, unlearning
+from unlearnjax.types import Request
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """The fifteen digits that models find hardest are forgotten; oracles, to average over."""
+    data = {k: jnp.asarray(v) for k, v in problems.digits(500).items()}
+    task = problems.mlp((16,))
+
+    @jax.jit
+    def fit(rng, indices):
+        options = {"num_epochs": 15, "batch_size": 50}
+        return training.train(task, optax.adam(5e-3), data, indices, rng, **options)[0].variables
+
+    everything = np.arange(500)
+    first = [fit(jax.random.key(100 + i), everything) for i in range(4)]
+    rows = np.sort(np.argsort(sum(margins(task, v, data) for v in first))[:15])
+    kept = np.setdiff1d(everything, rows)
+    oracles = [fit(jax.random.key(i), kept) for i in range(1, 7)]
+    request = Request(*({k: v[i] for k, v in data.items()} for i in (rows, kept)))
+    return task, data, fit(jax.random.key(0), everything), oracles, request
+
+
+def margins(task, variables, data):
+    return np.asarray(training.evaluate(task, variables, data)["margin"])
+
+
+def distance(problem, variables, oracles=None):
+    """Mean difference of the margins on the forget set to those of the mean oracle."""
+    task, _, _, all_oracles, request = problem
+    mean = np.mean([margins(task, o, request.forget) for o in oracles or all_oracles], axis=0)
+    return np.abs(margins(task, variables, request.forget) - mean).mean()
+
+
+def retained(problem, variables):
+    return float(training.evaluate(problem[0], variables, problem[4].retain)["accuracy"].mean())
+
+
+def test_matching_an_oracle_gives_its_margins(problem):
+    task, _, original, oracles, request = problem
+    method = unlearning.oracle_matching(optax.adam(3e-3), oracles[0], num_epochs=30)
+    assert "labels" not in method.needs
+    updated, _ = jax.jit(lambda r: method.update(r, task, original, (), request))(jax.random.key(0))
+    before, after = (distance(problem, v, oracles[:1]) for v in (original, updated))
+    assert after < 0.6 * before
+    assert retained(problem, updated) > 0.97
+
+
+def test_datamodel_matching_moves_towards_oracles_that_it_never_saw(problem):
+    task, data, original, _, request = problem
+    method = unlearning.enforce(
+        unlearning.dmm(
+            optax.adam(3e-3),
+            optax.adam(5e-3),
+            num_models=256,
+            train_epochs=20,
+            train_batch_size=50,
+            num_epochs=20,
+        )
+    )
+    init = jax.jit(lambda r: method.init(r, task, original, data))
+    deployed, memory = init(jax.random.key(5))
+    problems.assert_trees_equal(deployed, original)
+    updated, _ = jax.jit(lambda r, m: method.update(r, task, original, m, request))(
+        jax.random.key(0), memory
+    )
+    # One oracle is as far from their mean as the original is: what is matched is the mean.
+    assert distance(problem, updated) < 0.8 * distance(problem, original)
+    assert retained(problem, updated) > 0.97
+
+
+def test_with_exact_attribution_matching_beats_descent_on_the_retain_set():
+    """The paper's convex case: the forget set carries a direction that the retain set hardly has.
+
+    Equal budgets of full-batch gradient steps; fine-tuning is slow along that direction, matching
+    is not, since its targets are exact and hold on the forget set too.
+    """
+    rng, d, n, gone = np.random.default_rng(0), 20, 200, 10
+    features = rng.normal(size=(n, d)).astype(np.float32)
+    features[:, 0] *= 0.05
+    features[:gone, 0] = 2.0
+    targets = (features @ rng.normal(size=d) + (np.arange(n) < gone) * 3.0).astype(np.float32)
+    gamma = 1e-3
+    data = {"inputs": features, "targets": targets, "index": np.arange(n)}
+    request = Request(*({k: v[i] for k, v in data.items()} for i in (slice(gone), slice(gone, n))))
+
+    def ridge(part):
+        fit = Ridge(gamma, fit_intercept=False).fit(part["inputs"], part["targets"])
+        return fit.coef_.astype(np.float32)
+
+    def init(key, batch):
+        return {"params": {"w": jnp.zeros((d, 1))}}
+
+    def apply(variables, batch, key, train):
+        return {"logits": batch["inputs"] @ variables["params"]["w"]}, variables
+
+    task = tasks.regression(tasks.Model(init, apply))
+    start = {"params": {"w": jnp.asarray(ridge(data))[:, None]}}
+    exact = ridge(request.retain)
+    with jax.enable_x64(True):
+        wide = [x.astype(np.float64) for x in (features, targets[:, None])]
+        attributor = attribution.ridge_influence(*wide, wide[0], gamma=gamma)
+        change = attribution.predict_counterfactual(attributor, np.arange(gone))
+    change = jnp.asarray(np.asarray(change, np.float32))
+
+    def wanted(task, variables, memory, request):
+        outputs = [part["inputs"] @ variables["params"]["w"] for part in request[:2]]
+        return outputs[0] + change[:gone], outputs[1] + change[gone:]
+
+    budget = {"num_epochs": 150, "batch_size": n}
+    tx = optax.sgd(0.3)
+    methods = {
+        "dmm": unlearning.match_outputs(tx, wanted, retain_fraction=1.0, **budget),
+        "finetune": unlearning.finetune(tx, **budget),
+        "ascent": unlearning.gradient_ascent(optax.sgd(1e-3), max_loss=10.0, **budget),
+    }
+    distances = {"original": np.linalg.norm(start["params"]["w"][:, 0] - exact)}
+    for name, method in methods.items():
+        updated, _ = method.update(jax.random.key(0), task, start, (), request)
+        distances[name] = np.linalg.norm(updated["params"]["w"][:, 0] - exact)
+    assert distances["dmm"] < 1e-2 * distances["original"]
+    assert distances["dmm"] < 0.1 * min(distances["finetune"], distances["ascent"])
+
+
+def test_bad_values_are_named():
+    tx = optax.sgd(0.1)
+    for options, message in (
+        ({"num_models": 1}, "num_models must be >= 2"),
+        ({"share": 1.0}, "share must lie in"),
+        ({"retain_fraction": 0.0}, "retain_fraction must lie in"),
+        ({"train_epochs": 0}, "train_epochs must be >= 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            unlearning.dmm(tx, tx, **options)
