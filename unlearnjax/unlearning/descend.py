@@ -102,7 +102,12 @@ def descend(
         raise ValueError(f"retain_fraction must lie in (0, 1], got {retain_fraction}")
     if keep_best is not None and not record:
         raise ValueError("keep_best needs record, got none")
-    teachers = dict(teachers or {})
+    teachers = teachers or {}
+    if not isinstance(teachers, Mapping) or not all(map(callable, teachers.values())):
+        raise ValueError(
+            "teachers must map names to functions of (rng, task, variables, request), got "
+            f"{teachers!r}"
+        )
     parts = (over,) if over in ("forget", "retain") else ("forget", "retain")
 
     def update(rng, task, variables, memory, request: Request):
