@@ -36,7 +36,7 @@ def test_the_band_of_a_mean_over_scenarios_is_their_mean_band():
 def test_rows_that_are_not_published_are_named(tmp_path, tfds_dir):
     for row, message in (
         ("digits_convnet/sdd", "row must be digits_convnet/METHOD with METHOD one of"),
-        ("digits_cnn/ssd", "row must be FILE/METHOD with FILE one of ['digits_convnet'"),
+        ("digits_cnn/ssd", "row must be FILE/METHOD with FILE one of ['corrective_digits'"),
     ):
         command = cli.command(tmp_path, f"--row={row}", config=None, experiment="reproduce")
         process = cli.run(command, tfds_dir)
