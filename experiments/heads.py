@@ -110,13 +110,13 @@ def gradient(learn: str, forget: str) -> Callable[..., Head]:
             variables = task.init(rng, data)
             return variables, jax.tree.map(jnp.zeros_like, variables["params"])
 
-        keeps = {"retrain": "all rows", "finetune": "all rows", "ewc": "importances"}
+        keeps = {"retrain": "all rows", "finetune": "all rows", "ascend": "nothing"}
         return Head(
             init,
             steps[learn],
             steps[forget],
             lambda state: state[0]["params"]["kernel"],
-            keeps.get(forget, "importances" if forget == "ssd" else "nothing"),
+            keeps.get(forget, "importances"),
             "retrain",
         )
 
