@@ -12,7 +12,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 ORACLE_COLOR = "#555555"
 SETS = ("forget", "retain", "test")
 # Of a metric: what to multiply by, and the unit that gives.
-UNITS = {"accuracy": (100, "points"), "error": (1, "standard deviations")}
+UNITS = {"accuracy": (100, "points"), "error": (1, "std. dev.")}
 
 
 def gaps(summary: Sequence[Row], metric: str = "accuracy") -> Figure:
