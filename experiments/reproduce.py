@@ -2,8 +2,8 @@
 
     python -m experiments.reproduce --row=digits_convnet/ssd --workdir=/tmp/reproduce
 
-A row is FILE/METHOD for `docs/results/FILE.json`, which holds the configuration of its run. Every
-number is compared within a band: three standard deviations of the published seeds and one point
+A row is FILE/METHOD (of a stream FILE/STREAM/METHOD) for `docs/results/FILE.json`, which holds the
+configuration of its run. Every number is compared within a band: three standard deviations of the published seeds and one point
 (0.01), so that another machine's rounding passes and another result does not. The exit status is 1
 if a number falls outside.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import runner, unlearn
+from experiments import continual, runner, unlearn
 from unlearnjax import parallel
 from unlearnjax.report import table
 
@@ -32,46 +32,60 @@ COMPARED = (
     "retain_error",
     "test_error",
     "wasserstein",
+    "incremental_accuracy",
+    "forgetting",
+    "unlearned_accuracy",
+    "retained_accuracy",
+    "agreement",
 )
+STORIES = {"unlearn": unlearn.story, "continual": continual.story}
 SLACK = 0.01
 
 _ROW = flags.DEFINE_string("row", None, "FILE/METHOD of docs/results, e.g. digits_convnet/ssd.")
 
 
 def stored(row: str | None) -> tuple[dict, str]:
-    """The published results that `FILE/METHOD` names, and the method.
+    """The published results that `FILE/NAME` names, and the name of the row in it.
 
     Raises:
       ValueError: if there is no such row; it says which there are.
     """
     files = {path.stem: path for path in sorted(RESULTS.glob("*.json"))}
-    file, _, method = (row or "").partition("/")
+    file, _, wanted = (row or "").partition("/")
     if file not in files:
         raise ValueError(f"row must be FILE/METHOD with FILE one of {sorted(files)}, got {row!r}")
     results = json.loads(files[file].read_text())
-    methods = [m["method"] for m in results["summary"]]
-    if method not in methods:
-        raise ValueError(f"row must be {file}/METHOD with METHOD one of {methods}, got {row!r}")
-    return results, method
+    names = [name(r) for r in results["summary"]]
+    if wanted not in names:
+        raise ValueError(f"row must be {file}/METHOD with METHOD one of {names}, got {row!r}")
+    return results, wanted
+
+
+def name(row: table.Row) -> str:
+    """METHOD, or STREAM/METHOD."""
+    return f"{row['stream']}/{row['method']}" if "stream" in row else row["method"]
 
 
 def load() -> ConfigDict:
-    """The configuration of the published run, for that method alone."""
-    results, method = stored(_ROW.value)
+    """The configuration of the published run, for that row alone."""
+    results, wanted = stored(_ROW.value)
     config = ConfigDict(results["config"], convert_dict=True)
+    stream, _, method = wanted.rpartition("/")
     config.methods = [] if method in ("oracle", "original") else [method]
+    if stream:
+        config.streams = [stream]
     return config
 
 
 def story(config: ConfigDict, run: runner.Run) -> None:
     """Runs, compares, and fails if a number is off."""
-    results, method = stored(_ROW.value)
-    unlearn.story(config, run)
+    results, wanted = stored(_ROW.value)
+    STORIES[results["experiment"]](config, run)
     if not parallel.is_main_process():
         return
     again = json.loads((run.workdir / "results.json").read_text())
     published, measured = (
-        next(row for row in r["summary"] if row["method"] == method) for r in (results, again)
+        next(row for row in r["summary"] if name(row) == wanted) for r in (results, again)
     )
     lines = compare(published, measured)
     cells = [

@@ -36,7 +36,7 @@ def test_the_band_of_a_mean_over_scenarios_is_their_mean_band():
 def test_rows_that_are_not_published_are_named(tmp_path, tfds_dir):
     for row, message in (
         ("digits_convnet/sdd", "row must be digits_convnet/METHOD with METHOD one of"),
-        ("digits_cnn/ssd", "row must be FILE/METHOD with FILE one of ['corrective_digits'"),
+        ("digits_cnn/ssd", "row must be FILE/METHOD with FILE one of ['"),
     ):
         command = cli.command(tmp_path, f"--row={row}", config=None, experiment="reproduce")
         process = cli.run(command, tfds_dir)
@@ -44,11 +44,16 @@ def test_rows_that_are_not_published_are_named(tmp_path, tfds_dir):
         assert message in cli.error_lines(process)[0]
 
 
+def test_rows_of_streams_are_named_by_both():
+    assert reproduce.name({"stream": "adversarial", "method": "ssd"}) == "adversarial/ssd"
+    results, wanted = reproduce.stored("continual_digits/adversarial/acu_gram")
+    assert results["experiment"] == "continual" and wanted == "adversarial/acu_gram"
+
+
 @pytest.mark.slow
-def test_a_published_row_is_reproduced(tmp_path, tfds_dir):
-    command = cli.command(
-        tmp_path / "run", "--row=digits_mlp/ssd", config=None, experiment="reproduce"
-    )
+@pytest.mark.parametrize("row", ["digits_mlp/ssd", "continual_digits/adversarial/acu_inverse"])
+def test_a_published_row_is_reproduced(row, tmp_path, tfds_dir):
+    command = cli.command(tmp_path / "run", f"--row={row}", config=None, experiment="reproduce")
     process = cli.run(command, tfds_dir)
     assert process.returncode == 0, process.stdout_text + process.stderr_text
     assert "published" in process.stdout_text and "NO" not in process.stdout_text
