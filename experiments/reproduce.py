@@ -3,9 +3,9 @@
     python -m experiments.reproduce --row=digits_convnet/ssd --workdir=/tmp/reproduce
 
 A row is FILE/METHOD (of a stream FILE/STREAM/METHOD) for `docs/results/FILE.json`, which holds the
-configuration of its run. Every number is compared within a band: three standard deviations of the published seeds and one point
-(0.01), so that another machine's rounding passes and another result does not. The exit status is 1
-if a number falls outside.
+configuration of its run. Every number is compared within a band: three standard deviations of the
+published seeds and one point (0.01), so that another machine's rounding passes and another result
+does not. The exit status is 1 if a number falls outside.
 """
 
 import json
