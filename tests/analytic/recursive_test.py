@@ -194,6 +194,17 @@ def test_it_maps_over_independent_heads_and_jits(rng, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_buffers_can_be_donated(rng, form):
+    features, targets = rows(rng, 40)
+    state = analytic.learn(empty(form), features, targets)
+    expected, _ = analytic.try_forget(state, features[:9], targets[:9])
+    forget = jax.jit(analytic.try_forget, donate_argnums=0)
+    donated, possible = forget(state, features[:9], targets[:9])
+    assert possible and state.weight.is_deleted()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), donated, expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_state_sharded_over_devices_gives_the_same(rng, form):
     features, targets = rows(rng, 50)
     mesh = parallel.mesh(jax.devices()[:4])

@@ -7,7 +7,8 @@ Ridge regression on features H `[N, D]` and targets Y `[N, C]`:
 Whatever the order and the blocks in which rows were learned and forgotten, the state is that of
 the rows that are left. Nothing here asks for them: the rows to be forgotten and the state suffice.
 All functions compute in the dtype of the state; for float64 call them under `jax.enable_x64(True)`.
-Memory is `D^2`, whatever the number of rows.
+Memory is `D^2`, whatever the number of rows. The given state stays valid; to hand its buffers on to
+the new one, call `jax.jit(learn, donate_argnums=0)`, and so for `try_forget`.
 """
 
 from functools import partial
