@@ -78,7 +78,7 @@ def test_another_configuration_in_the_same_workdir_is_refused(finished, tfds_dir
     process = cli.run(cli.command(workdir, *cli.SMALL, "--config.unlearn.ssd.alpha=2"), tfds_dir)
     (line,) = cli.error_lines(process)
     assert process.returncode != 0
-    assert "config.unlearn.ssd.alpha: stored 4.0, now 2.0" in line
+    assert "config.unlearn.ssd.alpha: stored" in line and "now 2.0" in line
     assert (workdir / "results.json").read_text() == before
 
 
