@@ -2,7 +2,7 @@
 
     python -m experiments.unlearn --config=configs/leaderboard.py --workdir=/tmp/leaderboard
 
-Digits, ConvNet, a class, half a class and a random tenth, five seeds: about ten minutes on 2 CPU
+Digits, ConvNet, a class, half a class and a random tenth, five seeds: about twenty minutes on 2 CPU
 cores, resumable. Config strings as in configs/unlearn.py; `forget` names the scenarios, separated
 by '/':
 

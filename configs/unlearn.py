@@ -2,7 +2,7 @@
 
     python -m experiments.unlearn --config=configs/unlearn.py --workdir=/tmp/unlearn
 
-Digits, ConvNet, class 3, three seeds, every method: 2 to 2.5 minutes on 2 CPU cores; SSD reaches
+Digits, ConvNet, class 3, three seeds, every method: about 3 minutes on 2 CPU cores; SSD reaches
 forget accuracy 0 %, as the oracle, with retain accuracy 99.9 % (oracle 100 %).
 
 Variants by config string, comma-separated: a data set, then `key=value` with the keys model, method
