@@ -202,10 +202,7 @@ def get_config(
         raise ValueError(f"method must be one of {sorted(methods)}, got {_named(unknown, methods)}")
 
     config.unlearn = ConfigDict({name: dict(fields) for name, fields in methods.items()})
-    found = tuned(dataset, model, config.num_train)
-    for name, fields in found.get(kind_of(config.forget), {}).items():
-        if name in config.unlearn:
-            config.unlearn[name].update(fields)
+    set_tuned(config, tuned(dataset, model, config.num_train))
     # Fields of the methods, unset here: `--config.unlearn.FIELD` sets it for every method with it.
     for fields in methods.values():
         for field, value in fields.items():
@@ -230,6 +227,13 @@ def tuned(dataset: str, model: str, num_train: int | None = None) -> dict[str, d
     size = "" if num_train is None else f"_{num_train}"
     path = TUNED / f"{dataset}_{model}{size}.json"
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def set_tuned(config: ConfigDict, found) -> None:
+    """Replaces the methods' fields by those of `tuned` for the config's kind of forget set."""
+    for method, fields in found.get(kind_of(config.forget), {}).items():
+        if method in config.unlearn:
+            config.unlearn[method].update(fields)
 
 
 def kind_of(forget: str) -> str:

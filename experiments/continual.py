@@ -11,7 +11,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import build, heads, measure, runner, streams
-from experiments.fit import make_fit
 from unlearnjax import analytic, audit, parallel, training
 from unlearnjax import data as data_lib
 from unlearnjax.report import html, plots, table
@@ -106,25 +105,9 @@ def trained_features(config, run, dataset, train):
     classes = np.unique(train["targets"])
     base = np.flatnonzero(np.isin(train["targets"], classes[: len(classes) // 2]))
     run.start(config.train.num_epochs)
-    fit = make_fit(
-        task,
-        build.training_optimizer(config, len(base)),
-        measure.place(train),
-        measure.place(base),
-        num_epochs=config.train.num_epochs,
-        batch_size=config.train.batch_size,
-        checkpoint_every=config.train.checkpoint_every,
-        augment=build.augmentation(config),
-    )
+    fit = measure.fitter(config, task, measure.place(train), base)
     variables = fit(run, "backbone", runner.key(config.seed, "backbone")).variables
-
-    def see(part):
-        def per_batch(batch):
-            return task.apply(variables, batch, None, False)[0]["features"]
-
-        return training.map_batches(per_batch, part, 256)
-
-    return see
+    return lambda part: training.outputs(task, variables, part)["features"]
 
 
 class Contest(NamedTuple):
@@ -152,7 +135,7 @@ def follow(contest: Contest, method: str) -> tuple[table.Row, dict[str, np.ndarr
     """One head through a stream: its row, and by request its curves and weights."""
     config, run, stream, events, train, test, num_classes, references = contest
     rng = runner.key(config.seed, stream, method)
-    head = heads.build(method, config, train, num_classes, rng)
+    head = heads.NAMES[method](config, train, num_classes, rng)
     state, programs = head.init(), {}
     targets, size = np.asarray(train["targets"]), len(train["targets"])
     left, gone = np.zeros(size), np.zeros(size, bool)
@@ -173,7 +156,8 @@ def follow(contest: Contest, method: str) -> tuple[table.Row, dict[str, np.ndarr
             record = analytic.certificate(before, state, train["index"][event.rows], event.name)
             certify(run, f"{stream}-{method}-{number:04d}", record)
         reference = references.get(head.reference, weights)[number]
-        by_class = class_accuracies(weight, test, np.unique(targets[left > 0]))
+        guesses, ideal = predictions(weight, test), predictions(reference, test)
+        by_class = class_accuracies(guesses, test["targets"], np.unique(targets[left > 0]))
         fell = [best[c] - a for c, a in by_class.items() if c in best]
         best.update({c: max(a, best.get(c, 0.0)) for c, a in by_class.items()})
         right = np.asarray(predictions(weight, train) == train["targets"])
@@ -182,7 +166,7 @@ def follow(contest: Contest, method: str) -> tuple[table.Row, dict[str, np.ndarr
             "forgetting": float(np.mean(fell)) if fell else 0.0,
             "unlearned_accuracy": float(right[gone].mean()) if gone.any() else np.nan,
             "retained_accuracy": float(right[left > 0].mean()),
-            "agreement": float((predictions(weight, test) == predictions(reference, test)).mean()),
+            "agreement": float((guesses == ideal).mean()),
             "distance": float(np.linalg.norm(weight - reference) / np.linalg.norm(reference)),
             "seconds": cost.seconds,
             "learns": float(event.kind == "learn"),
@@ -220,10 +204,9 @@ def predictions(weight, data) -> jax.Array:
     return jnp.argmax(data["inputs"] @ weight, axis=1)
 
 
-def class_accuracies(weight, data, classes: np.ndarray) -> dict[int, float]:
+def class_accuracies(guesses, targets, classes: np.ndarray) -> dict[int, float]:
     """Accuracy on each of the classes."""
-    right = np.asarray(predictions(weight, data) == data["targets"])
-    targets = np.asarray(data["targets"])
+    right, targets = np.asarray(guesses == targets), np.asarray(targets)
     return {int(c): float(right[targets == c].mean()) for c in classes}
 
 

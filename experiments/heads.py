@@ -38,17 +38,6 @@ class Head(NamedTuple):
     reference: str
 
 
-def build(name: str, config: ConfigDict, data: Data, num_classes: int, rng: Array) -> Head:
-    """The head `name` for features `data['inputs']` `[N, D]`; see `NAMES`.
-
-    Raises:
-      ValueError: for an unknown name.
-    """
-    if name not in NAMES:
-        raise ValueError(f"methods must be among {tuple(NAMES)}, got {name!r}")
-    return NAMES[name](config, data, num_classes, rng)
-
-
 def closed_form(form: str) -> Callable[..., Head]:
     """ACU in one of its forms, float64."""
 
@@ -228,6 +217,7 @@ _STEPS = {
     "ewc": _ewc(1.0, "retain"),
     "ewc_ascend": _ewc(-1.0, "forget"),
 }
+# name -> `(config, data, num_classes, rng) -> Head`, for features `data['inputs']` `[N, D]`
 NAMES = {
     "acu_gram": closed_form("gram"),
     "acu_inverse": closed_form("inverse"),

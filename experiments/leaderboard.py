@@ -28,16 +28,13 @@ def story(
     configs = {}
     for forget in config.scenarios:
         one = ConfigDict(config.to_dict() | {"forget": forget})
-        for method, fields in one.tuned.get(unlearn.kind_of(forget), {}).items():
-            if method in one.unlearn:
-                one.unlearn[method].update(fields)
+        unlearn.set_tuned(one, one.tuned)
         del one.scenarios, one.tuned, one.rank
         configs[forget] = one
         build.problem(configs[forget], run.data_dir)  # a bad one fails before the first is run
     summaries = {}
     for forget, one in configs.items():
-        name = forget.replace(":", "-").replace("+", "-")
-        summaries[forget] = scenario(one, run.sub(name, one))
+        summaries[forget] = scenario(one, run.sub(runner.folder(forget), one))
     rows = rank(summaries, config.rank)
     report(config, run, rows, list(summaries))
 

@@ -70,19 +70,24 @@ def place(data):
     return jax.device_put(data) if mesh is None else parallel.replicate(data, mesh)
 
 
-def fit(bench: Bench, run: runner.Run, name: str, indices: np.ndarray) -> list[Fit]:
-    """A model per seed, trained on those examples as `config.train` says; resumable."""
-    config = bench.config
-    one = make_fit(
-        bench.task,
+def fitter(config: ConfigDict, task: Task, train: Data, indices: np.ndarray):
+    """`(run, name, rng) -> Fit`: training on those examples as `config.train` says; resumable."""
+    return make_fit(
+        task,
         build.training_optimizer(config, len(indices)),
-        bench.train,
+        train,
         place(indices),
         num_epochs=config.train.num_epochs,
         batch_size=config.train.batch_size,
         checkpoint_every=config.train.checkpoint_every,
         augment=build.augmentation(config),
     )
+
+
+def fit(bench: Bench, run: runner.Run, name: str, indices: np.ndarray) -> list[Fit]:
+    """A model per seed, see `fitter`."""
+    config = bench.config
+    one = fitter(config, bench.task, bench.train, indices)
     return [
         one(run, f"{name}_seed{seed}", runner.key(config.seed, name, seed))
         for seed in range(config.num_seeds)
@@ -185,7 +190,4 @@ _evaluate = jax.jit(training.evaluate, static_argnums=0, static_argnames="batch_
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _logits(task: Task, variables: Variables, data: Data, batch_size: int) -> jax.Array:
-    def per_batch(batch):
-        return task.apply(variables, batch, None, False)[0]["logits"]
-
-    return training.map_batches(per_batch, data, batch_size)
+    return training.outputs(task, variables, data, batch_size=batch_size)["logits"]

@@ -9,17 +9,15 @@ does not. The exit status is 1 if a number falls outside.
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import continual, runner, unlearn
+from experiments.publish import RESULTS
 from unlearnjax import parallel
 from unlearnjax.report import table
-
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 COMPARED = (
     "forget_accuracy",

@@ -108,6 +108,10 @@ class Run:
         """One more unit is done, and `description` is what comes now."""
         self.progress.update(self._bar, advance=amount, description=f"{description:<28}")
 
+    def has_row(self, name: str) -> bool:
+        """Whether an earlier launch finished the row."""
+        return name in self._finished
+
     def row(
         self, name: str, compute: Callable[[], tuple[dict, dict[str, np.ndarray]]]
     ) -> tuple[dict, dict[str, np.ndarray]]:
@@ -119,7 +123,7 @@ class Run:
         """
         folder = self.workdir / "rows"
         path, arrays_path = folder / f"{name}.json", folder / f"{name}.npz"
-        if name not in self._finished:
+        if not self.has_row(name):
             row, arrays = compute()
             if parallel.is_main_process():
                 folder.mkdir(exist_ok=True)
@@ -177,6 +181,11 @@ class Run:
         (self.workdir / "plots").mkdir(exist_ok=True)
         for name, figure in figures.items():
             (self.workdir / "plots" / f"{name}.png").write_bytes(figure)
+
+
+def folder(forget: str) -> str:
+    """A forget set's text as part of a file name."""
+    return forget.replace(":", "-").replace("+", "-")
 
 
 def key(seed: int, *names: str | int) -> jax.Array:

@@ -45,7 +45,7 @@ def story(config: ConfigDict, run: runner.Run) -> None:
     rows, tuned = [], {}
     for forget in config.scenarios:
         one = ConfigDict(config.to_dict() | {"forget": forget, "held_out": "validation"})
-        found = sweep(one, run, forget.replace(":", "-").replace("+", "-"))
+        found = sweep(one, run, runner.folder(forget))
         rows += found
         tuned[unlearn.kind_of(forget)] = {row["method"]: row["values"] for row in found}
     run.progress.stop()

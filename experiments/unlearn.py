@@ -31,8 +31,9 @@ def scenario(config: ConfigDict, run: runner.Run) -> list[table.Row]:
     unlearners = {
         name: build.unlearner(name, config, len(problem.retain)) for name in config.methods
     }
-    for unlearner in unlearners.values():
-        measure.validate(bench, unlearner)
+    for name, unlearner in unlearners.items():
+        if not all(run.has_row(f"{name}_seed{seed}") for seed in range(config.num_seeds)):
+            measure.validate(bench, unlearner)
     run.start(config.num_seeds * (2 * config.train.num_epochs + len(unlearners)))
     rows, losses, curves, predicted, targets = [], {}, {}, [], {}
 

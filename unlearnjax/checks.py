@@ -20,23 +20,31 @@ def one_of(**choices: tuple[Any, Sequence[Any]]) -> None:
 def at_least(minimum: float, **values: float) -> None:
     """Raises `ValueError` unless each value is at least `minimum`; NaN is not."""
     for name, value in values.items():
-        if not _traced(value) and not value >= minimum:
+        if not traced(value) and not value >= minimum:
             raise ValueError(f"{name} must be >= {minimum}, got {value}")
 
 
 def positive(**values: float) -> None:
     """Raises `ValueError` unless each value is above 0; NaN is not."""
     for name, value in values.items():
-        if not _traced(value) and not value > 0:
+        if not traced(value) and not value > 0:
             raise ValueError(f"{name} must be > 0, got {value}")
 
 
 def share(**values: float) -> None:
     """Raises `ValueError` unless each value lies in [0, 1]."""
     for name, value in values.items():
-        if not _traced(value) and not 0 <= value <= 1:
+        if not traced(value) and not 0 <= value <= 1:
             raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
 
-def _traced(value: Any) -> bool:
+def open_share(**values: float) -> None:
+    """Raises `ValueError` unless each value lies between 0 and 1, both excluded."""
+    for name, value in values.items():
+        if not traced(value) and not 0 < value < 1:
+            raise ValueError(f"{name} must lie in (0, 1), got {value}")
+
+
+def traced(value: Any) -> bool:
+    """Whether the value is not known yet, inside of compiled code."""
     return isinstance(value, jax.core.Tracer)

@@ -108,7 +108,7 @@ def forget(
         keeps no data: keep a ledger of indices beside it.) In compiled code use `try_forget`.
     """
     new, possible = try_forget(state, features, targets, weights, block_size=block_size)
-    if not isinstance(possible, jax.core.Tracer) and not bool(possible):
+    if not checks.traced(possible) and not bool(possible):
         raise ValueError(
             "features must have been learned and not been forgotten yet: without these rows the "
             "autocorrelation would not be positive definite; the state is left as it was"
@@ -262,7 +262,7 @@ def _prepared(state: State, features: Array, targets: Array, weights: Array | No
         raise ValueError(f"weights must be [{features.shape[0]}], got {jnp.shape(weights)}")
     features, targets = (jnp.asarray(x).astype(dtype) for x in (features, targets))
     for name, value in (("features", features), ("targets", targets)):
-        if not isinstance(value, jax.core.Tracer) and not bool(jnp.isfinite(value).all()):
+        if not checks.traced(value) and not bool(jnp.isfinite(value).all()):
             raise ValueError(f"{name} must be finite, got NaN or infinity")
     if weights is None:
         return features, targets

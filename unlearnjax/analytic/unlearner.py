@@ -68,8 +68,7 @@ def acu(
 
     def rows(task: Task, params: dict, data: Data, num_classes: int) -> tuple[Array, Array]:
         """In float64: a row must come out the same when it is forgotten, in other company."""
-        wide = jax.tree.map(lambda x: x.astype(jnp.float64), params["projection"])
-        params = {**params, "projection": wide}
+        params = {**params, "projection": params["projection"].astype(jnp.float64)}
 
         def per_batch(batch):
             return _features(task, params, batch)

@@ -1,6 +1,6 @@
 """A data set in memory, and its other views: fewer examples, coarser labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +34,7 @@ def standardised(train: dict, test: dict, class_names: Sequence[str]) -> Dataset
     std = np.maximum(train["inputs"].std(axes, dtype=np.float64), 1e-6).astype(np.float32)
 
     def part(raw):
-        index = np.arange(len(raw["targets"]), dtype=np.int32)
-        return {"index": index, **raw, "inputs": (raw["inputs"] - mean) / std}
+        return renumbered({**raw, "inputs": (raw["inputs"] - mean) / std})
 
     return Dataset(part(train), part(test), len(class_names), tuple(class_names), mean, std)
 
@@ -62,16 +61,8 @@ def with_superclasses(dataset: Dataset, groups: Sequence[Sequence[int]]) -> Data
     for number, group in enumerate(groups):
         group_of[list(group)] = number
 
-    def part(data):
-        return {**data, "subclass": data["targets"], "targets": group_of[data["targets"]]}
-
     names = tuple("+".join(dataset.class_names[c] for c in group) for group in groups)
-    return dataset._replace(
-        train=part(dataset.train),
-        test=part(dataset.test),
-        num_classes=len(groups),
-        class_names=names,
-    )
+    return _retargeted(dataset, lambda data: group_of[data["targets"]], names)
 
 
 def with_target(dataset: Dataset, field: str) -> Dataset:
@@ -87,15 +78,8 @@ def with_target(dataset: Dataset, field: str) -> Dataset:
     if not np.array_equal(values, np.arange(len(values))):
         raise ValueError(f"target {field!r} must have the values 0, 1, ..., got {values[:10]}")
 
-    def part(data):
-        return {**data, "subclass": data["targets"], "targets": data[field].astype(np.int32)}
-
-    return dataset._replace(
-        train=part(dataset.train),
-        test=part(dataset.test),
-        num_classes=len(values),
-        class_names=tuple(str(v) for v in values),
-    )
+    names = tuple(str(v) for v in values)
+    return _retargeted(dataset, lambda data: data[field].astype(np.int32), names)
 
 
 def subsample(part: dict[str, np.ndarray], size: int | None, rng: np.random.Generator) -> dict:
@@ -129,3 +113,17 @@ def split_validation(
     cut = max(1, round(fraction * n))
     parts = (np.sort(order[cut:]), np.sort(order[:cut]))
     return tuple(renumbered({k: v[part] for k, v in train.items()}) for part in parts)
+
+
+def _retargeted(dataset: Dataset, targets: Callable[[dict], np.ndarray], names) -> Dataset:
+    """Other targets, with the old ones in the field `subclass`."""
+
+    def part(data):
+        return {**data, "subclass": data["targets"], "targets": targets(data)}
+
+    return dataset._replace(
+        train=part(dataset.train),
+        test=part(dataset.test),
+        num_classes=len(names),
+        class_names=names,
+    )

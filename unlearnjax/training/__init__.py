@@ -1,7 +1,7 @@
 """Training: the step, whole runs, evaluation, checkpoints."""
 
 from unlearnjax.training import ensembles
-from unlearnjax.training.evaluate import evaluate, map_batches, output_shapes
+from unlearnjax.training.evaluate import evaluate, map_batches, output_shapes, outputs
 from unlearnjax.training.step import TrainState, init_state, make_step, supervised
 from unlearnjax.training.train import init_variables, run_epochs, stream_epochs, train
 
@@ -14,6 +14,7 @@ __all__ = [
     "make_step",
     "map_batches",
     "output_shapes",
+    "outputs",
     "run_epochs",
     "stream_epochs",
     "supervised",

@@ -17,14 +17,23 @@ AXES = ("auto", "vmap", "map")
 MODELS = "model"
 
 
-def random_masks(rng: Array, num_models: int, num_examples: int, share: float = 0.5) -> Array:
-    """`[M, N]` bool: for each model a random subset of exactly `round(share N)` examples."""
-    if not 0 < share < 1:
-        raise ValueError(f"share must lie in (0, 1), got {share}")
+def random_subsets(rng: Array, num_models: int, num_examples: int, share: float = 0.5) -> Array:
+    """`[M, n]` indices: for each model a random subset of exactly `n = round(share N)`, sorted."""
+    checks.open_share(share=share)
     size = max(1, round(share * num_examples))
     keys = jax.random.split(rng, num_models)
     orders = jax.vmap(lambda key: jax.random.permutation(key, num_examples))(keys)
-    return jax.vmap(lambda order: jnp.zeros(num_examples, bool).at[order[:size]].set(True))(orders)
+    return jnp.sort(orders[:, :size], axis=1)
+
+
+def subset_masks(subsets: Array, num_examples: int) -> Array:
+    """`[M, n]` indices to `[M, N]` bool, what datamodels regress on; `mask_indices` undoes it."""
+    return jax.vmap(lambda rows: jnp.zeros(num_examples, bool).at[rows].set(True))(subsets)
+
+
+def random_masks(rng: Array, num_models: int, num_examples: int, share: float = 0.5) -> Array:
+    """`[M, N]` bool: `random_subsets` as masks."""
+    return subset_masks(random_subsets(rng, num_models, num_examples, share), num_examples)
 
 
 def mask_indices(masks: Array) -> Array:

@@ -21,6 +21,13 @@ def map_batches(fn: Callable[[Batch], PyTree], data: Data, batch_size: int) -> P
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], results)
 
 
+def outputs(
+    task: Task, variables: Variables, data: Data, *, batch_size: int = 256
+) -> dict[str, Array]:
+    """The task's outputs on every example, `[N, ...]` each, in evaluation mode; one pass."""
+    return map_batches(lambda b: task.apply(variables, b, None, False)[0], data, batch_size)
+
+
 def output_shapes(task: Task, variables: Variables, data: Data) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of the outputs on one example, e.g. 'logits' `[1, C]`; computes nothing."""
     example = data_lib.take(data, jnp.zeros(1, jnp.int32))

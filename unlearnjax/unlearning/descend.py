@@ -261,9 +261,7 @@ def _cached_outputs(task: Task, frozen: Mapping[str, Variables], data: Data) -> 
     """`{'TEACHER.OUTPUT': [N, ...]}`, in chunks: one forward pass over the data per teacher."""
     cached = {}
     for name, model in frozen.items():
-        outputs = training.map_batches(
-            lambda batch, model=model: task.apply(model, batch, None, False)[0], data, 256
-        )
+        outputs = training.outputs(task, model, data)
         cached.update({f"{name}.{key}": value for key, value in outputs.items()})
     return cached
 

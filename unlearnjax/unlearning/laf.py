@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from unlearnjax import checks, models, tasks, training
-from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
+from unlearnjax.types import Array, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import objectives
 from unlearnjax.unlearning.descend import Transform, descend, original, original_model
 
@@ -99,7 +99,8 @@ def laf(
         all_rng, forget_rng, rng = jax.random.split(rng, 3)
         frozen = original(variables, request)
         forget, retain = (
-            _features(task, frozen, part) for part in (request.forget, request.retain)
+            training.outputs(task, frozen, part)["features"]
+            for part in (request.forget, request.retain)
         )
         everything = jnp.concatenate([forget, retain])
         scale = jnp.maximum(jnp.sqrt(jnp.mean(everything**2)), 1e-12)
@@ -126,10 +127,3 @@ def reconstruction_error(
         return error if bound is None else jnp.minimum(error, bound)
 
     return term
-
-
-def _features(task: Task, variables: Variables, data: Data) -> Array:
-    def per_batch(batch):
-        return task.apply(variables, batch, None, False)[0]["features"]
-
-    return training.map_batches(per_batch, data, 256)

@@ -122,15 +122,13 @@ def dmm(
     """
     checks.at_least(2, num_models=num_models)
     checks.at_least(1, train_epochs=train_epochs, train_batch_size=train_batch_size)
-    if not 0 < share < 1:
-        raise ValueError(f"share must lie in (0, 1), got {share}")
+    checks.open_share(share=share)
 
     def init(rng, task, variables, data):
         n = data_lib.num_examples(data)
         mask_rng, train_rng = jax.random.split(rng)
-        masks = ensembles.random_masks(mask_rng, num_models, n, share)
-        size = max(1, round(share * n))
-        subsets = jax.vmap(lambda mask: jnp.nonzero(mask, size=size)[0])(masks)
+        subsets = ensembles.random_subsets(mask_rng, num_models, n, share)
+        masks = ensembles.subset_masks(subsets, n)
         outputs = ensembles.train_ensemble(
             task,
             train_tx,
@@ -168,10 +166,7 @@ def _distance_to_wanted(task, outputs, batch, teachers) -> Array:
 
 
 def _logits(task: Task, variables: Variables, data: Data) -> Array:
-    def per_batch(batch):
-        return task.apply(variables, batch, None, False)[0]["logits"]
-
-    return training.map_batches(per_batch, data, 256)
+    return training.outputs(task, variables, data)["logits"]
 
 
 def _centred(logits: Array) -> Array:

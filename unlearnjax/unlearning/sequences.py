@@ -23,7 +23,7 @@ def diverse(num_slices: int, budget: int) -> np.ndarray:
     Raises:
       ValueError: if there are fewer than `budget` orders.
     """
-    checks.at_least(1, num_slices=num_slices, budget=budget)
+    checks.at_least(1, num_slices=num_slices)
     _validate_budget(num_slices, budget)
     orders: dict[tuple[int, ...], None] = {}
     bases = _bases(num_slices)

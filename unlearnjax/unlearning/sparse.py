@@ -121,8 +121,7 @@ def iterative_prune(
       Frankle et al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis", ICML 2020.
     """
     _validate_sparsity(sparsity)
-    if not 0 < per_round < 1:
-        raise ValueError(f"per_round must lie in (0, 1), got {per_round}")
+    checks.open_share(per_round=per_round)
     checks.at_least(1, num_epochs=num_epochs, rewind_epochs=rewind_epochs, batch_size=batch_size)
     num_rounds = math.ceil(math.log(1 - sparsity) / math.log(1 - per_round) - 1e-9)
 
