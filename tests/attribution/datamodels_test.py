@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
-from sklearn.linear_model import Lasso, Ridge, RidgeCV
+from sklearn.linear_model import ElasticNet, Ridge, RidgeCV
 
 from unlearnjax import attribution
 
@@ -19,43 +19,79 @@ def problem(rng):
     return masks, outputs.astype(np.float32), weights
 
 
-def weights_of(datamodels):
-    return -np.stack([attribution.predict_counterfactual(datamodels, [i]) for i in range(N)])
-
-
-def test_datamodels_are_scikit_learns_ridge_with_its_leave_one_out_lambda(problem):
+def test_ridge_datamodels_are_scikit_learns_with_its_leave_one_out_lambda(problem):
     masks, outputs, _ = problem
     lambdas = (0.1, 1.0, 10.0, 100.0)
-    fitted = jax.jit(lambda m, y: attribution.fit_datamodels(m, y, lambdas))(masks, outputs)
+    fit = jax.jit(lambda m, y: attribution.ridge_datamodels(m, y, lambdas=lambdas))
+    fitted = fit(masks, outputs[..., None])
     for k in range(K):
         reference = RidgeCV(lambdas, alpha_per_target=True).fit(masks.astype(float), outputs[:, k])
-        assert float(fitted.penalty[k]) == pytest.approx(reference.alpha_)
-        own = Ridge(float(fitted.penalty[k])).fit(masks.astype(float), outputs[:, k])
-        np.testing.assert_allclose(weights_of(fitted)[:, k], own.coef_, atol=1e-3)
+        assert float(fitted.penalty[k, 0]) == pytest.approx(reference.alpha_)
+        own = Ridge(float(fitted.penalty[k, 0])).fit(masks.astype(float), outputs[:, k])
+        np.testing.assert_allclose(fitted.weight[:, k, 0], own.coef_, atol=1e-3)
         held_out = np.random.default_rng(1).random((7, N)) < 0.5
         np.testing.assert_allclose(
-            attribution.predict_subsets(fitted, held_out)[:, k],
+            attribution.predict_subsets(fitted, held_out)[:, k, 0],
             own.predict(held_out.astype(float)),
             atol=2e-3,
         )
 
 
+def test_with_fewer_subsets_than_examples_lambda_and_weights_are_scikit_learns(rng):
+    """The intercept is not penalised: leave-one-out must not mistake it for a free direction."""
+    masks = rng.random((40, 90)) < 0.5
+    weights = rng.normal(size=(90, 3)) * 0.2
+    outputs = (masks @ weights + rng.normal(size=(40, 3))).astype(np.float32)
+    lambdas = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+    fitted = attribution.ridge_datamodels(masks, outputs[..., None], lambdas=lambdas)
+    for k in range(3):
+        reference = RidgeCV(lambdas).fit(masks.astype(float), outputs[:, k])
+        assert float(fitted.penalty[k, 0]) == pytest.approx(reference.alpha_)
+        np.testing.assert_allclose(fitted.weight[:, k, 0], reference.coef_, atol=1e-3)
+
+
 def test_removing_several_adds_their_weights(problem):
     masks, outputs, weights = problem
-    fitted = attribution.fit_datamodels(masks, outputs)
-    change = attribution.predict_counterfactual(fitted, jnp.array([2, 7, 11]))
-    np.testing.assert_allclose(change, -weights_of(fitted)[[2, 7, 11]].sum(0), atol=1e-4)
-    np.testing.assert_allclose(change, -weights[[2, 7, 11]].sum(0), atol=0.4)
+    for fit in (attribution.ridge_datamodels, attribution.lasso_datamodels):
+        fitted = fit(masks, outputs.reshape(M, 2, 2))
+        change = attribution.predict_counterfactual(fitted, jnp.array([2, 7, 11]))
+        assert change.shape == (2, 2)
+        np.testing.assert_allclose(change, -np.asarray(fitted.weight)[[2, 7, 11]].sum(0), atol=1e-5)
+        np.testing.assert_allclose(change.ravel(), -weights[[2, 7, 11]].sum(0), atol=0.5)
 
 
-@pytest.mark.parametrize("penalty", [0.01, 0.1])
-def test_lasso_is_scikit_learns(problem, penalty):
+@pytest.mark.parametrize("l1_ratio", [1.0, 0.5])
+@pytest.mark.parametrize("penalty", [0.2, 1.0])
+def test_lasso_datamodels_are_scikit_learns_elastic_net(problem, penalty, l1_ratio):
     masks, outputs, _ = problem
-    weight, bias = jax.jit(lambda m, y: attribution.lasso(m, y, penalty))(masks, outputs)
+    options = {"penalties": (penalty,), "l1_ratio": l1_ratio, "num_steps": 500}
+    fit = jax.jit(lambda m, y: attribution.lasso_datamodels(m, y, **options))
+    fitted = fit(masks, outputs[..., None])
     for k in range(K):
-        own = Lasso(penalty, tol=1e-8, max_iter=10_000).fit(masks.astype(float), outputs[:, k])
-        np.testing.assert_allclose(weight[:, k], own.coef_, atol=2e-3)
-        assert float(bias[k]) == pytest.approx(own.intercept_, abs=1e-2)
+        own = ElasticNet(
+            float(fitted.penalty[k, 0]), l1_ratio=l1_ratio, tol=1e-8, max_iter=10_000
+        ).fit(masks.astype(float), outputs[:, k])
+        np.testing.assert_allclose(fitted.weight[:, k, 0], own.coef_, atol=2e-3)
+        assert float(fitted.bias[k, 0]) == pytest.approx(own.intercept_, abs=1e-2)
+
+
+def test_lasso_chooses_the_penalty_that_predicts_held_out_subsets_best(rng):
+    masks = rng.random((400, 60)) < 0.5
+    weights = np.zeros((60, 1))
+    weights[:3] = 1.0
+    outputs = (masks @ weights + rng.normal(size=(400, 1)))[..., None]
+    penalties = (8.0, 1.0, 0.01)
+    chosen = attribution.lasso_datamodels(masks, outputs, penalties=penalties, num_steps=200)
+    errors = []
+    for p in penalties:
+        kept = attribution.lasso_datamodels(
+            masks[:360], outputs[:360], penalties=(p,), num_steps=200
+        )
+        predicted = attribution.predict_subsets(kept, masks[360:])
+        errors.append(float(np.mean((predicted - outputs[360:]) ** 2)))
+    best = penalties[int(np.argmin(errors))]
+    refit = attribution.lasso_datamodels(masks, outputs, penalties=(best,), num_steps=200)
+    np.testing.assert_allclose(chosen.weight, refit.weight, atol=2e-3)
 
 
 def test_the_score_is_scipys_spearman(problem, rng):
@@ -93,11 +129,12 @@ def test_datamodels_of_ridge_regressions_find_what_the_closed_form_knows(rng):
         ridge = Ridge(1.0, fit_intercept=False).fit(features[mask], targets[mask])
         return ridge.predict(evaluation).ravel()
 
-    fitted = attribution.fit_datamodels(masks, np.stack([outputs(m) for m in masks]))
+    outputs = np.stack([outputs(m) for m in masks])[..., None]
+    fitted = attribution.ridge_datamodels(masks, outputs)
     exact = attribution.ridge_influence(features, targets, evaluation, gamma=1.0)
     pairs = [
         (
-            attribution.predict_counterfactual(fitted, np.array([i])),
+            attribution.predict_counterfactual(fitted, np.array([i])).ravel(),
             attribution.predict_counterfactual(exact, np.array([i])).ravel(),
         )
         for i in range(30)
@@ -108,9 +145,16 @@ def test_datamodels_of_ridge_regressions_find_what_the_closed_form_knows(rng):
 
 def test_bad_values_are_named(problem):
     masks, outputs, _ = problem
+    wide = outputs[..., None]
     with pytest.raises(ValueError, match="must be of the same subsets, got 60 and 50"):
-        attribution.fit_datamodels(masks, outputs[:50])
+        attribution.ridge_datamodels(masks, wide[:50])
+    with pytest.raises(ValueError, match=r"outputs must be \[subsets, n_eval, C\], got \(60, 4\)"):
+        attribution.lasso_datamodels(masks, outputs)
     with pytest.raises(ValueError, match="lambdas must be > 0"):
-        attribution.fit_datamodels(masks, outputs, (0.0, 1.0))
+        attribution.ridge_datamodels(masks, wide, lambdas=(0.0, 1.0))
+    with pytest.raises(ValueError, match="penalties must be > 0"):
+        attribution.lasso_datamodels(masks, wide, penalties=(0.0,))
+    with pytest.raises(ValueError, match="l1_ratio must lie in"):
+        attribution.lasso_datamodels(masks, wide, l1_ratio=1.5)
     with pytest.raises(ValueError, match=r"must be \[subsets, outputs\]"):
         attribution.linear_datamodeling_score(outputs, outputs[:5])

@@ -141,3 +141,39 @@ def test_bad_values_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             unlearning.dmm(tx, tx, **options)
+
+
+def test_the_direct_answer_is_the_given_model_plus_the_predicted_change(problem):
+    task, data, original, _, request = problem
+    method = unlearning.enforce(
+        unlearning.dm_direct(optax.adam(5e-3), num_models=16, train_epochs=3, train_batch_size=50)
+    )
+    deployed, memory = jax.jit(lambda r: method.init(r, task, original, data))(jax.random.key(5))
+    served = method.serve(task)
+    before = training.outputs(served, deployed, data)["logits"]
+    np.testing.assert_allclose(before, training.outputs(task, original, data)["logits"], atol=1e-5)
+    updated, _ = method.update(jax.random.key(0), task, deployed, memory, request)
+    change = attribution.predict_counterfactual(memory, request.forget["index"])
+    after = training.outputs(served, updated, data)["logits"]
+    np.testing.assert_allclose(after, before + change, atol=1e-4)
+    assert float(np.abs(change).max()) > 0.01
+
+
+def test_any_attributor_can_be_the_memory(problem):
+    task, data, original, _, request = problem
+    method = unlearning.dmm(optax.adam(3e-3), optax.adam(5e-3), num_epochs=10)
+    trak = attribution.trak(
+        task,
+        [original],
+        data,
+        data,
+        jax.random.key(0),
+        output=attribution.logit_output,
+        num_projections=200,
+    )
+    update = jax.jit(lambda r, m: method.update(r, task, original, m, request))
+    updated, memory = update(jax.random.key(0), trak)
+    problems.assert_trees_equal(memory, trak)
+    lower = margins(task, updated, request.forget) - margins(task, original, request.forget)
+    assert lower.mean() < 0
+    assert retained(problem, updated) > 0.97

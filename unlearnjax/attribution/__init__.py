@@ -5,26 +5,27 @@ change of the outputs if the examples at `forget` were removed from the training
 """
 
 from unlearnjax.attribution.closed_form import RidgeInfluence, ridge_influence
-from unlearnjax.attribution.counterfactual import predict_counterfactual
-from unlearnjax.attribution.datamodels import (
-    Datamodels,
-    fit_datamodels,
-    lasso,
-    predict_subsets,
-)
+from unlearnjax.attribution.counterfactual import predict_counterfactual, predict_subsets
+from unlearnjax.attribution.datamodels import Datamodels, lasso_datamodels, ridge_datamodels
+from unlearnjax.attribution.influence import Influence, influence
+from unlearnjax.attribution.outputs import logit_output, margin_output
 from unlearnjax.attribution.scores import linear_datamodeling_score, score_interval
 from unlearnjax.attribution.trak import Trak, project_gradients, trak
 
 __all__ = [
     "Datamodels",
+    "Influence",
     "RidgeInfluence",
     "Trak",
-    "fit_datamodels",
-    "lasso",
+    "influence",
+    "lasso_datamodels",
     "linear_datamodeling_score",
+    "logit_output",
+    "margin_output",
     "predict_counterfactual",
     "predict_subsets",
     "project_gradients",
+    "ridge_datamodels",
     "ridge_influence",
     "score_interval",
     "trak",

@@ -11,107 +11,175 @@ import jax.numpy as jnp
 from unlearnjax import checks
 from unlearnjax.types import Array
 
-LAMBDAS = tuple(10.0**e for e in range(-2, 7))
+LAMBDAS = tuple(10.0 ** (e / 2) for e in range(11))
+# In units of the level at which noise alone selects about nothing.
+PENALTIES = (4.0, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25)
 
 
 class Datamodels(NamedTuple):
-    """Linear models of K outputs over N training examples, kept in the space of M subsets.
-
-    Weights are `masks' dual`: `[N, K]`, made only for the examples that are asked for.
+    """Linear models of outputs over N training examples.
 
     Attributes:
-      masks: `[M, N]`, centred inclusion masks.
-      dual: `[M, K]`.
-      center: `[N]`, mean inclusion of every example.
-      mean: `[K]`, mean output over subsets.
-      penalty: `[K]`, the lambda chosen for every output.
+      weight: `[N, n_eval, C]`: what each example adds to each output.
+      bias: `[n_eval, C]`.
+      penalty: `[n_eval, C]`, the one chosen for each output.
     """
 
-    masks: Array
-    dual: Array
-    center: Array
-    mean: Array
+    weight: Array
+    bias: Array
     penalty: Array
 
 
-def fit_datamodels(
-    masks: Array, outputs: Array, lambdas: tuple[float, ...] = LAMBDAS
+def ridge_datamodels(
+    masks: Array, outputs: Array, *, lambdas: tuple[float, ...] = LAMBDAS
 ) -> Datamodels:
     """Ridge regression of every output on the inclusion masks, lambda by leave-one-out error.
 
-    One eigendecomposition of the `[M, M]` kernel serves all outputs and all lambdas; leave-one-out
-    residuals are in closed form.
+    One eigendecomposition serves all outputs and all lambdas; leave-one-out residuals are in closed
+    form. The best lambda for random subsets shrinks all weights alike; where an output depends on
+    few examples, `lasso_datamodels` keeps their weights.
 
     Args:
       masks: `[M, N]` bool or 0/1.
-      outputs: `[M, K]`, e.g. margins or logits of K evaluation outputs.
+      outputs: `[M, n_eval, C]`, e.g. logits of evaluation examples, or margins with C = 1.
       lambdas: candidates, > 0.
 
     Returns:
-      The models. Cost: `M^2 (N + K)`; memory `M (N + K)`.
+      The models. Cost: `min(M, N)^3` and `M min(M, N) n_eval C` per lambda; memory
+      `(M + N) n_eval C`: call it on parts of the outputs where that is too much.
 
     Raises:
       ValueError: for differing numbers of subsets, or a lambda that is not positive.
     """
+    checks.positive(lambdas=min(lambdas))
+    x, y, center, mean = _centred(masks, outputs)
+    # Z = X V has the columns that the fit combines, V'V = 1 and Z'Z = diag(values).
+    if x.shape[0] <= x.shape[1]:
+        values, vectors = jnp.linalg.eigh(x @ x.T)
+        values = jnp.maximum(values, 0)
+        roots = jnp.sqrt(values)
+        scores = vectors * roots
+        # A direction without variance (the centring leaves one) gets no weight.
+        safe = values > 1e-6 * values[-1]
+        basis = x.T @ (vectors * jnp.where(safe, 1 / jnp.where(safe, roots, 1), 0))
+    else:
+        values, basis = jnp.linalg.eigh(x.T @ x)
+        values = jnp.maximum(values, 0)
+        scores = x @ basis
+    projected = scores.T @ y
+
+    def with_penalty(penalty):
+        """Coefficients in the basis and the mean squared leave-one-out residual."""
+        inverse = 1 / (values + penalty)
+        coefficients = inverse[:, None] * projected
+        leverage = 1 / len(x) + jnp.sum(scores**2 * inverse, axis=1)
+        residual = (y - scores @ coefficients) / jnp.maximum(1 - leverage, 1e-6)[:, None]
+        return jnp.mean(residual**2, axis=0)
+
+    lambdas = jnp.asarray(lambdas, x.dtype)
+    errors = jax.lax.map(with_penalty, lambdas)
+    penalty = lambdas[jnp.argmin(errors, axis=0)]
+    weight = basis @ (projected / (values[:, None] + penalty))
+    return _shaped(weight, center, mean, penalty, outputs.shape[1:])
+
+
+def lasso_datamodels(
+    masks: Array,
+    outputs: Array,
+    *,
+    penalties: tuple[float, ...] = PENALTIES,
+    l1_ratio: float = 1.0,
+    validation_share: float = 0.1,
+    num_steps: int = 50,
+) -> Datamodels:
+    """The paper's sparse regression (LASSO, or elastic net), all outputs at once.
+
+    Minimises `|y - X w - b|^2 / (2 M) + p (r |w|_1 + (1 - r) |w|^2 / 2)` by accelerated proximal
+    gradient steps (Beck and Teboulle, FISTA, 2009). For every output p is the penalty with the
+    smallest error on subsets that were held out; then all subsets are fitted with it.
+
+    Args:
+      masks: `[M, N]` bool or 0/1; the last subsets are held out.
+      outputs: `[M, n_eval, C]`.
+      penalties: candidates, > 0, tried from large to small, each going on from the one before. In
+        units of `std(y) std(mask) sqrt(log(N) / M)`.
+      l1_ratio: r, in [0, 1]; 1 is LASSO.
+      validation_share: of the subsets, in (0, 1); unused for a single penalty.
+      num_steps: of the solver, per penalty.
+
+    Returns:
+      The models, `penalty` being p. Cost: `M N^2`, and `N^2 n_eval C` per step; memory
+      `5 N n_eval C`.
+
+    Raises:
+      ValueError: for differing numbers of subsets, or a value out of range.
+    """
+    checks.positive(penalties=min(penalties))
+    checks.share(l1_ratio=l1_ratio)
+    checks.open_share(validation_share=validation_share)
+    checks.at_least(1, num_steps=num_steps)
+    x, y, center, mean = _centred(masks, outputs)
+    size, width = x.shape
+    spread = jnp.maximum(y.std(0), 1e-12)
+    scale = spread * x.std() * jnp.sqrt(jnp.log(width) / size)
+    kept = size - max(1, round(validation_share * size))
+    best = jnp.full(y.shape[1], min(penalties), x.dtype)
+    weight = jnp.zeros((width, y.shape[1]), x.dtype)
+
+    if len(penalties) > 1:
+        problem = _moments(x[:kept], y[:kept])
+
+        def try_one(carry, level):
+            weight, *found = carry
+            weight = _proximal(*problem, level * scale, l1_ratio, weight, num_steps)
+            error = jnp.mean((y[kept:] - x[kept:] @ weight) ** 2, axis=0)
+            better = error < found[0]
+            new = (error, jnp.full_like(error, level), weight)
+            return (weight, *(jnp.where(better, n, f) for n, f in zip(new, found, strict=True))), ()
+
+        levels = jnp.asarray(sorted(penalties, reverse=True), x.dtype)
+        start = (weight, jnp.full(y.shape[1], jnp.inf, x.dtype), best, weight)
+        (_, _, best, weight), _ = jax.lax.scan(try_one, start, levels)
+
+    penalty = best * scale
+    weight = _proximal(*_moments(x, y), penalty, l1_ratio, weight, num_steps)
+    return _shaped(weight, center, mean, penalty, outputs.shape[1:])
+
+
+def _centred(masks: Array, outputs: Array):
+    """`[M, N]` and `[M, K]` less their means, and the means."""
     if masks.shape[0] != outputs.shape[0]:
         raise ValueError(
             f"masks and outputs must be of the same subsets, got {masks.shape[0]} and "
             f"{outputs.shape[0]}"
         )
-    checks.positive(lambdas=min(lambdas))
-    center, mean = masks.mean(0, dtype=jnp.float32), outputs.mean(0)
-    x, y = masks - center, outputs - mean
-    values, vectors = jnp.linalg.eigh(x @ x.T)
-    values, rotated = jnp.maximum(values, 0), vectors.T @ y
-
-    def with_penalty(penalty):
-        """Dual coefficients `(X X' + lambda)^-1 y` and the mean squared leave-one-out residual."""
-        inverse = 1 / (values + penalty)
-        dual = vectors @ (inverse[:, None] * rotated)
-        diagonal = jnp.sum(vectors**2 * inverse, axis=1)
-        return dual, jnp.mean((dual / diagonal[:, None]) ** 2, axis=0)
-
-    duals, errors = jax.lax.map(with_penalty, jnp.asarray(lambdas, x.dtype))
-    best = jnp.argmin(errors, axis=0)
-    dual = jnp.take_along_axis(duals, best[None, None, :], axis=0)[0]
-    return Datamodels(x, dual, center, mean, jnp.asarray(lambdas, x.dtype)[best])
+    if outputs.ndim != 3:
+        raise ValueError(f"outputs must be [subsets, n_eval, C], got {outputs.shape}")
+    y = jnp.asarray(outputs, jnp.float32).reshape(outputs.shape[0], -1)
+    center, mean = jnp.mean(masks, axis=0, dtype=jnp.float32), y.mean(0)
+    return masks - center, y - mean, center, mean
 
 
-def predict_subsets(datamodels: Datamodels, masks: Array) -> Array:
-    """`[S, K]`: predicted outputs of models trained on the subsets `masks` `[S, N]`."""
-    kernel = (masks - datamodels.center) @ datamodels.masks.T
-    return kernel @ datamodels.dual + datamodels.mean
+def _shaped(weight, center, mean, penalty, shape) -> Datamodels:
+    bias = mean - center @ weight
+    return Datamodels(weight.reshape(-1, *shape), bias.reshape(shape), jnp.reshape(penalty, shape))
 
 
-def lasso(
-    masks: Array, outputs: Array, penalty: float | Array, *, num_steps: int = 500
-) -> tuple[Array, Array]:
-    """Weights `[N, K]` and biases `[K]` of the paper's sparse regression, all outputs at once.
+def _moments(x: Array, y: Array) -> tuple[Array, Array]:
+    return x.T @ x / len(x), x.T @ y / len(x)
 
-    Minimises `|y - X w - b|^2 / (2 M) + penalty |w|_1` by accelerated proximal gradient steps
-    (Beck and Teboulle, FISTA, 2009), one compiled loop.
 
-    Args:
-      masks: `[M, N]`.
-      outputs: `[M, K]`.
-      penalty: scalar or `[K]`, >= 0.
-      num_steps: of the solver; each costs two products of masks and weights.
-    """
-    checks.at_least(1, num_steps=num_steps)
-    x, y = masks - masks.mean(0, dtype=jnp.float32), outputs - outputs.mean(0)
-    size = x.shape[0]
-    # Largest eigenvalue of X'X / M: the step that cannot overshoot.
-    small = x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x
-    step = 1 / jnp.linalg.eigvalsh(small / size)[-1]
+def _proximal(gram, cross, penalty, l1_ratio, start, num_steps: int) -> Array:
+    """FISTA on the elastic net with moments `X'X / M` and `X'y / M`."""
+    step = 1 / jnp.linalg.eigvalsh(gram)[-1]  # the step that cannot overshoot
+    threshold, shrink = step * penalty * l1_ratio, 1 + step * penalty * (1 - l1_ratio)
 
     def one(carry, _):
         weight, ahead, momentum = carry
-        moved = ahead + step * x.T @ (y - x @ ahead) / size
-        new = jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - step * penalty, 0)
+        moved = ahead + step * (cross - gram @ ahead)
+        new = jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - threshold, 0) / shrink
         next_momentum = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
         ahead = new + (momentum - 1) / next_momentum * (new - weight)
         return (new, ahead, next_momentum), None
 
-    zeros = jnp.zeros((x.shape[1], y.shape[1]), y.dtype)
-    (weight, _, _), _ = jax.lax.scan(one, (zeros, zeros, jnp.float32(1)), length=num_steps)
-    return weight, outputs.mean(0) - masks.mean(0, dtype=jnp.float32) @ weight
+    return jax.lax.scan(one, (start, start, jnp.float32(1)), length=num_steps)[0][0]

@@ -11,7 +11,7 @@ from unlearnjax.unlearning.gradient_ascent import gradient_ascent, gradient_asce
 from unlearnjax.unlearning.influence import fisher_forgetting, influence
 from unlearnjax.unlearning.laf import laf
 from unlearnjax.unlearning.lipschitz import just_in_time
-from unlearnjax.unlearning.matching import dmm, match_outputs, oracle_matching
+from unlearnjax.unlearning.matching import dm_direct, dmm, match_outputs, oracle_matching
 from unlearnjax.unlearning.needs import enforce
 from unlearnjax.unlearning.regression import blindspot, gaussian_amnesiac
 from unlearnjax.unlearning.relabel import boundary_shrink, random_label, relabelled, salun
@@ -44,6 +44,7 @@ __all__ = [
     "chain",
     "dampen",
     "descend",
+    "dm_direct",
     "dmm",
     "enforce",
     "finetune",

@@ -19,6 +19,8 @@ from unlearnjax.unlearning.descend import Transform, descend, original
 
 # (task, variables, memory, request) -> wanted outputs of the forget and of the retain set
 Wanted = Callable[[Task, Variables, Memory, Request], tuple[Array, Array]]
+# (masks [M, N], logits [M, N, C]) -> an attributor
+Fit = Callable[[Array, Array], attribution.Datamodels]
 
 
 def match_outputs(
@@ -94,6 +96,7 @@ def dmm(
     share: float = 0.5,
     train_epochs: int = 10,
     train_batch_size: int = 64,
+    fit: Fit = attribution.ridge_datamodels,
     num_epochs: int = 5,
     batch_size: int = 64,
     retain_fraction: float = 0.5,
@@ -103,7 +106,9 @@ def dmm(
     `init` trains models on random subsets of the training data and regresses their logits on what
     the subsets held. A request predicts from that how the given model's own outputs would change
     without the forget set, and fine-tunes it towards them. Logits are taken less their mean over
-    classes, which no prediction depends on.
+    classes, which no prediction depends on. The memory is the attributor: any that predicts logits
+    (TRAK, influence functions) can be handed to `update` in its place, with `index` the position in
+    its evaluation data.
 
     Args:
       tx, num_epochs, batch_size, retain_fraction: of `match_outputs`.
@@ -111,39 +116,21 @@ def dmm(
       num_models: M; more predict better.
       share: of the training data in every subset, in (0, 1).
       train_epochs, train_batch_size: of the subset models.
+      fit: `(masks, logits) -> datamodels`; with thousands of models `attribution.lasso_datamodels`
+        predicts forget sets better than ridge regression, which shrinks large effects.
 
     Returns:
       An unlearner that needs the training data at `init`, then forget and retain data (`index` must
       be the position in the training data), no labels of theirs. Cost of `init`: M training runs
-      on the share; memory: `M N (C + 1)`.
+      on the share; memory: `N^2 C`.
 
     Raises:
       ValueError: for a value out of range.
     """
-    checks.at_least(2, num_models=num_models)
-    checks.at_least(1, train_epochs=train_epochs, train_batch_size=train_batch_size)
-    checks.open_share(share=share)
-
-    def init(rng, task, variables, data):
-        n = data_lib.num_examples(data)
-        mask_rng, train_rng = jax.random.split(rng)
-        subsets = ensembles.random_subsets(mask_rng, num_models, n, share)
-        masks = ensembles.subset_masks(subsets, n)
-        outputs = ensembles.train_ensemble(
-            task,
-            train_tx,
-            data,
-            subsets,
-            jax.random.split(train_rng, num_models),
-            lambda model: _centred(_logits(task, model, data)).ravel(),
-            num_epochs=train_epochs,
-            batch_size=train_batch_size,
-        )
-        return variables, attribution.fit_datamodels(masks, outputs)
+    init = _attribute(train_tx, num_models, share, train_epochs, train_batch_size, fit)
 
     def wanted(task, variables, memory, request: Request):
         change = attribution.predict_counterfactual(memory, request.forget["index"])
-        change = change.reshape(memory.masks.shape[1], -1)
         return tuple(
             _logits(task, variables, part) + change[part["index"]]
             for part in (request.forget, request.retain)
@@ -158,6 +145,79 @@ def dmm(
     )
     # Training the subset models takes the labels of the training data.
     return matching._replace(init=init, needs=matching.needs | {"train", "labels"})
+
+
+def dm_direct(
+    train_tx: optax.GradientTransformation,
+    *,
+    num_models: int = 64,
+    share: float = 0.5,
+    train_epochs: int = 10,
+    train_batch_size: int = 64,
+    fit: Fit = attribution.ridge_datamodels,
+) -> Unlearner:
+    """DM-direct: answers with the predicted outputs themselves; a diagnostic of the attributor.
+
+    The parameters stay as they are; the predicted change of every output is deployed beside them
+    and added by `serve`. It answers only for the examples that the attributor knows: `index` is
+    their position among them (after `init`, in the training data; with an attributor of your own as
+    the memory, in its evaluation data).
+
+    Args: see `dmm`.
+
+    Returns:
+      An unlearner that needs the training data at `init`, then the forget set.
+
+    Raises:
+      ValueError: for a value out of range.
+    """
+    fit_attributor = _attribute(train_tx, num_models, share, train_epochs, train_batch_size, fit)
+
+    def init(rng, task, variables, data):
+        variables, memory = fit_attributor(rng, task, variables, data)
+        # Requests add up, and `update` is to keep the structure of what is deployed.
+        nothing = attribution.predict_counterfactual(memory, jnp.zeros(0, jnp.int32))
+        return {**variables, "change": nothing}, memory
+
+    def update(rng, task, variables, memory, request: Request):
+        change = attribution.predict_counterfactual(memory, request.forget["index"])
+        return {**variables, "change": variables.get("change", 0.0) + change}, memory
+
+    def serve(task):
+        def apply(variables, batch, rng, train):
+            own = {name: value for name, value in variables.items() if name != "change"}
+            outputs, updated = task.apply(own, batch, rng, train)
+            logits = outputs["logits"] + variables["change"][batch["index"]]
+            return {**outputs, "logits": logits}, {**updated, "change": variables["change"]}
+
+        return task._replace(apply=apply)
+
+    return Unlearner(init, update, frozenset({"forget", "train", "labels"}), serve)
+
+
+def _attribute(train_tx, num_models, share, train_epochs, train_batch_size, fit: Fit):
+    """`init` that trains models on random subsets and fits an attributor to their logits."""
+    checks.at_least(2, num_models=num_models)
+    checks.at_least(1, train_epochs=train_epochs, train_batch_size=train_batch_size)
+    checks.open_share(share=share)
+
+    def init(rng, task, variables, data):
+        n = data_lib.num_examples(data)
+        mask_rng, train_rng = jax.random.split(rng)
+        subsets = ensembles.random_subsets(mask_rng, num_models, n, share)
+        outputs = ensembles.train_ensemble(
+            task,
+            train_tx,
+            data,
+            subsets,
+            jax.random.split(train_rng, num_models),
+            lambda model: _centred(_logits(task, model, data)),
+            num_epochs=train_epochs,
+            batch_size=train_batch_size,
+        )
+        return variables, fit(ensembles.subset_masks(subsets, n), outputs)
+
+    return init
 
 
 def _distance_to_wanted(task, outputs, batch, teachers) -> Array:

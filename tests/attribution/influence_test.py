@@ -1,0 +1,78 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from tests import problems
+from unlearnjax import attribution, tasks
+from unlearnjax.types import Task
+
+
+def ridge_problem(rng, damping=0.1):
+    """A linear regression at its minimum, whose influence functions have a closed form."""
+    features = rng.normal(size=(40, 5)).astype(np.float32)
+    targets = (features @ rng.normal(size=5) + rng.normal(size=40)).astype(np.float32)
+    data = {"inputs": features, "targets": targets, "index": np.arange(40)}
+
+    def apply(variables, batch, rng, train):
+        return {"logits": batch["inputs"] @ variables["params"]["w"]}, variables
+
+    task = tasks.regression(tasks.Model(lambda rng, batch: {}, apply))
+    fit = Ridge(40 * damping, fit_intercept=False).fit(features, targets)
+    return task, {"params": {"w": jnp.asarray(fit.coef_, jnp.float32)[:, None]}}, data
+
+
+def prediction(task: Task, variables, batch):
+    return task.apply(variables, batch, None, False)[0]["logits"]
+
+
+@pytest.mark.parametrize("method", ["cg", "lissa"])
+def test_the_first_order_effect_is_that_of_the_normal_equations(rng, method):
+    task, variables, data = ridge_problem(rng)
+    attributor = attribution.influence(
+        task,
+        [variables],
+        data,
+        data,
+        output=prediction,
+        method=method,
+        damping=0.1,
+        num_steps=200,
+        scale=5.0,
+        batch_size=16,
+    )
+    forget = np.array([3, 17])
+    predict = jax.jit(attribution.predict_counterfactual)
+    change = predict(attributor, forget)
+    x, weight = data["inputs"].astype(float), np.asarray(variables["params"]["w"], float)
+    residual = x @ weight - data["targets"][:, None]
+    gradient = x[forget].T @ residual[forget]
+    expected = x @ np.linalg.solve(x.T @ x + 40 * 0.1 * np.eye(5), gradient)
+    np.testing.assert_allclose(change, expected, atol=1e-3)
+    # And it points where refitting goes.
+    kept = np.setdiff1d(np.arange(40), forget)
+    refit = Ridge(4.0, fit_intercept=False).fit(x[kept], data["targets"][kept])
+    true = refit.predict(x) - (x @ weight)[:, 0]
+    assert np.corrcoef(np.asarray(change)[:, 0], true)[0, 1] > 0.99
+
+
+def test_a_subset_is_predicted_as_what_it_lacks_removed(rng):
+    task, variables, data = ridge_problem(rng)
+    attributor = attribution.influence(
+        task, [variables, variables], data, data, output=prediction, damping=0.1
+    )
+    masks = np.ones((2, 40), bool)
+    masks[0, [3, 17]] = False
+    predicted = attribution.predict_subsets(attributor, masks)
+    expected = attribution.predict_counterfactual(attributor, np.array([3, 17]))
+    np.testing.assert_allclose(predicted[0], expected, atol=1e-5)
+    np.testing.assert_allclose(predicted[1], 0, atol=1e-6)
+
+
+def test_bad_values_are_named():
+    task, data = problems.mlp(), problems.digits(20)
+    with pytest.raises(ValueError, match="method must be one of"):
+        attribution.influence(task, [{}], data, data, method="exact")
+    with pytest.raises(ValueError, match="models must be at least one"):
+        attribution.influence(task, [], data, data)

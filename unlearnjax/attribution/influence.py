@@ -1,0 +1,101 @@
+"""Influence functions: the first-order effect of training examples, from trained models alone.
+
+Koh and Liang, "Understanding Black-box Predictions via Influence Functions", ICML 2017.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from unlearnjax import checks, curvature, training
+from unlearnjax import data as data_lib
+from unlearnjax.attribution.outputs import Output, margin_output
+from unlearnjax.types import Array, Data, Task, Variables
+
+METHODS = ("cg", "lissa")
+
+
+class Influence(NamedTuple):
+    """What it takes to predict the removal of any examples.
+
+    Attributes:
+      change: `[N]` weights of removal (1: gone, 0: kept) to the change `[n_eval, C]`; a pytree.
+      like: `[N]`, for its shape.
+    """
+
+    change: jax.tree_util.Partial
+    like: Array
+
+
+def influence(
+    task: Task,
+    models: Sequence[Variables],
+    train: Data,
+    evaluation: Data,
+    *,
+    output: Output = margin_output,
+    method: str = "cg",
+    damping: float = 0.01,
+    num_steps: int = 50,
+    scale: float = 10.0,
+    batch_size: int = 256,
+) -> Influence:
+    """Predicts `d output / d theta (H + damping I)^-1 sum_forget grad loss / N`, mean over models.
+
+    One inverse-Hessian product answers a request for all evaluation examples at once: the change
+    of the parameters is pushed forward through the model, no gradient per example is taken.
+
+    Args:
+      task: its mean loss over `train` is what the models minimise.
+      models: variables of independently trained models.
+      train: `[N, ...]`.
+      evaluation: `[n_eval, ...]` with targets.
+      output: what is predicted.
+      method, damping, num_steps, scale, batch_size: of the inverse, see
+        `curvature.inverse_hessian_vector_product`. At a point that is no minimum the Hessian has
+        negative eigenvalues; `damping` must outweigh them.
+
+    Returns:
+      The attributor. Building it costs nothing; a prediction, per model, `num_steps` passes over
+      the training data and one over the evaluation data.
+
+    Raises:
+      ValueError: for an unknown method or a value out of range.
+    """
+    checks.one_of(method=(method, METHODS))
+    checks.at_least(1, num_steps=num_steps, batch_size=batch_size)
+    if not models:
+        raise ValueError("models must be at least one, got none")
+    size = data_lib.num_examples(train)
+
+    def change_of_one(variables, train, evaluation, removed):
+        params = variables["params"]
+        total = jnp.maximum(removed.sum(), 1e-12)
+        gone = {**train, "weight": removed}
+        gradient = curvature.mean_gradient(task, variables, gone, batch_size=batch_size)
+        step = curvature.inverse_hessian_vector_product(
+            task,
+            variables,
+            train,
+            jax.tree.map(lambda g: g * total / size, gradient),
+            method=method,
+            damping=damping,
+            num_steps=num_steps,
+            scale=scale,
+            batch_size=batch_size,
+        )
+
+        def pushed(batch):
+            outputs = lambda p: output(task, {**variables, "params": p}, batch)
+            return jax.jvp(outputs, (params,), (step,))[1]
+
+        return training.map_batches(pushed, evaluation, batch_size)
+
+    def change(models, train, evaluation, removed):
+        changes = [change_of_one(model, train, evaluation, removed) for model in models]
+        return sum(changes) / len(changes)
+
+    arguments = (list(models), dict(train), dict(evaluation))
+    return Influence(jax.tree_util.Partial(change, *arguments), jnp.zeros(size))
