@@ -1,6 +1,6 @@
 """Ratio benchmarks, one JSON line per case.
 
-    python -m experiments.benchmarks [--only=fisher,epoch,convolution,analytic,drift]
+    python -m experiments.benchmarks [--only=fisher,epoch,...]
 
 About two minutes on 2 CPU cores. A ratio above 1 says how many times slower than the reference the
 alternative is, measured in turns in this process.
@@ -12,7 +12,7 @@ import sys
 from absl import app, flags, logging
 
 from experiments import runner
-from experiments.benchmarks import analytic, convolution, drift, epoch, fisher
+from experiments.benchmarks import analytic, convolution, drift, ensemble, epoch, fisher, trak
 
 BENCHMARKS = {
     "fisher": fisher.run,
@@ -20,6 +20,8 @@ BENCHMARKS = {
     "convolution": convolution.run,
     "analytic": analytic.run,
     "drift": drift.run,
+    "ensemble": ensemble.run,
+    "trak": trak.run,
 }
 
 _ONLY = flags.DEFINE_list("only", list(BENCHMARKS), "Which benchmarks to run.")

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 import unlearnjax.analytic
-from experiments.benchmarks import analytic, convolution, drift, epoch, fisher, timing
+from experiments.benchmarks import (
+    analytic,
+    convolution,
+    drift,
+    ensemble,
+    epoch,
+    fisher,
+    timing,
+    trak,
+)
 
 
 def test_ratios_are_relative_to_the_first_alternative():
@@ -23,8 +32,10 @@ def test_every_benchmark_yields_records():
         *epoch.run(num_examples=40, batch_size=20, repeats=1),
         *convolution.run(num_steps=1, batch_size=4, repeats=1),
         *analytic.run(sizes=(60,), widths=(32,), rows=8, repeats=1),
+        *ensemble.run(num_models=2, num_examples=40, num_epochs=1, batch_size=10, repeats=1),
+        *trak.run(num_examples=20, num_projections=8, batch_size=10, repeats=1),
     ]
-    names = {"fisher", "epoch", "convolution", "analytic"}
+    names = {"fisher", "epoch", "convolution", "analytic", "ensemble", "trak"}
     assert {record["benchmark"] for record in small} == names
     assert all(ratio > 0 for record in small for ratio in record["ratio"].values())
 

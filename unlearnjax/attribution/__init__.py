@@ -5,6 +5,7 @@ change of the outputs if the examples at `forget` were removed from the training
 """
 
 from unlearnjax.attribution.closed_form import RidgeInfluence, ridge_influence
+from unlearnjax.attribution.components import principal_projections
 from unlearnjax.attribution.counterfactual import predict_counterfactual, predict_subsets
 from unlearnjax.attribution.datamodels import Datamodels, lasso_datamodels, ridge_datamodels
 from unlearnjax.attribution.influence import Influence, influence
@@ -24,6 +25,7 @@ __all__ = [
     "margin_output",
     "predict_counterfactual",
     "predict_subsets",
+    "principal_projections",
     "project_gradients",
     "ridge_datamodels",
     "ridge_influence",

@@ -14,7 +14,16 @@ from unlearnjax import checks, training
 from unlearnjax.attribution.outputs import Output, margin_output
 from unlearnjax.types import Array, Data, Task, Variables
 
-PROJECTIONS = {"rademacher": jax.random.rademacher, "gaussian": jax.random.normal}
+
+def _signs(key: Array, shape: tuple[int, int], dtype) -> Array:
+    """Random +-1, 32 of them from each random word: drawing them dominates the projection."""
+    rows, columns = shape
+    words = jax.random.bits(key, (rows, -(-columns // 32)), jnp.uint32)
+    bits = (words[..., None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    return (2 * bits.reshape(rows, -1)[:, :columns].astype(jnp.int8) - 1).astype(dtype)
+
+
+PROJECTIONS = {"rademacher": _signs, "gaussian": jax.random.normal}
 _BLOCK = 1 << 14
 
 

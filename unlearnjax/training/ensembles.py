@@ -63,7 +63,9 @@ def train_ensemble(
 
     Model m depends on `subsets[m]` and `rngs[m]` alone: the same in any chunk and on any number of
     devices, up to rounding (batched matrix products round differently). To train more models than
-    fit, call it in chunks.
+    fit, call it in chunks of one size, under `jit`, so that they share one compiled program:
+
+        fit = jax.jit(lambda subsets, rngs: train_ensemble(task, tx, data, subsets, rngs, ...))
 
     Args:
       task, tx, num_epochs, batch_size, augment: see `training.train`.
