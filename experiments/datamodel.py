@@ -19,8 +19,8 @@ from unlearnjax.training import ensembles
 
 COLUMNS = {
     "LDS": "linear datamodeling score: Spearman correlation over held-out subsets between "
-    "predicted margins and those of models trained on them, mean over examples; with its 95 % bootstrap "
-    "interval over examples",
+    "predicted margins and those of models trained on them, mean over examples; with its 95 % "
+    "bootstrap interval over examples",
     "training": "of the margins of training examples",
     "test": "of the margins of test examples",
     "time": "to fit the attributor and to predict the held-out subsets, compilation included; the "

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments import continual, leaderboard
+from experiments import continual, datamodel, leaderboard
 from unlearnjax.report import table
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +64,8 @@ def markdown(results: dict) -> str:
     rows = [{k: nan if v is None else v for k, v in row.items()} for row in results["summary"]]
     if results["experiment"] == "continual":
         cells = continual.columns(rows)
+    elif results["experiment"] == "datamodel":
+        cells = datamodel.columns(rows)
     elif "scenarios" in results:
         cells = leaderboard.columns(rows, results["scenarios"])
     else:

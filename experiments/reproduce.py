@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import continual, runner, unlearn
+from experiments import continual, datamodel, runner, unlearn
 from experiments.publish import RESULTS
 from unlearnjax import parallel
 from unlearnjax.report import table
@@ -35,8 +35,14 @@ COMPARED = (
     "unlearned_accuracy",
     "retained_accuracy",
     "agreement",
+    "training_lds",
+    "test_lds",
 )
-STORIES = {"unlearn": unlearn.story, "continual": continual.story}
+STORIES = {
+    "unlearn": unlearn.story,
+    "continual": continual.story,
+    "datamodel": datamodel.story,
+}
 SLACK = 0.01
 
 _ROW = flags.DEFINE_string("row", None, "FILE/METHOD of docs/results, e.g. digits_convnet/ssd.")
@@ -60,7 +66,9 @@ def stored(row: str | None) -> tuple[dict, str]:
 
 
 def name(row: table.Row) -> str:
-    """METHOD, or STREAM/METHOD."""
+    """METHOD, STREAM/METHOD or ATTRIBUTOR."""
+    if "attributor" in row:
+        return row["attributor"]
     return f"{row['stream']}/{row['method']}" if "stream" in row else row["method"]
 
 
@@ -68,6 +76,9 @@ def load() -> ConfigDict:
     """The configuration of the published run, for that row alone."""
     results, wanted = stored(_ROW.value)
     config = ConfigDict(results["config"], convert_dict=True)
+    if results["experiment"] == "datamodel":
+        config.attributors = [wanted]
+        return config
     stream, _, method = wanted.rpartition("/")
     config.methods = [] if method in ("oracle", "original") else [method]
     if stream:
