@@ -32,18 +32,8 @@ METHODS = (
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    own, rest = {}, []
-    for part in (part for part in arg.split(",") if part):
-        key, _, value = part.partition("=")
-        if key in ("stream", "method"):
-            own[key] = value
-        else:
-            rest.append(part)
-    base = unlearn.get_config(",".join(rest))
-    config = ConfigDict()
-    for field in ("seed", "task", "dataset", "source", "num_train", "num_test", "model", "train"):
-        config[field] = base[field]
-    config.target, config.superclasses = base.target, base.superclasses
+    own, rest = unlearn.split(arg, ("stream", "method"))
+    config = unlearn.learned(unlearn.get_config(rest))
     config.streams = tuple(own.get("stream", "+".join(STREAMS)).split("+"))
     config.methods = tuple(own.get("method", "+".join(METHODS)).split("+"))
     config.backbone = "inputs"

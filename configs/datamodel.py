@@ -18,21 +18,12 @@ ATTRIBUTORS = ("lasso", "ridge", "trak", "influence")
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    chosen, rest = "+".join(ATTRIBUTORS), []
-    for part in unlearn.with_defaults(arg, "digits", model="mlp").split(","):
-        key, _, value = part.partition("=")
-        if key == "attributor":
-            chosen = value
-        else:
-            rest.append(part)
-    base = unlearn.get_config(",".join(rest))
-    config = ConfigDict()
-    for field in ("seed", "task", "dataset", "source", "num_train", "num_test", "model", "train"):
-        config[field] = base[field]
-    config.target, config.superclasses = base.target, base.superclasses
-    if base.model.name == "mlp":
+    own, rest = unlearn.split(arg, ("attributor",))
+    rest = unlearn.with_defaults(rest, "digits", model="mlp")
+    config = unlearn.learned(unlearn.get_config(rest))
+    if config.model.name == "mlp":
         config.model.options.hidden = (64,)
-    config.attributors = tuple(chosen.split("+"))
+    config.attributors = tuple(own.get("attributor", "+".join(ATTRIBUTORS)).split("+"))
     config.ensemble = ConfigDict(
         {"num_models": 2048, "num_held_out": 128, "share": 0.5, "chunk": 64}
     )

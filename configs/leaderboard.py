@@ -19,15 +19,9 @@ SCENARIOS = "class:3/part:3:0.5/random:0.1"
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    scenarios = SCENARIOS
-    rest = []
-    for part in unlearn.with_defaults(arg, "digits", seeds="5").split(","):
-        if part.startswith("forget="):
-            scenarios = part.removeprefix("forget=")
-        else:
-            rest.append(part)
-    config = unlearn.get_config(",".join(rest))
-    config.scenarios = tuple(scenarios.split("/"))
+    own, rest = unlearn.split(arg, ("forget",))
+    config = unlearn.get_config(unlearn.with_defaults(rest, "digits", seeds="5"))
+    config.scenarios = tuple(own.get("forget", SCENARIOS).split("/"))
     config.rank = "average_gap"
     # What replaces `config.unlearn` in scenarios of each kind; shared fields win over both.
     found = unlearn.tuned(config.dataset, config.model.name, config.num_train)

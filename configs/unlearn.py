@@ -219,6 +219,27 @@ def with_defaults(arg: str, dataset: str, **defaults: str) -> str:
     return ",".join(parts + [f"{k}={v}" for k, v in defaults.items() if k not in given])
 
 
+def split(arg: str, keys: tuple[str, ...]) -> tuple[dict[str, str], str]:
+    """The options of a config string that another family has itself, and the rest of the string."""
+    own, rest = {}, []
+    for part in (part for part in arg.split(",") if part):
+        key, _, value = part.partition("=")
+        if key in keys:
+            own[key] = value
+        else:
+            rest.append(part)
+    return own, ",".join(rest)
+
+
+def learned(base: ConfigDict) -> ConfigDict:
+    """The part of a config that says what is learned, and how, without anything being forgotten."""
+    config = ConfigDict()
+    for field in ("seed", "task", "dataset", "source", "num_train", "num_test", "model", "train"):
+        config[field] = base[field]
+    config.target, config.superclasses = base.target, base.superclasses
+    return config
+
+
 def tuned(dataset: str, model: str, num_train: int | None = None) -> dict[str, dict[str, dict]]:
     """{kind of forget set: {method: fields}} that a sweep found best, see configs/sweep.py.
 

@@ -104,7 +104,8 @@ def train_all(config, run, task, pool, name: str, subsets, keep) -> dict[str, np
     augment = build.augmentation(config)
 
     @jax.jit
-    def compute(subsets, rngs):
+    def compute(subsets, numbers):
+        rngs = jax.vmap(lambda m: jax.random.fold_in(runner.key(config.seed, name), m))(numbers)
         return ensembles.train_ensemble(
             task,
             tx,
@@ -125,8 +126,7 @@ def train_all(config, run, task, pool, name: str, subsets, keep) -> dict[str, np
             start = time.perf_counter()
             # The last chunk is filled up, so that all share one compiled program.
             filled = np.resize(numbers, min(config.ensemble.chunk, len(subsets)))
-            rngs = jnp.stack([runner.key(config.seed, name, int(m)) for m in filled])
-            kept = parallel.fetch(compute(subsets[filled], rngs))
+            kept = parallel.fetch(compute(subsets[filled], jnp.asarray(filled)))
             kept = {k: v[: len(numbers)] for k, v in kept.items()}
             if not all(np.isfinite(v).all() for v in kept.values()):
                 raise FloatingPointError(

@@ -2,8 +2,8 @@
 
     python -m experiments.benchmarks [--only=fisher,epoch,...]
 
-About two minutes on 2 CPU cores. A ratio above 1 says how many times slower than the reference the
-alternative is, measured in turns in this process.
+About three minutes on 2 CPU cores. A ratio above 1 says how many times slower than the reference
+the alternative is, measured in turns in this process.
 """
 
 import json

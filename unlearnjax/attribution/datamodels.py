@@ -165,13 +165,14 @@ def _shaped(weight, center, mean, penalty, shape) -> Datamodels:
     return Datamodels(weight.reshape(-1, *shape), bias.reshape(shape), jnp.reshape(penalty, shape))
 
 
-def _moments(x: Array, y: Array) -> tuple[Array, Array]:
-    return x.T @ x / len(x), x.T @ y / len(x)
+def _moments(x: Array, y: Array) -> tuple[Array, Array, Array]:
+    """`X'X / M`, `X'y / M`, and the largest step along the gradient that cannot overshoot."""
+    gram = x.T @ x / len(x)
+    return gram, x.T @ y / len(x), 1 / jnp.linalg.eigvalsh(gram)[-1]
 
 
-def _proximal(gram, cross, penalty, l1_ratio, start, num_steps: int) -> Array:
-    """FISTA on the elastic net with moments `X'X / M` and `X'y / M`."""
-    step = 1 / jnp.linalg.eigvalsh(gram)[-1]  # the step that cannot overshoot
+def _proximal(gram, cross, step, penalty, l1_ratio, start, num_steps: int) -> Array:
+    """FISTA on the elastic net with those moments."""
     threshold, shrink = step * penalty * l1_ratio, 1 + step * penalty * (1 - l1_ratio)
 
     def one(carry, _):

@@ -94,8 +94,9 @@ def influence(
         return training.map_batches(pushed, evaluation, batch_size)
 
     def change(models, train, evaluation, removed):
-        changes = [change_of_one(model, train, evaluation, removed) for model in models]
-        return sum(changes) / len(changes)
+        one = lambda variables: change_of_one(variables, train, evaluation, removed)
+        return jax.lax.map(one, models).mean(0)
 
-    arguments = (list(models), dict(train), dict(evaluation))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+    arguments = (stacked, dict(train), dict(evaluation))
     return Influence(jax.tree_util.Partial(change, *arguments), jnp.zeros(size))

@@ -5,6 +5,7 @@ Georgiev et al., "Attribute-to-Delete: Machine Unlearning via Datamodel Matching
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from unlearnjax.unlearning.descend import Transform, descend, original
 Wanted = Callable[[Task, Variables, Memory, Request], tuple[Array, Array]]
 # (masks [M, N], logits [M, N, C]) -> an attributor
 Fit = Callable[[Array, Array], attribution.Datamodels]
+_BATCH = 256  # of passes without gradients; results do not depend on it
 
 
 def match_outputs(
@@ -211,7 +213,9 @@ def _attribute(train_tx, num_models, share, train_epochs, train_batch_size, fit:
             data,
             subsets,
             jax.random.split(train_rng, num_models),
-            lambda model: _centred(_logits(task, model, data)),
+            lambda model: training.map_batches(
+                partial(attribution.logit_output, task, model), data, _BATCH
+            ),
             num_epochs=train_epochs,
             batch_size=train_batch_size,
         )
@@ -227,7 +231,3 @@ def _distance_to_wanted(task, outputs, batch, teachers) -> Array:
 
 def _logits(task: Task, variables: Variables, data: Data) -> Array:
     return training.outputs(task, variables, data)["logits"]
-
-
-def _centred(logits: Array) -> Array:
-    return logits - logits.mean(-1, keepdims=True)
