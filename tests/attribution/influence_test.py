@@ -1,11 +1,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from sklearn.linear_model import Ridge
 
 from tests import problems
-from unlearnjax import attribution, tasks
+from unlearnjax import attribution, tasks, training
 from unlearnjax.types import Task
 
 
@@ -70,9 +71,34 @@ def test_a_subset_is_predicted_as_what_it_lacks_removed(rng):
     np.testing.assert_allclose(predicted[1], 0, atol=1e-6)
 
 
+def test_the_factored_inverse_agrees_with_conjugate_gradients_on_a_trained_model():
+    data = {k: jnp.asarray(v) for k, v in problems.digits(150).items()}
+    task = problems.mlp((8,))
+    options = {"num_epochs": 60, "batch_size": 50}
+    state, _ = jax.jit(
+        lambda rng: training.train(task, optax.adam(1e-2), data, jnp.arange(150), rng, **options)
+    )(jax.random.key(0))
+    changes = {}
+    for method in ("cg", "ekfac"):
+        attributor = attribution.influence(
+            task,
+            [state.variables],
+            data,
+            data,
+            method=method,
+            damping=0.05,
+            rng=jax.random.key(1),
+        )
+        subsets = np.random.default_rng(0).random((20, 150)) < 0.9
+        changes[method] = np.asarray(attribution.predict_subsets(attributor, subsets)).ravel()
+    assert np.corrcoef(*changes.values())[0, 1] > 0.6
+
+
 def test_bad_values_are_named():
     task, data = problems.mlp(), problems.digits(20)
     with pytest.raises(ValueError, match="method must be one of"):
         attribution.influence(task, [{}], data, data, method="exact")
+    with pytest.raises(ValueError, match="rng must be given"):
+        attribution.influence(task, [{}], data, data, method="ekfac")
     with pytest.raises(ValueError, match="models must be at least one"):
         attribution.influence(task, [], data, data)

@@ -1,5 +1,6 @@
 """Curvature of the loss: Fisher diagonal, per-example gradients, Hessian products."""
 
+from unlearnjax.curvature.ekfac import EKFAC, ekfac, ekfac_solve
 from unlearnjax.curvature.fisher import (
     batch_gradient_squared,
     fisher_diagonal,
@@ -16,8 +17,11 @@ from unlearnjax.curvature.layers import layer_names
 from unlearnjax.curvature.per_example import per_example_gradients
 
 __all__ = [
+    "EKFAC",
     "INVERSE_METHODS",
     "batch_gradient_squared",
+    "ekfac",
+    "ekfac_solve",
     "fisher_diagonal",
     "hessian_vector_product",
     "inverse_hessian_vector_product",

@@ -49,8 +49,21 @@ def summed_squares(
       batch: with `weight` `[B]`.
       max_bytes: bound on the per-example gradients that are held at once.
     """
-    params = variables["params"]
-    weight = batch["weight"]
+    params, weight = variables["params"], batch["weight"]
+    squares = {}
+    for layer, inputs, cotangents in captured(task, variables, batch):
+        values = _layer_squares(layer, inputs, cotangents, weight, max_bytes)
+        squares.update({layer.paths[name]: value for name, value in values.items()})
+    squares.update(_remaining_squares(task, variables, batch, squares, max_bytes))
+    return jax.tree_util.tree_map_with_path(lambda path, _: squares[path], params)
+
+
+def captured(task: Task, variables: Variables, batch: Batch) -> list[tuple[_Layer, Array, Array]]:
+    """`(layer, inputs, cotangents)` of every layer that owns its parameters and is called once.
+
+    Cotangents are of the example's own loss, weights are not applied. One forward and one backward
+    pass.
+    """
     found: list[_Layer] = []
 
     def discover(variables, batch):
@@ -72,14 +85,7 @@ def summed_squares(
 
     offsets = {i: jnp.zeros(found[i].outputs.shape, found[i].outputs.dtype) for i in covered}
     cotangents, inputs = jax.grad(total_loss, has_aux=True)(offsets)
-
-    squares = {}
-    for i, layer_inputs in zip(covered, inputs, strict=True):
-        layer = layers[i]
-        values = _layer_squares(layer, layer_inputs, cotangents[i], weight, max_bytes)
-        squares.update({layer.paths[name]: value for name, value in values.items()})
-    squares.update(_remaining_squares(task, variables, batch, squares, max_bytes))
-    return jax.tree_util.tree_map_with_path(lambda path, _: squares[path], params)
+    return [(layers[i], x, cotangents[i]) for i, x in zip(covered, inputs, strict=True)]
 
 
 def layer_names(task: Task, variables: Variables, batch: Batch) -> list[str]:
