@@ -28,6 +28,22 @@ def test_random_fraction_is_sorted_distinct_and_reproducible():
     assert not np.array_equal(draws[0], draws[2])
 
 
+def test_random_count_and_extremes():
+    chosen = forget_sets.random_count(np.random.default_rng(0), 100, 7)
+    assert len(np.unique(chosen)) == 7 and (np.diff(chosen) > 0).all()
+    data = {"targets": np.zeros(100, int)}
+    selected = forget_sets.select("random:7", data, data, np.random.default_rng(0))
+    np.testing.assert_array_equal(selected.forget, chosen)
+    values = np.array([3.0, -1.0, 7.0, 0.0, 5.0])
+    np.testing.assert_array_equal(forget_sets.extremes(values, 2), [2, 4])
+    np.testing.assert_array_equal(forget_sets.extremes(values, 1, 2), [1, 2, 3])
+    np.testing.assert_array_equal(forget_sets.extremes(values, 0, 1), [1])
+    with pytest.raises(ValueError, match="num_high and num_low must be >= 0"):
+        forget_sets.extremes(values, 4, 1)
+    with pytest.raises(ValueError, match="count must lie in"):
+        forget_sets.random_count(np.random.default_rng(0), 5, 5)
+
+
 def test_by_field_and_explicit():
     np.testing.assert_array_equal(forget_sets.by_field(DATA["identity"], [6, 9]), [2, 3, 8, 9])
     np.testing.assert_array_equal(forget_sets.explicit([7, 2, 7], 10), [2, 7])

@@ -70,9 +70,9 @@ def test_neither_chunks_nor_devices_nor_the_axis_change_a_model(setup):
 
 def test_convolutional_models_go_one_after_another_on_a_cpu(setup):
     data = setup[1]
-    assert ensembles._fastest(setup[0], data) == "vmap"
+    assert ensembles.fastest_axis(setup[0], data) == "vmap"
     convnet = problems.linen(models.ConvNet(num_classes=10))
-    assert ensembles._fastest(convnet, data) == "map"
+    assert ensembles.fastest_axis(convnet, data) == "map"
 
 
 @pytest.mark.parametrize(

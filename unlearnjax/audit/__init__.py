@@ -14,8 +14,10 @@ from unlearnjax.audit.forgetting_quality import (
     forgetting_quality,
 )
 from unlearnjax.audit.gaps import average_gap, nomus, tug_of_war
+from unlearnjax.audit.klom import ENOUGH_MODELS as _ENOUGH_FOR_KLOM
 from unlearnjax.audit.klom import klom, noise_floor
-from unlearnjax.audit.likelihood_ratio import lira, rmia, u_lira
+from unlearnjax.audit.likelihood_ratio import ENOUGH_MODELS as _ENOUGH_FOR_LIRA
+from unlearnjax.audit.likelihood_ratio import lira, rates, rmia, u_lira, u_lira_scores
 from unlearnjax.audit.membership import (
     attack_scores,
     membership_efficacy,
@@ -24,8 +26,12 @@ from unlearnjax.audit.membership import (
 from unlearnjax.audit.relearning import anamnesis_index, relearn_time
 from unlearnjax.audit.summary import COLUMNS, against_oracles, summarise
 
+# Below so many models on each side an audit warns.
+ENOUGH_MODELS = {"klom": _ENOUGH_FOR_KLOM, "u_lira": _ENOUGH_FOR_LIRA}
+
 __all__ = [
     "COLUMNS",
+    "ENOUGH_MODELS",
     "Compiled",
     "Cost",
     "activation_distance",
@@ -46,6 +52,7 @@ __all__ = [
     "membership_inference",
     "noise_floor",
     "nomus",
+    "rates",
     "regression",
     "relearn_time",
     "rmia",
@@ -53,5 +60,6 @@ __all__ = [
     "timed",
     "tug_of_war",
     "u_lira",
+    "u_lira_scores",
     "zero_retrain_forgetting",
 ]

@@ -32,8 +32,23 @@ def lira(member: np.ndarray, non_member: np.ndarray, target: np.ndarray) -> np.n
 def u_lira(unlearned: np.ndarray, oracle: np.ndarray, *, seed: int = 0) -> dict[str, float]:
     """Can an attacker tell unlearned models from oracles, example by example?
 
-    Half of each set fits the two Gaussians, the other half is judged, then the other way round. An
-    example of a model is called unlearned where that is likelier.
+    An example of a model is called unlearned where `u_lira_scores` is positive.
+
+    Args: see `u_lira_scores`.
+
+    Returns:
+      `accuracy` (balanced), `auc`, `tpr_at_0.1%`, `tpr_at_1%` (of calling unlearned what is, at
+      that rate of calling unlearned what is not). Ideal: 0.5, 0.5, 0.001, 0.01.
+    """
+    return rates(*u_lira_scores(unlearned, oracle, seed=seed))
+
+
+def u_lira_scores(
+    unlearned: np.ndarray, oracle: np.ndarray, *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-likelihood ratio of unlearned to oracle, of every example of every model.
+
+    Half of each set fits the two Gaussians, the other half is judged, then the other way round.
 
     Args:
       unlearned: `[M, N]` margins of models that were trained on the examples and unlearned them.
@@ -41,8 +56,7 @@ def u_lira(unlearned: np.ndarray, oracle: np.ndarray, *, seed: int = 0) -> dict[
       seed: of the halves.
 
     Returns:
-      `accuracy` (balanced), `auc`, `tpr_at_0.1%`, `tpr_at_1%` (of calling unlearned what is, at
-      that rate of calling unlearned what is not). Ideal: 0.5, 0.5, 0.001, 0.01.
+      Scores `[M N]` of the unlearned models and `[K N]` of the oracles.
 
     References:
       Hayes et al., "Inexact Unlearning Needs More Careful Evaluations to Avoid a False Sense of
@@ -55,12 +69,11 @@ def u_lira(unlearned: np.ndarray, oracle: np.ndarray, *, seed: int = 0) -> dict[
         order = rng.permutation(len(margins))
         halves.append((margins[order[: len(order) // 2]], margins[order[len(order) // 2 :]]))
     (u_fit, u_judge), (o_fit, o_judge) = halves
-    scores = {"unlearned": [], "oracle": []}
+    scores = [], []
     for fit, judge in (((u_fit, o_fit), (u_judge, o_judge)), ((u_judge, o_judge), (u_fit, o_fit))):
-        for name, margins in zip(scores, judge, strict=True):
-            ratio = _log_normal(margins, fit[0]) - _log_normal(margins, fit[1])
-            scores[name].append(ratio.ravel())
-    return rates(*(np.concatenate(s) for s in scores.values()))
+        for own, margins in zip(scores, judge, strict=True):
+            own.append((_log_normal(margins, fit[0]) - _log_normal(margins, fit[1])).ravel())
+    return np.concatenate(scores[0]), np.concatenate(scores[1])
 
 
 def rmia(
@@ -98,7 +111,7 @@ def rmia(
 
 
 def rates(positive: np.ndarray, negative: np.ndarray) -> Mapping[str, float]:
-    """Balanced accuracy at threshold 0, AUC, and true-positive rates at 0.1 % and 1 %."""
+    """Of scores: balanced accuracy at threshold 0, AUC, true-positive rates at 0.1 % and 1 %."""
     from sklearn.metrics import roc_curve
 
     labels = np.repeat([1, 0], [len(positive), len(negative)])

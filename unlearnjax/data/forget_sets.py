@@ -34,6 +34,24 @@ def random_fraction(rng: np.random.Generator, num_examples: int, fraction: float
     return np.sort(rng.choice(num_examples, max(1, round(fraction * num_examples)), replace=False))
 
 
+def random_count(rng: np.random.Generator, num_examples: int, count: int) -> np.ndarray:
+    """`count` examples, uniformly random."""
+    if not 1 <= count < num_examples:
+        raise ValueError(f"count must lie in [1, {num_examples}), got {count}")
+    return np.sort(rng.choice(num_examples, count, replace=False))
+
+
+def extremes(values: np.ndarray, num_high: int, num_low: int = 0) -> np.ndarray:
+    """The examples with the highest and those with the lowest values, such as hardness scores."""
+    if min(num_high, num_low) < 0 or not 1 <= num_high + num_low < len(values):
+        raise ValueError(
+            f"num_high and num_low must be >= 0 and together lie in [1, {len(values)}), got "
+            f"{num_high} and {num_low}"
+        )
+    order = np.argsort(values, kind="stable")
+    return np.sort(np.concatenate([order[:num_low], order[len(order) - num_high :]]))
+
+
 def in_band(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Every example with `low <= value <= high`."""
     if not low < high:
@@ -90,7 +108,7 @@ class Selection(NamedTuple):
 
 
 SPECS = (
-    "class:3, class:3+5, part:3:0.5 (half of class 3), random:0.1, "
+    "class:3, class:3+5, part:3:0.5 (half of class 3), random:0.1, random:50 (so many), "
     "field:NAME:VALUE+VALUE, identity:VALUE+VALUE, band:LOW:HIGH (regression targets), "
     "indices:0+17+42"
 )
@@ -122,7 +140,11 @@ def select(spec: str, train: dict, held_out: dict, rng: np.random.Generator) -> 
             forget = part_of_class(rng, targets, int(class_id), float(fraction))
             return Selection(forget, np.flatnonzero(held_targets == int(class_id)), everything)
         if kind == "random":
-            return Selection(random_fraction(rng, num_train, float(rest)), everything, everything)
+            if rest.isdigit():
+                forget = random_count(rng, num_train, int(rest))
+            else:
+                forget = random_fraction(rng, num_train, float(rest))
+            return Selection(forget, everything, everything)
         if kind == "field":
             name, values = rest.split(":")
             if name not in train:

@@ -1,6 +1,7 @@
 """Many training runs at once: on subsets of the data, from different seeds."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -76,7 +77,8 @@ def train_ensemble(
       axis: 'vmap' trains all at once, 'map' one after another within the program; 'auto' is 'map'
         for convolutional models on a CPU, where batching kernels over models is slower, else
         'vmap'.
-      mesh: a mesh with the axis 'model' to spread models over; its size must divide M.
+      mesh: of one axis, to spread models over (`model_mesh`, or the mesh of a run); its size must
+        divide M.
 
     Returns:
       The kept trees, stacked: leaves `[M, ...]`. Memory: M models with optimizer state ('vmap') or
@@ -89,13 +91,6 @@ def train_ensemble(
     checks.one_of(axis=(axis, AXES))
     if len(subsets) != len(rngs):
         raise ValueError(f"subsets and rngs must be equally many, got {len(subsets)}, {len(rngs)}")
-    if mesh is not None and len(subsets) % mesh.shape[MODELS]:
-        raise ValueError(
-            f"the number of models must be a multiple of the {mesh.shape[MODELS]} devices, "
-            f"got {len(subsets)}"
-        )
-    if axis == "auto":
-        axis = _fastest(task, data)
 
     def one(member):
         indices, rng = member
@@ -111,14 +106,37 @@ def train_ensemble(
         )
         return keep(state.variables)
 
-    def several(subsets, rngs):
-        members = (subsets, rngs)
-        return jax.vmap(one)(members) if axis == "vmap" else jax.lax.map(one, members)
+    axis = fastest_axis(task, data) if axis == "auto" else axis
+    return jax.jit(partial(over_models, one, axis=axis, mesh=mesh))((subsets, rngs))
 
-    if mesh is not None:
-        part = PartitionSpec(MODELS)
-        several = jax.shard_map(several, mesh=mesh, in_specs=part, out_specs=part, check_vma=False)
-    return jax.jit(several)(subsets, rngs)
+
+def over_models(
+    fn: Callable[[PyTree], PyTree], members: PyTree, *, axis: str, mesh: Mesh | None = None
+) -> PyTree:
+    """`fn` of every member of a stacked tree, as `train_ensemble` does it.
+
+    Args:
+      fn: of one member, e.g. `(variables, rng) -> margins`.
+      members: leaves `[M, ...]`.
+      axis: 'vmap' or 'map'.
+      mesh: of one axis, to spread the members over.
+
+    Raises:
+      ValueError: for an unknown `axis`, or a number of models that the mesh does not divide.
+    """
+    checks.one_of(axis=(axis, AXES[1:]))
+    several = jax.vmap(fn) if axis == "vmap" else partial(jax.lax.map, fn)
+    if mesh is None:
+        return several(members)
+    count = len(jax.tree.leaves(members)[0])
+    if count % mesh.size:
+        raise ValueError(
+            f"the number of models must be a multiple of the {mesh.size} devices, got {count}"
+        )
+    part = PartitionSpec(*mesh.axis_names)
+    return jax.shard_map(several, mesh=mesh, in_specs=part, out_specs=part, check_vma=False)(
+        members
+    )
 
 
 def model_mesh(devices: Any = None) -> Mesh:
@@ -127,7 +145,8 @@ def model_mesh(devices: Any = None) -> Mesh:
     return Mesh(np.asarray(devices), (MODELS,))
 
 
-def _fastest(task: Task, data: Data) -> str:
+def fastest_axis(task: Task, data: Data) -> str:
+    """'map' for convolutional models on a CPU, else 'vmap'."""
     variables = jax.eval_shape(lambda rng: init_variables(task, data, rng), jax.random.key(0))
     convolutional = any(leaf.ndim > 2 for leaf in jax.tree.leaves(variables["params"]))
     return "map" if convolutional and jax.default_backend() == "cpu" else "vmap"

@@ -72,11 +72,18 @@ def match_outputs(
     return loop._replace(update=update)
 
 
-def oracle_matching(tx: Transform, oracle: Variables, **options) -> Unlearner:
+def oracle_matching(
+    tx: Transform,
+    oracle: Variables,
+    *,
+    num_epochs: int = 5,
+    batch_size: int = 64,
+    retain_fraction: float = 0.5,
+) -> Unlearner:
     """Matches the outputs of a model that was retrained: the upper bound of what matching can do.
 
     Args:
-      tx, options: of `match_outputs`.
+      tx, num_epochs, batch_size, retain_fraction: of `match_outputs`.
       oracle: variables of a model trained without the forget set.
 
     Returns:
@@ -87,7 +94,13 @@ def oracle_matching(tx: Transform, oracle: Variables, **options) -> Unlearner:
         del variables, memory
         return tuple(_logits(task, oracle, part) for part in (request.forget, request.retain))
 
-    return match_outputs(tx, wanted, **options)
+    return match_outputs(
+        tx,
+        wanted,
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        retain_fraction=retain_fraction,
+    )
 
 
 def dmm(
