@@ -17,6 +17,24 @@ from unlearnjax.types import Data, Task, Unlearner
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES = ("constant", "cosine")
+# Fields that a compiled program can take as arguments: requests that differ in these share one.
+TRACED = (
+    "learning_rate",
+    "alpha",
+    "dampening",
+    "gamma",
+    "damping",
+    "beta",
+    "max_loss",
+    "sigma",
+    "radius",
+    "retain_weight",
+    "forget_weight",
+    "align_weight",
+    "noise_decay",
+    "max_std",
+    "max_std_last",
+)
 TASKS = {"classification": tasks.classification, "regression": tasks.regression}
 
 
@@ -197,6 +215,12 @@ def unlearner(
             + (f"; did you mean {close[0]!r}?" if close else "")
         )
     return unlearning.enforce(constructor(**own))
+
+
+def split_values(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields that a program is compiled for, and those that it takes as arguments."""
+    static = {name: value for name, value in values.items() if name not in TRACED}
+    return static, {name: value for name, value in values.items() if name in TRACED}
 
 
 def validate_shared_fields(config: ConfigDict) -> None:

@@ -77,7 +77,7 @@ def make_fit(
             first = checkpoints.latest_step() or 0
             if first:
                 carried = checkpoints.restore(carried)
-            run.advance(name, first)
+            run.advance(name, first, resumed=first > 0)
             history = {k: np.array(v) for k, v in carried["history"].items()}
             state, seconds, cost = carried["state"], float(carried["seconds"]), carried["cost"]
             for done in range(first + 1, num_epochs + 1):

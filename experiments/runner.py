@@ -19,7 +19,14 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 import unlearnjax
 from unlearnjax import parallel
@@ -61,6 +68,9 @@ class Run:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            speed_estimate_period=120,
             console=Console(stderr=True),
             disable=not parallel.is_main_process(),
         )
@@ -104,9 +114,14 @@ class Run:
         self.progress.start()
         self._bar = self.progress.add_task(self.name, total=total)
 
-    def advance(self, description: str, amount: int = 1) -> None:
-        """One more unit is done, and `description` is what comes now."""
-        self.progress.update(self._bar, advance=amount, description=f"{description:<28}")
+    def advance(self, description: str, amount: int = 1, *, resumed: bool = False) -> None:
+        """`amount` more units are done, `resumed` by an earlier launch; `description` comes now."""
+        text = f"{description:<28}"
+        if resumed:  # the time left is estimated from what this launch did
+            done = self.progress.tasks[self._bar].completed + amount
+            self.progress.reset(self._bar, completed=done, description=text)
+        else:
+            self.progress.update(self._bar, advance=amount, description=text)
 
     def has_row(self, name: str) -> bool:
         """Whether an earlier launch finished the row."""

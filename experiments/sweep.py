@@ -17,24 +17,6 @@ from unlearnjax.report import html, table
 
 SEARCHES = ("grid", "random")
 BUDGETS = ("seconds", "flops")
-# What a compiled program can take as an argument: trials that differ in these alone share one.
-TRACED = (
-    "learning_rate",
-    "alpha",
-    "dampening",
-    "gamma",
-    "damping",
-    "beta",
-    "max_loss",
-    "sigma",
-    "radius",
-    "retain_weight",
-    "forget_weight",
-    "align_weight",
-    "noise_decay",
-    "max_std",
-    "max_std_last",
-)
 
 Values = dict[str, Any]
 
@@ -114,8 +96,7 @@ def try_out(
     """The trials of one method, the values of its config first, until the budget is spent."""
     config, spent, trials, forgetters = bench.config, 0.0, [], {}
     for number, values in enumerate(candidates(config, method)):
-        traced = {k: v for k, v in values.items() if k in TRACED}
-        static = {k: v for k, v in values.items() if k not in TRACED}
+        static, traced = build.split_values(values)
         group = tuple(sorted(static.items()))
         if group not in forgetters:
             make = lambda given, static=static: build.unlearner(

@@ -78,8 +78,9 @@ def scenario(config: ConfigDict, run: runner.Run) -> list[table.Row]:
                 return variables, cost
 
             run.advance(f"{method}_seed{seed}", 0)
+            old = run.has_row(f"{method}_seed{seed}")
             add_row(method, seed, unlearner.serve(bench.task), compute)
-            run.advance(f"{method}_seed{seed}")
+            run.advance(f"{method}_seed{seed}", resumed=old)
 
     run.progress.stop()
     rows = measure.against_oracles(bench, rows, predicted)

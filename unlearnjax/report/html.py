@@ -55,6 +55,7 @@ def page(
     definitions: Mapping[str, str],
     details: Mapping[str, str],
     warnings: Sequence[str] = (),
+    tables: Mapping[str, Sequence[tuple[str, Sequence[str]]]] | None = None,
 ) -> str:
     """The page.
 
@@ -65,10 +66,14 @@ def page(
       definitions: column -> what it means.
       details: heading -> preformatted text, folded away (configuration, versions).
       warnings: shown above the table.
+      tables: heading -> further tables below it.
     """
     parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p>"]
     parts += [f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings]
     parts.append(table(columns))
+    parts += [
+        f"<h2>{html.escape(name)}</h2>{table(cells)}" for name, cells in (tables or {}).items()
+    ]
     for caption, figure in figures.items():
         data = base64.b64encode(figure).decode()
         text = html.escape(caption)
