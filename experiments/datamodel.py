@@ -1,8 +1,9 @@
-"""Train on many subsets, attribute, score the attributors. See configs/datamodel.py.
+"""Attribute, unlearn by it, compare with hundreds of oracles. See configs/datamodel.py.
 
 python -m experiments.datamodel --config=configs/datamodel.py --workdir=/tmp/datamodel
 """
 
+import functools
 import time
 
 import jax
@@ -10,178 +11,202 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.datamodel import ATTRIBUTORS
-from experiments import build, measure, runner
-from unlearnjax import attribution, checks, parallel, training, trees
+from configs.datamodel import ATTRIBUTORS, METHODS
+from experiments import build, datamodel_report, ensembles, measure, populations, runner
+from unlearnjax import attribution, audit, checks, training
 from unlearnjax import data as data_lib
-from unlearnjax.report import html, table
-from unlearnjax.training import ensembles
+from unlearnjax.report import table
+from unlearnjax.training.ensembles import random_subsets, subset_masks
 
-COLUMNS = {
-    "LDS": "linear datamodeling score: Spearman correlation over held-out subsets between "
-    "predicted margins and those of models trained on them, mean over examples; with its 95 % "
-    "bootstrap interval over examples",
-    "training": "of the margins of training examples",
-    "test": "of the margins of test examples",
-    "time": "to fit the attributor and to predict the held-out subsets, compilation included; the "
-    "models that it looks at are not counted",
-}
+COMPONENTS = 10
 
 
 def story(config: ConfigDict, run: runner.Run) -> None:
-    """Ensemble, attributors, scores."""
+    """Ensemble, attributors, scores; then forget set by forget set."""
     validate(config)
     dataset = build.dataset(config, run.data_dir)
     rng = np.random.default_rng(config.seed)
     train = data_lib.subsample(dataset.train, config.num_train, rng)
     test = data_lib.subsample(dataset.test, config.num_test, rng)
-    shared = [name for name in train if name in test]
-    pool = measure.place({k: np.concatenate([train[k], test[k]]) for k in shared})
     size, options = len(train["targets"]), config.ensemble
+    known = {name: choose(name, train, test, rng) for name in config.forget_sets}
+    shared = [name for name in train if name in test]
+    pool = {k: np.concatenate([train[k], test[k]]) for k in shared}
+    pool = measure.place(pool | {"index": np.arange(len(pool["targets"]))})
     task = build.task(config, dataset)
 
     count = options.num_models + options.num_held_out
-    key = runner.key(config.seed, "subsets")
-    subsets = ensembles.random_subsets(key, count, size, options.share)
-    whole = jnp.broadcast_to(jnp.arange(size), (config.num_checkpoints, size))
-    run.start(count + config.num_checkpoints)
-    margin = lambda v: {"margin": training.evaluate(task, v, pool)["margin"]}
-    margins = train_all(config, run, task, pool, "subsets", subsets, margin)["margin"]
-    named = lambda v: dict(zip(trees.names(v), jax.tree.leaves(v), strict=True))
-    kept = train_all(config, run, task, pool, "checkpoints", whole, named)
+    subsets = random_subsets(runner.key(config.seed, "subsets"), count, size, options.share)
+    whole = lambda models: np.broadcast_to(np.arange(size), (models, size))
+    units = count + config.num_checkpoints
+    if config.methods:
+        units += config.num_originals + len(known) * populations.num_models(config)
+    run.start(units)
+
+    def margin(variables, pool):
+        return {"margin": training.evaluate(task, variables, pool)["margin"]}
+
+    def outputs(variables, pool):
+        """Margins; and logits where something is to be unlearned, in the half of the precision."""
+        kept = margin(variables, pool)
+        if not config.methods:
+            return kept
+        logits = training.map_batches(
+            functools.partial(attribution.logit_output, task, variables), pool, 256
+        )
+        return kept | {"logits": logits.astype(jnp.float16)}
+
+    fit_all = functools.partial(ensembles.train, config, run, task, pool)
+    seen = fit_all("subsets", np.asarray(subsets), outputs)
+    masks = np.asarray(subset_masks(subsets, size))
     like = jax.eval_shape(lambda r: training.init_variables(task, pool, r), jax.random.key(0))
-    leaves = [kept[name] for name in trees.names(like)]
-    structure = jax.tree.structure(like)
-    models = [structure.unflatten([x[m] for x in leaves]) for m in range(config.num_checkpoints)]
-    run.progress.stop()
+    kept = fit_all("checkpoints", whole(config.num_checkpoints), ensembles.named)
+    checkpoints = ensembles.stacked(kept, like)
+    models = [jax.tree.map(lambda x, m=m: x[m], checkpoints) for m in range(config.num_checkpoints)]
 
-    masks = ensembles.subset_masks(subsets, size)
-    fitted = slice(options.num_models)
-    rows = []
+    @functools.cache
+    def fitted(name: str, output: str):
+        """The attributor `name` of margins or logits; large ones are not kept in the run."""
+        which = {k: seen[k][: options.num_models] for k in seen}
+        given = which["margin"][..., None] if output == "margin" else which["logits"]
+        return attribute(
+            config, name, output, task, masks[: options.num_models], given, models, pool, size
+        )
+
+    scores = []
     for name in config.attributors:
+        compute = functools.partial(score, config, name, fitted, masks, seen["margin"], size)
+        scores.append(run.row(f"lds_{name}", compute)[0])
 
-        def score(name=name):
-            start = time.perf_counter()
-            outputs = margins[fitted, :, None]
-            attributor = fit(config, name, task, masks[fitted], outputs, models, pool, size)
-            predict = jax.jit(attribution.predict_subsets)
-            predicted = np.asarray(predict(attributor, masks[options.num_models :]))[..., 0]
-            seconds = time.perf_counter() - start
-            actual = margins[options.num_models :]
-            scores = attribution.linear_datamodeling_score(predicted, actual)
-            row = {"attributor": name, "seconds": seconds}
-            for part, own in (("training", scores[:size]), ("test", scores[size:])):
-                values = attribution.score_interval(own, seed=config.seed)
-                row.update(
-                    zip((f"{part}_{x}" for x in ("lds", "low", "high")), values, strict=True)
-                )
-            return row, {"scores": scores}
-
-        rows.append(run.row(f"lds_{name}", score)[0])
-    report(config, run, rows, size)
+    outcomes = {}
+    if config.methods:
+        both = lambda v, pool: margin(v, pool) | ensembles.named(v)
+        kept = fit_all("originals", whole(config.num_originals), both)
+        originals = ensembles.stacked(kept, like)
+        known |= components(config, run, functools.partial(fitted, "lasso", "margin"), size)
+        lab = populations.Lab(
+            config,
+            run,
+            task,
+            pool,
+            size,
+            originals,
+            kept["margin"],
+            lambda name: fitted(name, "logits"),
+            training_flops(config, task, pool, size),
+            {},
+        )
+        for name in config.forget_sets:
+            outcomes[name] = populations.judge(lab, name, known[name])
+    run.progress.stop()
+    datamodel_report.write(config, run, scores, outcomes, known, size)
 
 
 def validate(config: ConfigDict) -> None:
     """Raises `ValueError` before anything is computed."""
-    unknown = [name for name in config.attributors if name not in ATTRIBUTORS]
-    if unknown:
-        raise ValueError(f"attributors must be among {ATTRIBUTORS}, got {unknown}")
+    for name, given, allowed in (
+        ("attributors", config.attributors, ATTRIBUTORS),
+        ("methods", config.methods, tuple(METHODS)),
+    ):
+        unknown = [x for x in given if x not in allowed]
+        if unknown:
+            raise ValueError(f"{name} must be among {allowed}, got {unknown}")
+    if not config.attributors and not (config.methods and config.forget_sets):
+        raise ValueError("attributors, or methods and forget_sets, must be given, got none")
     if config.task != "classification":
         raise ValueError(f"task must be 'classification', got {config.task!r}")
     options = config.ensemble
     checks.at_least(2, num_models=options.num_models, num_held_out=options.num_held_out)
     checks.at_least(1, chunk=options.chunk, num_checkpoints=config.num_checkpoints)
+    checks.at_least(4, num_originals=config.num_originals)
     checks.open_share(share=options.share)
+    for spec in config.forget_sets:
+        component(spec)
 
 
-def train_all(config, run, task, pool, name: str, subsets, keep) -> dict[str, np.ndarray]:
-    """What `keep` makes of a model per subset, `[M, ...]`; a chunk that was finished is not redone.
-
-    Model m has the key `(name, m)`: it is the same in any chunk.
-    """
-    size = subsets.shape[1]
-    tx = build.training_optimizer(config, size)
-    augment = build.augmentation(config)
-
-    @jax.jit
-    def compute(subsets, numbers):
-        rngs = jax.vmap(lambda m: jax.random.fold_in(runner.key(config.seed, name), m))(numbers)
-        return ensembles.train_ensemble(
-            task,
-            tx,
-            pool,
-            subsets,
-            rngs,
-            keep,
-            num_epochs=config.train.num_epochs,
-            batch_size=config.train.batch_size,
-            augment=augment,
-        )
-
-    parts = []
-    for begin in range(0, len(subsets), config.ensemble.chunk):
-        numbers = np.arange(begin, min(begin + config.ensemble.chunk, len(subsets)))
-
-        def chunk(numbers=numbers):
-            start = time.perf_counter()
-            # The last chunk is filled up, so that all share one compiled program.
-            filled = np.resize(numbers, min(config.ensemble.chunk, len(subsets)))
-            kept = parallel.fetch(compute(subsets[filled], jnp.asarray(filled)))
-            kept = {k: v[: len(numbers)] for k, v in kept.items()}
-            if not all(np.isfinite(v).all() for v in kept.values()):
-                raise FloatingPointError(
-                    f"{name}: models {numbers[0]} to {numbers[-1]} are not finite; lower "
-                    "train.learning_rate"
-                )
-            return {"models": len(numbers), "seconds": time.perf_counter() - start}, kept
-
-        parts.append(run.row(f"{name}_{begin:06d}", chunk)[1])
-        run.advance(name, len(numbers))
-    return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+def component(spec: str) -> tuple[int, int, int] | None:
+    """'component:2:15/10' to (2, 15, 10): of which component, how many highest and lowest."""
+    kind, _, rest = spec.partition(":")
+    if kind != "component":
+        return None
+    try:
+        number, sizes = rest.split(":")
+        high, _, low = sizes.partition("/")
+        found = int(number), int(high), int(low or 0)
+        if not (1 <= found[0] <= COMPONENTS and min(found[1:]) >= 0 and found[1] + found[2] > 0):
+            raise ValueError(found)
+        return found
+    except ValueError as error:
+        raise ValueError(
+            f"forget must be like component:1:10 or component:2:15/15, the component at most "
+            f"{COMPONENTS}, got {spec!r}"
+        ) from error
 
 
-def fit(config, name: str, task, masks, margins, models, pool, size: int):
-    """The attributor of a name."""
+def choose(spec: str, train, test, rng: np.random.Generator) -> np.ndarray | None:
+    """The forget set of a text; `None` for one that takes datamodels."""
+    if component(spec):
+        return None
+    return data_lib.forget_sets.select(spec.replace("/", "+"), train, test, rng).forget
+
+
+def components(config: ConfigDict, run: runner.Run, datamodels, size: int) -> dict[str, np.ndarray]:
+    """The forget sets that are groups which the datamodels treat alike."""
+    wanted = {name: component(name) for name in config.forget_sets if component(name)}
+
+    def compute():
+        if not wanted:
+            return {}, {}
+        weight = datamodels().weight[:, :size, 0]
+        projections = attribution.principal_projections(weight.T, min(COMPONENTS, size))
+        return {}, {
+            name: data_lib.forget_sets.extremes(np.asarray(projections[:, number - 1]), high, low)
+            for name, (number, high, low) in wanted.items()
+        }
+
+    return run.row("components", compute)[1]
+
+
+def attribute(config, name: str, output: str, task, masks, outputs, models, pool, size: int):
+    """The attributor of a name, of 'margin' or 'logits' of all of the pool."""
     train = {k: v[:size] for k, v in pool.items()}
+    function = {"margin": attribution.margin_output, "logits": attribution.logit_output}[output]
     if name == "lasso":
-        return jax.jit(attribution.lasso_datamodels)(masks, margins)
+        options = config.lasso.to_dict()
+        return jax.jit(functools.partial(attribution.lasso_datamodels, **options))(masks, outputs)
     if name == "ridge":
-        return jax.jit(attribution.ridge_datamodels)(masks, margins)
+        return jax.jit(attribution.ridge_datamodels)(masks, outputs)
     if name == "trak":
         rng = runner.key(config.seed, "trak")
-        return attribution.trak(task, models, train, pool, rng, **config.trak)
-    return attribution.influence(task, models, train, pool, **config.influence)
+        return attribution.trak(task, models, train, pool, rng, output=function, **config.trak)
+    if name == "ekfac":
+        options = {"method": "ekfac", "rng": runner.key(config.seed, "ekfac"), **config.ekfac}
+    else:
+        options = config.influence
+    return attribution.influence(task, models, train, pool, output=function, **options)
 
 
-def report(config: ConfigDict, run: runner.Run, rows: list[table.Row], size: int) -> None:
-    """Table and files."""
-    options = config.ensemble
-    title = f"Attribution: {config.dataset} ({config.model.name})"
-    lead = (
-        f"Linear datamodeling score on {options.num_held_out} held-out subsets of {size} training "
-        f"examples (share {options.share}). Datamodels see {options.num_models} models trained on "
-        f"other subsets; TRAK and influence functions {config.num_checkpoints} models trained on "
-        "all. 1 is ideal; the noise between two trainings keeps every attributor below it."
-    )
-    cells = columns(rows)
-    page = html.page(title, lead, cells, {}, COLUMNS, {"Configuration": config.to_yaml()})
-    run.write_results(rows, rows, page, {})
-    if parallel.is_main_process():
-        table.print_columns(cells, title, "LDS: mean over examples [95 % bootstrap interval]")
-        print(f"report: {run.workdir / 'report.html'}")
+def score(config: ConfigDict, name: str, fitted, masks, margins, size: int):
+    """LDS of an attributor on the subsets that it did not see, as a row."""
+    start = time.perf_counter()
+    held_out = slice(config.ensemble.num_models, None)
+    predict = jax.jit(attribution.predict_subsets)
+    predicted = np.asarray(predict(fitted(name, "margin"), masks[held_out]))[..., 0]
+    seconds = time.perf_counter() - start
+    scores = attribution.linear_datamodeling_score(predicted, margins[held_out])
+    row: table.Row = {"attributor": name, "seconds": seconds}
+    for part, own in (("training", scores[:size]), ("test", scores[size:])):
+        values = attribution.score_interval(own, seed=config.seed)
+        row.update(zip((f"{part}_{x}" for x in ("lds", "low", "high")), values, strict=True))
+    return row, {"scores": scores}
 
 
-def columns(rows: list[table.Row]) -> list[tuple[str, list[str]]]:
-    """The printed table."""
-    text = lambda row, part: (
-        f"{row[f'{part}_lds']:.3f} [{row[f'{part}_low']:.3f}, {row[f'{part}_high']:.3f}]"
-    )
-    return [
-        ("attributor", [row["attributor"] for row in rows]),
-        ("training LDS", [text(row, "training") for row in rows]),
-        ("test LDS", [text(row, "test") for row in rows]),
-        ("time", [f"{row['seconds']:.1f} s" for row in rows]),
-    ]
+def training_flops(config: ConfigDict, task, pool, size: int) -> float:
+    """Of one model on all training examples."""
+    tx = build.training_optimizer(config, size)
+    options = {"num_epochs": config.train.num_epochs, "batch_size": config.train.batch_size}
+    train = lambda rng: training.train(task, tx, pool, jnp.arange(size), rng, **options)[0]
+    return audit.flops(train, jax.random.key(0))
 
 
 if __name__ == "__main__":

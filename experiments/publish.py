@@ -8,6 +8,8 @@ rounded to five digits) and puts its table wherever README.md or docs/*.md say
     <!-- results: NAME -->
     <!-- end -->
 
+or, of results with several tables, `<!-- results: NAME: TABLE -->`.
+
 Without --workdir the tables are made again from what is published.
 """
 
@@ -18,13 +20,14 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments import continual, datamodel, leaderboard
+from experiments import continual, datamodel_report, leaderboard
 from unlearnjax.report import table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 DIGITS = 5
 KEPT = ("schema", "experiment", "config", "environment", "sizes", "scenarios", "summary", "rows")
+MARKER = r"<!-- results: (\w+)(?:: ([^>]+?))? -->"
 # Too wide for a page: what is in the JSON and in a run's own report.
 LEFT_OUT = ("FLOPs", "memory")
 
@@ -58,14 +61,15 @@ def publish(workdir: Path, name: str) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(small, separators=(",", ":")) + "\n")
 
 
-def markdown(results: dict) -> str:
-    """The table of published results."""
+def markdown(results: dict, part: str | None = None) -> str:
+    """The table of published results, or one of several by name."""
     nan = float("nan")
     rows = [{k: nan if v is None else v for k, v in row.items()} for row in results["summary"]]
     if results["experiment"] == "continual":
         cells = continual.columns(rows)
     elif results["experiment"] == "datamodel":
-        cells = datamodel.columns(rows)
+        tables = datamodel_report.tables(rows)
+        cells = tables[part or next(iter(tables))]
     elif "scenarios" in results:
         cells = leaderboard.columns(rows, results["scenarios"])
     else:
@@ -77,13 +81,14 @@ def with_tables(text: str) -> str:
     """The document with every table made from its published results."""
 
     def fill(match):
-        name = match[1]
+        name, part = match[1], match[2]
         if not (RESULTS / f"{name}.json").exists():
             return match[0]  # not published yet
         results = json.loads((RESULTS / f"{name}.json").read_text())
-        return f"<!-- results: {name} -->\n\n{markdown(results)}\n<!-- end -->"
+        head = match[0].partition("\n")[0]
+        return f"{head}\n\n{markdown(results, part)}\n<!-- end -->"
 
-    return re.sub(r"<!-- results: (\w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    return re.sub(MARKER + r"\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
 
 
 def documents() -> list[Path]:

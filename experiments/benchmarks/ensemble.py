@@ -24,7 +24,7 @@ def run(num_models=32, num_examples=1000, num_epochs=5, batch_size=64, repeats=3
         task, tx = problems.task(model), optax.adam(RATE)
 
         def together(axis, task=task, tx=tx):
-            keep = lambda variables: variables["params"]
+            keep = lambda variables, data: variables["params"]
             fit = partial(ensembles.train_ensemble, task, tx, data, keep=keep, axis=axis, **options)
             return jax.jit(lambda subsets, rngs: fit(subsets=subsets, rngs=rngs))
 

@@ -7,7 +7,11 @@ import pytest
 from configs import datamodel as config_lib
 from tests.experiments import cli
 
-CONFIG = "configs/datamodel.py:digits,train=200,test=60"
+CONFIG = "configs/datamodel.py:digits,train=200,test=60,method=none"
+UNLEARN = (
+    "configs/datamodel.py:digits,train=200,test=60,attributor=lasso,"
+    "method=oracle_matching+dmm+dm_direct,forget=class:3+component:1:4/2"
+)
 FLAGS = (
     "--config.ensemble.num_models=384",
     "--config.ensemble.num_held_out=40",
@@ -48,27 +52,73 @@ def test_attributors_predict_models_that_they_never_saw_and_a_killed_run_goes_on
         assert row["training_low"] > 0.05, name  # chance is 0
     assert "training LDS" in process.stdout_text
     assert (tmp_path / "whole" / "report.html").exists()
+    kill_and_go_on(command(tmp_path / "killed"), tmp_path, tfds_dir, "subsets_*.json", 3)
 
+
+def kill_and_go_on(command, tmp_path, tfds_dir, pattern, enough):
+    """A run killed with so many files of the pattern finished ends as one that was left alone."""
     killed = tmp_path / "killed"
-    process = cli.start(command(killed), tfds_dir)
-    deadline = time.time() + 120
-    while len(list((killed / "rows").glob("subsets_*.json"))) < 3 and time.time() < deadline:
+    process = cli.start(command, tfds_dir)
+    deadline = time.time() + 240
+    while len(list((killed / "rows").glob(pattern))) < enough and time.time() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finished = list((killed / "rows").glob("*.json"))
-    assert 3 <= len(finished) and not (killed / "results.json").exists()
+    assert enough <= len(finished) and not (killed / "results.json").exists()
     before = {path: path.stat().st_mtime_ns for path in finished}
-    process = cli.run(command(killed), tfds_dir)
+    process = cli.run(command, tfds_dir)
     assert process.returncode == 0, process.stderr_text
     assert {path: path.stat().st_mtime_ns for path in finished} == before
     assert numbers(killed) == numbers(tmp_path / "whole")
+
+
+FEW = (
+    "--config.num_originals=40",
+    "--config.ensemble.num_models=256",
+    "--config.train.num_epochs=30",
+    "--config.influence.damping=0.1",
+)
+
+
+def test_populations_are_unlearned_and_judged(tmp_path, tfds_dir):
+    process = cli.run(command(tmp_path / "whole", *FEW, config=UNLEARN), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    assert "KLoM wants 100 models on each side, got 40" in process.stdout_text
+    summary = {r["method"]: r for r in results(tmp_path / "whole")["summary"] if "method" in r}
+    rows = results(tmp_path / "whole")["rows"]
+    for name in ("class:3", "component:1:4/2"):
+        chosen = {r["method"]: r for r in rows if r["forget_set"] == name and r["chosen"]}
+        assert set(chosen) == set(summary)
+        assert chosen["oracle"]["klom_forget"] < chosen["original"]["klom_forget"]
+        assert chosen["oracle_matching"]["klom_forget"] < chosen["original"]["klom_forget"]
+        assert chosen["original"]["compute"] == 0 < chosen["dmm"]["compute"] < 1
+        assert all(0 <= r["u_lira_auc"] <= 1 for r in chosen.values())
+    assert summary["original"]["u_lira_auc"] > 0.6
+    assert summary["dmm"]["klom_forget"] < summary["original"]["klom_forget"]
+    for figure in ("compute", "klom", "roc", "margins"):
+        assert (tmp_path / "whole" / "plots" / f"{figure}.png").stat().st_size > 5000
+    page = (tmp_path / "whole" / "report.html").read_text()
+    assert "KLoM by forget set" in page and "attribution" in page
+
+
+@pytest.mark.slow
+def test_killed_populations_go_on(tmp_path, tfds_dir):
+    config = UNLEARN.replace("oracle_matching+", "dmm_ekfac+ssd+")
+    process = cli.run(command(tmp_path / "whole", *FEW, config=config), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    killed = command(tmp_path / "killed", *FEW, config=config)
+    kill_and_go_on(killed, tmp_path, tfds_dir, "class-3_*.json", 5)
 
 
 @pytest.mark.parametrize(
     ("config", "flags", "message"),
     [
         (CONFIG + ",attributor=laso", (), "attributors must be among"),
+        (CONFIG.replace("none", "dnn"), (), "methods must be among"),
+        (UNLEARN + "+component:1:9/x", (), "forget must be like component:1:10"),
+        (UNLEARN + "+random:900", (), "count must lie in [1, 200), got 900"),
+        (CONFIG, ("--config.attributors=()",), "attributors, or methods and forget_sets, must"),
         (CONFIG, ("--config.ensemble.share=1.0",), "share must lie in (0, 1)"),
         (CONFIG, ("--config.ensemble.num_held_out=1",), "num_held_out must be >= 2"),
     ],

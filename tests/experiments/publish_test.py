@@ -10,7 +10,7 @@ from experiments import publish
 def test_tables_in_the_documents_are_those_of_the_published_results(path):
     text = path.read_text()
     assert publish.with_tables(text) == text
-    for name in re.findall("<!-- results: (.*) -->", text):
+    for name, _ in re.findall(publish.MARKER, text):
         assert (publish.RESULTS / f"{name}.json").exists(), name
 
 

@@ -28,7 +28,7 @@ def run(setup, chosen=slice(None), **options):
         data,
         ensembles.mask_indices(masks)[chosen],
         rngs[chosen],
-        lambda v: (v["params"], training.evaluate(task, v, data)["margin"]),
+        lambda v, data: (v["params"], training.evaluate(task, v, data)["margin"]),
         num_epochs=3,
         batch_size=30,
         **options,

@@ -52,7 +52,7 @@ def train_ensemble(
     data: Data,
     subsets: Array,
     rngs: Array,
-    keep: Callable[[Variables], PyTree],
+    keep: Callable[[Variables, Data], PyTree],
     *,
     num_epochs: int,
     batch_size: int,
@@ -73,7 +73,7 @@ def train_ensemble(
       data: device-resident arrays `[N, ...]`, shared by all.
       subsets: `[M, n]` indices; negative entries are padding (`mask_indices`).
       rngs: `[M]` keys.
-      keep: `variables -> tree`, e.g. margins on given examples; models themselves are not stored.
+      keep: `(variables, data) -> tree`, e.g. margins on the data; models themselves are not stored.
       axis: 'vmap' trains all at once, 'map' one after another within the program; 'auto' is 'map'
         for convolutional models on a CPU, where batching kernels over models is slower, else
         'vmap'.
@@ -92,7 +92,7 @@ def train_ensemble(
     if len(subsets) != len(rngs):
         raise ValueError(f"subsets and rngs must be equally many, got {len(subsets)}, {len(rngs)}")
 
-    def one(member):
+    def one(member, data):
         indices, rng = member
         state, _ = train(
             task,
@@ -104,20 +104,27 @@ def train_ensemble(
             batch_size=min(batch_size, indices.shape[0]),
             augment=augment,
         )
-        return keep(state.variables)
+        return keep(state.variables, data)
 
     axis = fastest_axis(task, data) if axis == "auto" else axis
-    return jax.jit(partial(over_models, one, axis=axis, mesh=mesh))((subsets, rngs))
+    run = jax.jit(partial(over_models, one, axis=axis, mesh=mesh))
+    return run((subsets, rngs), dict(data))
 
 
 def over_models(
-    fn: Callable[[PyTree], PyTree], members: PyTree, *, axis: str, mesh: Mesh | None = None
+    fn: Callable[..., PyTree],
+    members: PyTree,
+    *shared: PyTree,
+    axis: str,
+    mesh: Mesh | None = None,
 ) -> PyTree:
     """`fn` of every member of a stacked tree, as `train_ensemble` does it.
 
     Args:
-      fn: of one member, e.g. `(variables, rng) -> margins`.
+      fn: of one member and what is shared, e.g. `((variables, rng), data) -> margins`. What it
+        closes over must not lie on several devices.
       members: leaves `[M, ...]`.
+      shared: the same for all members.
       axis: 'vmap' or 'map'.
       mesh: of one axis, to spread the members over.
 
@@ -125,18 +132,22 @@ def over_models(
       ValueError: for an unknown `axis`, or a number of models that the mesh does not divide.
     """
     checks.one_of(axis=(axis, AXES[1:]))
-    several = jax.vmap(fn) if axis == "vmap" else partial(jax.lax.map, fn)
+
+    def several(members, *shared):
+        one = lambda member: fn(member, *shared)
+        return jax.vmap(one)(members) if axis == "vmap" else jax.lax.map(one, members)
+
     if mesh is None:
-        return several(members)
+        return several(members, *shared)
     count = len(jax.tree.leaves(members)[0])
     if count % mesh.size:
         raise ValueError(
             f"the number of models must be a multiple of the {mesh.size} devices, got {count}"
         )
-    part = PartitionSpec(*mesh.axis_names)
-    return jax.shard_map(several, mesh=mesh, in_specs=part, out_specs=part, check_vma=False)(
-        members
-    )
+    part, whole = PartitionSpec(*mesh.axis_names), PartitionSpec()
+    specs = (part, *(whole for _ in shared))
+    spread = jax.shard_map(several, mesh=mesh, in_specs=specs, out_specs=part, check_vma=False)
+    return spread(members, *shared)
 
 
 def model_mesh(devices: Any = None) -> Mesh:

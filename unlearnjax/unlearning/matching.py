@@ -226,7 +226,7 @@ def _attribute(train_tx, num_models, share, train_epochs, train_batch_size, fit:
             data,
             subsets,
             jax.random.split(train_rng, num_models),
-            lambda model: training.map_batches(
+            lambda model, data: training.map_batches(
                 partial(attribution.logit_output, task, model), data, _BATCH
             ),
             num_epochs=train_epochs,
