@@ -60,6 +60,8 @@ def test_few_models_are_warned_of_and_other_examples_refused(rng):
         audit.klom(rng.normal(size=(20, 3)), rng.normal(size=(30, 3)))
     with pytest.raises(ValueError, match="of the same examples"):
         audit.klom(rng.normal(size=(20, 3)), rng.normal(size=(30, 4)))
+    with pytest.raises(ValueError, match="margins must be finite"):
+        audit.klom(np.full((20, 3), np.nan), rng.normal(size=(30, 3)))
     with pytest.raises(ValueError, match="at least 4 oracles"):
         audit.noise_floor(rng.normal(size=(3, 3)))
 

@@ -29,7 +29,7 @@ def klom(unlearned: np.ndarray, oracle: np.ndarray, *, drop_maximum: bool = Fals
         last; True does so too.
 
     Raises:
-      ValueError: if the two do not have the same examples.
+      ValueError: if the two do not have the same examples, or a margin is not finite.
     """
     unlearned, oracle = _validated(unlearned, oracle)
     both = np.concatenate([unlearned, oracle])
@@ -77,6 +77,8 @@ def _validated(unlearned, oracle) -> tuple[np.ndarray, np.ndarray]:
             f"margins must be [models, examples] of the same examples, got {unlearned.shape} and "
             f"{oracle.shape}"
         )
+    if not (np.isfinite(unlearned).all() and np.isfinite(oracle).all()):
+        raise ValueError("margins must be finite, got NaN or infinity")
     if min(len(unlearned), len(oracle)) < ENOUGH_MODELS:
         warnings.warn(
             f"KLoM wants {ENOUGH_MODELS} models on each side, got {len(unlearned)} and "
