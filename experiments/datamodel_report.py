@@ -19,6 +19,12 @@ ATTRIBUTION = {
     "time": "to fit the attributor and to predict the held-out subsets, compilation included; the "
     "models that it looks at are not counted",
 }
+# Columns that are shown for each forget set, and what their tables are called.
+BY_SET = {
+    "klom": "KLoM by forget set",
+    "klom_forget": "KLoM of the forget set alone",
+    "effect": "effect by forget set",
+}
 METHODS = {
     "KLoM": "KL divergence in nats of the unlearned models' margins from the oracles', per "
     "example; mean and, in brackets, 95th percentile over the examples, mean over forget sets. "
@@ -30,6 +36,8 @@ METHODS = {
     "of two Gaussians: balanced accuracy, area under the ROC curve and true positive rate at 1 % "
     "false positives; ideal 50 %, 0.5, 1 %",
     "RMIA": "area under the ROC curve of a membership attack without distributional assumptions",
+    "effect": "how much of the oracles' change of the mean margins of the forget set there is, by "
+    "least squares over its examples; ideal 1, of noise alone where nothing changes (random sets)",
     "compute": "floating-point operations of a request, share of a training run; of attributors "
     "only the prediction is counted",
 }
@@ -101,8 +109,8 @@ def few_models(config: ConfigDict) -> list[str]:
 def summarise(rows: list[table.Row]) -> list[table.Row]:
     """One row per method: means over the forget sets of what was chosen for each.
 
-    `klom: SET` and `klom_forget: SET` are the parts; `klom_one_setting` is the mean with the
-    setting whose mean over all sets is smallest by the oracles that choose.
+    `klom: SET`, `klom_forget: SET` and `effect: SET` are the parts; `klom_one_setting` is the mean
+    with the setting whose mean over all sets is smallest by the oracles that choose.
     """
     summary = []
     for method in dict.fromkeys(row["method"] for row in rows):
@@ -112,8 +120,7 @@ def summarise(rows: list[table.Row]) -> list[table.Row]:
         row = {"method": method}
         row |= {name: float(np.mean([c[name] for c in chosen])) for name in names}
         for c in chosen:
-            row[f"klom: {c['forget_set']}"] = c["klom"]
-            row[f"klom_forget: {c['forget_set']}"] = c["klom_forget"]
+            row |= {f"{name}: {c['forget_set']}": c[name] for name in BY_SET}
         # Every forget set has the same points in the same order.
         by_point = np.reshape([[r["selection_klom"], r["klom"]] for r in own], (len(chosen), -1, 2))
         means = by_point.mean(0)
@@ -130,8 +137,7 @@ def tables(summary: list[table.Row]) -> dict[str, Cells]:
     found = {}
     if methods:
         found["methods"] = _methods(methods)
-        found["KLoM by forget set"] = _by_set(methods, "klom: ")
-        found["KLoM of the forget set alone"] = _by_set(methods, "klom_forget: ")
+        found |= {heading: _by_set(methods, f"{name}: ") for name, heading in BY_SET.items()}
     if scores:
         found["attribution"] = _attribution(scores)
     return found

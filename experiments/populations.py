@@ -118,6 +118,7 @@ def judge(lab: Lab, name: str, forget: np.ndarray) -> Outcome:
             row["selection_klom"] = float(np.mean([chosen_by[f"klom_{part}"] for part in PARTS]))
             row |= _kloms(margins, reference, parts)
             row["klom"] = float(np.mean([row[f"klom_{part}"] for part in PARTS]))
+            row["effect"] = _effect(margins, reference, lab.margins, forget)
             row["compute"] = 0.0
             if method in config.methods:
                 used = flops(lab, method, values, request)
@@ -235,6 +236,14 @@ def _kloms(margins: np.ndarray, oracle: np.ndarray, parts) -> dict[str, float]:
         columns[f"klom_{part}"] = float(values[indices].mean())
         columns[f"klom_{part}_95"] = float(np.percentile(values[indices], 95))
     return columns
+
+
+def _effect(margins, oracle, original, forget) -> float:
+    """How much of the oracles' change on the forget set there is, by least squares; 1 is ideal."""
+    change, wanted = (
+        (x - original.mean(0))[forget] for x in (_finite(margins).mean(0), oracle.mean(0))
+    )
+    return float(change @ wanted / np.maximum(wanted @ wanted, 1e-12))
 
 
 def _attacks(margins, others, reference, parts) -> dict[str, float]:

@@ -55,6 +55,8 @@ def publish(workdir: Path, name: str) -> None:
     small = {k: rounded(results[k]) for k in KEPT if k in results}
     if small["config"].get("source"):  # where files lie is the machine's business
         small["config"]["source"] = Path(small["config"]["source"]).name
+    # Settings that were tried and not chosen stay in the run.
+    small["rows"] = [row for row in small["rows"] if row.get("chosen", True)]
     if small["rows"] == small["summary"]:
         del small["rows"]
     RESULTS.mkdir(exist_ok=True)

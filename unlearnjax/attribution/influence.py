@@ -64,7 +64,7 @@ def influence(
     Returns:
       The attributor. A prediction costs, per model, `num_steps` passes over the training data and
       one over the evaluation data; building it costs nothing. With 'ekfac' building it costs three
-      passes per model and a prediction no more than the forget set and the evaluation data.
+      passes per model and a prediction one over the training and one over the evaluation data.
 
     Raises:
       ValueError: for an unknown method or a value out of range.
