@@ -12,8 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.datamodel import ATTRIBUTORS, METHODS
-from experiments import build, datamodel_report, ensembles, measure, populations, runner
-from unlearnjax import attribution, audit, checks, training
+from experiments import build, datamodel_report, ensembles, populations, runner
+from unlearnjax import attribution, checks, training
 from unlearnjax import data as data_lib
 from unlearnjax.report import table
 from unlearnjax.training.ensembles import random_subsets, subset_masks
@@ -24,20 +24,14 @@ COMPONENTS = 10
 def story(config: ConfigDict, run: runner.Run) -> None:
     """Ensemble, attributors, scores; then forget set by forget set."""
     validate(config)
-    dataset = build.dataset(config, run.data_dir)
-    rng = np.random.default_rng(config.seed)
-    train = data_lib.subsample(dataset.train, config.num_train, rng)
-    test = data_lib.subsample(dataset.test, config.num_test, rng)
-    size, options = len(train["targets"]), config.ensemble
-    known = {name: choose(name, train, test, rng) for name in config.forget_sets}
-    shared = [name for name in train if name in test]
-    pool = {k: np.concatenate([train[k], test[k]]) for k in shared}
-    pool = measure.place(pool | {"index": np.arange(len(pool["targets"]))})
-    task = build.task(config, dataset)
+    loaded = ensembles.load(config, run.data_dir)
+    pool, size, options = loaded.data, loaded.size, config.ensemble
+    known = {name: choose(name, loaded) for name in config.forget_sets}
+    task = build.task(config, loaded.dataset)
 
     count = options.num_models + options.num_held_out
     subsets = random_subsets(runner.key(config.seed, "subsets"), count, size, options.share)
-    whole = lambda models: np.broadcast_to(np.arange(size), (models, size))
+    whole = functools.partial(ensembles.whole, size)
     units = count + config.num_checkpoints
     if config.methods:
         units += config.num_originals + len(known) * populations.num_models(config)
@@ -59,7 +53,7 @@ def story(config: ConfigDict, run: runner.Run) -> None:
     fit_all = functools.partial(ensembles.train, config, run, task, pool)
     seen = fit_all("subsets", np.asarray(subsets), outputs)
     masks = np.asarray(subset_masks(subsets, size))
-    like = jax.eval_shape(lambda r: training.init_variables(task, pool, r), jax.random.key(0))
+    like = ensembles.like(task, pool)
     kept = fit_all("checkpoints", whole(config.num_checkpoints), ensembles.named)
     checkpoints = ensembles.stacked(kept, like)
     models = [jax.tree.map(lambda x, m=m: x[m], checkpoints) for m in range(config.num_checkpoints)]
@@ -93,7 +87,7 @@ def story(config: ConfigDict, run: runner.Run) -> None:
             originals,
             kept["margin"],
             lambda name: fitted(name, "logits"),
-            training_flops(config, task, pool, size),
+            ensembles.training_flops(config, task, pool, size),
             {},
         )
         for name in config.forget_sets:
@@ -143,11 +137,12 @@ def component(spec: str) -> tuple[int, int, int] | None:
         ) from error
 
 
-def choose(spec: str, train, test, rng: np.random.Generator) -> np.ndarray | None:
+def choose(spec: str, loaded: ensembles.Pool) -> np.ndarray | None:
     """The forget set of a text; `None` for one that takes datamodels."""
     if component(spec):
         return None
-    return data_lib.forget_sets.select(spec.replace("/", "+"), train, test, rng).forget
+    text = spec.replace("/", "+")
+    return data_lib.forget_sets.select(text, loaded.train, loaded.test, loaded.rng).forget
 
 
 def components(config: ConfigDict, run: runner.Run, datamodels, size: int) -> dict[str, np.ndarray]:
@@ -199,14 +194,6 @@ def score(config: ConfigDict, name: str, fitted, masks, margins, size: int):
         values = attribution.score_interval(own, seed=config.seed)
         row.update(zip((f"{part}_{x}" for x in ("lds", "low", "high")), values, strict=True))
     return row, {"scores": scores}
-
-
-def training_flops(config: ConfigDict, task, pool, size: int) -> float:
-    """Of one model on all training examples."""
-    tx = build.training_optimizer(config, size)
-    options = {"num_epochs": config.train.num_epochs, "batch_size": config.train.batch_size}
-    train = lambda rng: training.train(task, tx, pool, jnp.arange(size), rng, **options)[0]
-    return audit.flops(train, jax.random.key(0))
 
 
 if __name__ == "__main__":

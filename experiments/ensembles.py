@@ -2,18 +2,51 @@
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import build, runner
-from unlearnjax import parallel, trees
+from experiments import build, measure, runner
+from unlearnjax import audit, parallel, training, trees
+from unlearnjax import data as data_lib
 from unlearnjax.training import ensembles
 from unlearnjax.types import Data, PyTree, Task, Variables
 
 Arrays = dict[str, np.ndarray]
+
+
+class Pool(NamedTuple):
+    """Training and test data in one.
+
+    Attributes:
+      dataset: as loaded.
+      train, test: what the config takes of it, on the host.
+      data: the `size` training examples, then those of the test set, placed on the devices; `index`
+        is the position.
+      size: N.
+      rng: goes on from what drew them.
+    """
+
+    dataset: data_lib.Dataset
+    train: Data
+    test: Data
+    data: Data
+    size: int
+    rng: np.random.Generator
+
+
+def load(config: ConfigDict, data_dir: str | None) -> Pool:
+    """The data of an experiment on many models."""
+    dataset = build.dataset(config, data_dir)
+    rng = np.random.default_rng(config.seed)
+    train = data_lib.subsample(dataset.train, config.num_train, rng)
+    test = data_lib.subsample(dataset.test, config.num_test, rng)
+    pool = {k: np.concatenate([train[k], test[k]]) for k in train if k in test}
+    pool = measure.place(pool | {"index": np.arange(len(pool["targets"]))})
+    return Pool(dataset, train, test, pool, len(train["targets"]), rng)
 
 
 def in_chunks(
@@ -93,6 +126,24 @@ def named(variables: Variables, data: Data | None = None) -> dict[str, jax.Array
     return dict(zip(trees.names(variables), jax.tree.leaves(variables), strict=True))
 
 
-def stacked(kept: Arrays, like: Variables) -> Variables:
-    """The models among kept arrays, leaves `[M, ...]`; `like` has their structure."""
-    return jax.tree.structure(like).unflatten([kept[name] for name in trees.names(like)])
+def whole(size: int, count: int) -> np.ndarray:
+    """`[count, size]`: every model has all."""
+    return np.broadcast_to(np.arange(size), (count, size))
+
+
+def like(task: Task, pool: Data) -> Variables:
+    """Shapes of a model."""
+    return jax.eval_shape(lambda r: training.init_variables(task, pool, r), jax.random.key(0))
+
+
+def stacked(kept: Arrays, shapes: Variables) -> Variables:
+    """The models among kept arrays, leaves `[M, ...]`; `shapes` has their structure."""
+    return jax.tree.structure(shapes).unflatten([kept[name] for name in trees.names(shapes)])
+
+
+def training_flops(config: ConfigDict, task: Task, pool: Data, size: int) -> float:
+    """Of one model on all training examples."""
+    tx = build.training_optimizer(config, size)
+    options = {"num_epochs": config.train.num_epochs, "batch_size": config.train.batch_size}
+    train = lambda rng: training.train(task, tx, pool, jnp.arange(size), rng, **options)[0]
+    return audit.flops(train, jax.random.key(0))

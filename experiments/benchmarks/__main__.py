@@ -12,7 +12,16 @@ import sys
 from absl import app, flags, logging
 
 from experiments import runner
-from experiments.benchmarks import analytic, convolution, drift, ensemble, epoch, fisher, trak
+from experiments.benchmarks import (
+    analytic,
+    convolution,
+    drift,
+    ensemble,
+    epoch,
+    fisher,
+    search,
+    trak,
+)
 
 BENCHMARKS = {
     "fisher": fisher.run,
@@ -22,6 +31,7 @@ BENCHMARKS = {
     "drift": drift.run,
     "ensemble": ensemble.run,
     "trak": trak.run,
+    "search": search.run,
 }
 
 _ONLY = flags.DEFINE_list("only", list(BENCHMARKS), "Which benchmarks to run.")

@@ -12,6 +12,7 @@ from experiments.benchmarks import (
     ensemble,
     epoch,
     fisher,
+    search,
     timing,
     trak,
 )
@@ -34,8 +35,9 @@ def test_every_benchmark_yields_records():
         *analytic.run(sizes=(60,), widths=(32,), rows=8, repeats=1),
         *ensemble.run(num_models=2, num_examples=40, num_epochs=1, batch_size=10, repeats=1),
         *trak.run(num_examples=20, num_projections=8, batch_size=10, repeats=1),
+        *search.run(40, (40,), (1,), batch_size=20, train_epochs=1, repeats=1),
     ]
-    names = {"fisher", "epoch", "convolution", "analytic", "ensemble", "trak"}
+    names = {"fisher", "epoch", "convolution", "analytic", "ensemble", "trak", "search"}
     assert {record["benchmark"] for record in small} == names
     assert all(ratio > 0 for record in small for ratio in record["ratio"].values())
 

@@ -1,5 +1,5 @@
 """Tables, plots and pages of a run; the only room that draws."""
 
-from unlearnjax.report import html, plots, population_plots, table
+from unlearnjax.report import html, plots, population_plots, selection_plots, table
 
-__all__ = ["html", "plots", "population_plots", "table"]
+__all__ = ["html", "plots", "population_plots", "selection_plots", "table"]

@@ -1,0 +1,71 @@
+"""The forget sets that are hardest: found by bi-level search, against random and ranked ones.
+
+    python -m experiments.worst_case --config=configs/worst_case.py --workdir=/tmp/worst_case
+
+Digits, MLP, a tenth of the training data, ten seeds: a few minutes on 2 CPU cores, resumable.
+Config strings as in configs/unlearn.py, with `search` (several with '+') the unlearners that sets
+are searched against, and `by` what is selected: `example`, `class`, or a field of the data:
+
+    --config=configs/worst_case.py:digits,search=random_label+scrub,method=random_label+ssd
+    --config=configs/worst_case.py:digits,by=class --config.size=1
+    --config=configs/worst_case.py:fashion_mnist,train=3000,test=2000
+    --config=configs/worst_case.py:cifar10,model=resnet18,seeds=5
+
+Sets: `random`; `worst:X` and `easiest:X`, the paper's searches against X; `gap:X`, ours, where X is
+furthest from models that never saw the examples; rankings by the original's loss (`lowest_loss`,
+`highest_loss`), by how far the example is from the mean of its class (`typical`), and by how much
+larger its loss is without it (`memorised`).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import unlearn
+
+SEARCHES = ("finetune", "random_label", "gradient_ascent_plus", "scrub", "l1_sparse")
+METHODS = (
+    "finetune",
+    "l1_sparse",
+    "random_label",
+    "salun",
+    "gradient_ascent",
+    "gradient_ascent_plus",
+    "scrub",
+    "ssd",
+)
+RANKED = ("lowest_loss", "highest_loss", "typical", "memorised")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    own, rest = unlearn.split(arg, ("search", "by"))
+    model = "mlp" if rest.partition(",")[0] in ("", "digits", "fashion_mnist") else None
+    defaults = {"method": "+".join(METHODS), "seeds": "10", "forget": "random:0.1"}
+    if model is not None:
+        defaults["model"] = model
+    base = unlearn.get_config(unlearn.with_defaults(rest, "digits", **defaults))
+    config = unlearn.learned(base)
+    config.num_seeds, config.methods, config.unlearn = base.num_seeds, base.methods, base.unlearn
+    config.by = own.get("by", "example")
+    config.size = 0.1  # how much is selected: a share of what there is, or from 1 a number
+    config.searches = tuple(own.get("search", "+".join(SEARCHES)).split("+"))
+    config.easiest = ("random_label",)  # the searches that are run for the easiest set too
+    config.ranked = RANKED
+    config.search = ConfigDict(
+        {
+            "mode": "sign",
+            "num_epochs": 20,
+            "learning_rate": 0.1,
+            "gamma": 0.0,
+            "lower_epochs": 2,
+            "lower_learning_rate": 1e-3,
+            "batch_size": 128,
+            "round_every": 20,
+        }
+    )
+    # Models on random halves: the losses of examples that they never saw are the reference of
+    # `gap:X`, and the ranking `memorised`.
+    config.num_references = 64
+    config.ensemble = ConfigDict({"chunk": 64})
+    # KLoM on the sets of the first seed, by so many models on each side; 0 leaves it out.
+    config.num_originals = 100 if config.model.name == "mlp" else 0
+    config.spaces = ConfigDict({method: {} for method in config.methods})  # one setting of each
+    return config

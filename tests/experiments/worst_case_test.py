@@ -1,0 +1,94 @@
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from experiments import worst_case_report
+from tests.experiments import cli
+
+CONFIG = (
+    "configs/worst_case.py:digits,train=300,test=100,seeds=3,search=finetune+random_label,"
+    "method=finetune+ssd"
+)
+FLAGS = (
+    "--config.num_references=16",
+    "--config.num_originals=6",
+    "--config.train.num_epochs=15",
+    "--config.train.batch_size=32",
+    "--config.model.options.hidden=(16,)",
+    "--config.search.num_epochs=5",
+    "--config.search.batch_size=32",
+)
+
+
+def command(workdir, *flags, config=CONFIG):
+    return cli.command(workdir, *FLAGS, *flags, config=config, experiment="worst_case")
+
+
+def results(workdir):
+    return json.loads((workdir / "results.json").read_text())
+
+
+def test_sets_are_searched_and_compared_and_a_killed_run_goes_on(tmp_path, tfds_dir):
+    process = cli.run(command(tmp_path / "whole"), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    whole = results(tmp_path / "whole")
+    summary = {row["method"]: row for row in whole["summary"]}
+    assert set(summary) == {"oracle", "original", "finetune", "ssd"}
+    # Models trained without what is easy still know it, without what is memorised they do not.
+    oracle = summary["oracle"]
+    assert oracle["gap: worst:finetune"] < 0.02 < oracle["gap: gap:finetune"]
+    assert oracle["gap: lowest_loss"] < 0.02 < oracle["gap: memorised"]
+    low, high = (summary["finetune"][f"more_gap: gap:finetune_{x}"] for x in ("low", "high"))
+    assert low < summary["finetune"]["more_gap: gap:finetune"] < high
+    assert all(np.isfinite(row["klom: worst:finetune"]) for row in summary.values())
+    for figure in ("gaps", "overlap", "composition", "images"):
+        assert (tmp_path / "whole" / "plots" / f"{figure}.png").stat().st_size > 5000
+    for name in ("more than random", "ranking", "KLoM"):
+        assert name in process.stdout_text
+
+    killed = tmp_path / "killed"
+    process = cli.start(command(killed), tfds_dir)
+    deadline = time.time() + 240
+    while not list((killed / "rows").glob("finetune_*.json")) and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (killed / "results.json").exists()
+    process = cli.run(command(killed), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    assert results(killed)["rows"] == whole["rows"]
+
+
+def test_classes_are_selected_as_wholes(tmp_path, tfds_dir):
+    config = CONFIG + ",by=class"
+    flags = ("--config.size=1", "--config.num_originals=0", "--config.ranked=('lowest_loss',)")
+    process = cli.run(command(tmp_path / "run", *flags, config=config), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    oracle = next(r for r in results(tmp_path / "run")["summary"] if r["method"] == "oracle")
+    assert oracle["gap: random"] == 1.0  # nobody knows a class that was never there
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "message"),
+    [
+        (CONFIG + ",by=colour", (), "by must be 'example', 'class' or one of"),
+        (CONFIG, ("--config.size=300.0",), "size must be a share, or a number below"),
+        (CONFIG, ("--config.size=0.0",), "size must be a share, or a number below"),
+        (CONFIG.replace("finetune+random", "tune+random"), (), "searches must be among"),
+        (CONFIG, ("--config.ranked=('loss',)",), "ranked must be among"),
+        (CONFIG, ("--config.search.mode=adjoint",), "mode must be one of"),
+    ],
+)
+def test_bad_input_is_one_line(config, flags, message, tmp_path, tfds_dir):
+    process = cli.run(command(tmp_path / "run", *flags, config=config), tfds_dir)
+    assert process.returncode != 0 and message in cli.error_lines(process)[0]
+
+
+def test_the_interval_is_students():
+    values = np.array([1.0, 2.0, 3.0, 4.0])
+    mean, low, high = worst_case_report.interval(values)
+    reach = 3.182446 * values.std(ddof=1) / 2  # the 97.5 % point with three degrees of freedom
+    assert (mean, low, high) == pytest.approx((2.5, 2.5 - reach, 2.5 + reach), rel=1e-6)
