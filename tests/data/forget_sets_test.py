@@ -82,7 +82,8 @@ def test_part_and_random_specs_leave_the_class_in_the_test_set(rng):
     [
         ("class:7", r"class must be one of \[0, 1, 2\], got 7"),
         ("class:x", "invalid literal"),
-        ("random:0", r"fraction must lie in \(0, 1\), got 0.0"),
+        ("random:0", r"count must lie in \[1, 10\), got 0"),
+        ("random:0.0", r"fraction must lie in \(0, 1\), got 0.0"),
         ("random:1.5", r"fraction must lie in \(0, 1\), got 1.5"),
         ("part:1", "part:1"),
         ("field:colour:3", r"field must be one of \['identity', 'targets'\], got 'colour'"),

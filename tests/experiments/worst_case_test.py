@@ -31,24 +31,32 @@ def results(workdir):
     return json.loads((workdir / "results.json").read_text())
 
 
-def test_sets_are_searched_and_compared_and_a_killed_run_goes_on(tmp_path, tfds_dir):
-    process = cli.run(command(tmp_path / "whole"), tfds_dir)
+def test_sets_are_searched_and_compared(tmp_path, tfds_dir):
+    flags = ("--config.num_originals=0", "--config.easiest=()")
+    config = CONFIG.replace("+random_label", "").replace("+ssd", "")
+    process = cli.run(command(tmp_path / "run", *flags, config=config), tfds_dir)
     assert process.returncode == 0, process.stderr_text
-    whole = results(tmp_path / "whole")
-    summary = {row["method"]: row for row in whole["summary"]}
-    assert set(summary) == {"oracle", "original", "finetune", "ssd"}
+    summary = {row["method"]: row for row in results(tmp_path / "run")["summary"]}
+    assert set(summary) == {"oracle", "finetune"}
     # Models trained without what is easy still know it, without what is memorised they do not.
     oracle = summary["oracle"]
-    assert oracle["gap: worst:finetune"] < 0.02 < oracle["gap: gap:finetune"]
-    assert oracle["gap: lowest_loss"] < 0.02 < oracle["gap: memorised"]
+    assert oracle["gap: worst:finetune"] < oracle["gap: gap:finetune"]
+    assert oracle["gap: lowest_loss"] < oracle["gap: memorised"]
     low, high = (summary["finetune"][f"more_gap: gap:finetune_{x}"] for x in ("low", "high"))
     assert low < summary["finetune"]["more_gap: gap:finetune"] < high
-    assert all(np.isfinite(row["klom: worst:finetune"]) for row in summary.values())
     for figure in ("gaps", "overlap", "composition", "images"):
-        assert (tmp_path / "whole" / "plots" / f"{figure}.png").stat().st_size > 5000
-    for name in ("more than random", "ranking", "KLoM"):
+        assert (tmp_path / "run" / "plots" / f"{figure}.png").stat().st_size > 5000
+    for name in ("more than random", "ranking"):
         assert name in process.stdout_text
 
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(tmp_path, tfds_dir):
+    process = cli.run(command(tmp_path / "whole"), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    summary = {row["method"]: row for row in results(tmp_path / "whole")["summary"]}
+    assert set(summary) == {"oracle", "original", "finetune", "ssd"}
+    assert all(np.isfinite(row["klom: worst:finetune"]) for row in summary.values())
     killed = tmp_path / "killed"
     process = cli.start(command(killed), tfds_dir)
     deadline = time.time() + 240
@@ -59,13 +67,13 @@ def test_sets_are_searched_and_compared_and_a_killed_run_goes_on(tmp_path, tfds_
     assert not (killed / "results.json").exists()
     process = cli.run(command(killed), tfds_dir)
     assert process.returncode == 0, process.stderr_text
-    assert results(killed)["rows"] == whole["rows"]
+    assert results(killed)["rows"] == results(tmp_path / "whole")["rows"]
 
 
+@pytest.mark.slow
 def test_classes_are_selected_as_wholes(tmp_path, tfds_dir):
-    config = CONFIG + ",by=class"
     flags = ("--config.size=1", "--config.num_originals=0", "--config.ranked=('lowest_loss',)")
-    process = cli.run(command(tmp_path / "run", *flags, config=config), tfds_dir)
+    process = cli.run(command(tmp_path / "run", *flags, config=CONFIG + ",by=class"), tfds_dir)
     assert process.returncode == 0, process.stderr_text
     oracle = next(r for r in results(tmp_path / "run")["summary"] if r["method"] == "oracle")
     assert oracle["gap: random"] == 1.0  # nobody knows a class that was never there
