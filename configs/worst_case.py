@@ -65,7 +65,9 @@ def get_config(arg: str = "") -> ConfigDict:
     # `gap:X`, and the ranking `memorised`.
     config.num_references = 64
     config.ensemble = ConfigDict({"chunk": 64})
-    # KLoM on the sets of the first seed, by so many models on each side; 0 leaves it out.
+    # KLoM on some sets of the first seed, by so many models on each side; 0 leaves it out.
     config.num_originals = 100 if config.model.name == "mlp" else 0
+    first = config.searches[:2]
+    config.klom_sets = ("random", *(f"{kind}:{x}" for kind in ("worst", "gap") for x in first))
     config.spaces = ConfigDict({method: {} for method in config.methods})  # one setting of each
     return config

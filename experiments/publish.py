@@ -20,13 +20,15 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments import continual, datamodel_report, leaderboard
+from experiments import continual, datamodel_report, leaderboard, worst_case_report
 from unlearnjax.report import table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 DIGITS = 5
 KEPT = ("schema", "experiment", "config", "environment", "sizes", "scenarios", "summary", "rows")
+# Experiments with several tables: what makes them of the summary.
+WITH_TABLES = {"datamodel": datamodel_report.tables, "worst_case": worst_case_report.tables}
 MARKER = r"<!-- results: (\w+)(?:: ([^>]+?))? -->"
 # Too wide for a page: what is in the JSON and in a run's own report.
 LEFT_OUT = ("FLOPs", "memory")
@@ -57,7 +59,8 @@ def publish(workdir: Path, name: str) -> None:
         small["config"]["source"] = Path(small["config"]["source"]).name
     # Settings that were tried and not chosen stay in the run.
     small["rows"] = [row for row in small["rows"] if row.get("chosen", True)]
-    if small["rows"] == small["summary"]:
+    # The summary says it all, or there are too many seeds and sets to keep each.
+    if small["rows"] == small["summary"] or small["experiment"] == "worst_case":
         del small["rows"]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(small, separators=(",", ":")) + "\n")
@@ -69,8 +72,8 @@ def markdown(results: dict, part: str | None = None) -> str:
     rows = [{k: nan if v is None else v for k, v in row.items()} for row in results["summary"]]
     if results["experiment"] == "continual":
         cells = continual.columns(rows)
-    elif results["experiment"] == "datamodel":
-        tables = datamodel_report.tables(rows)
+    elif results["experiment"] in WITH_TABLES:
+        tables = WITH_TABLES[results["experiment"]](rows)
         cells = tables[part or next(iter(tables))]
     elif "scenarios" in results:
         cells = leaderboard.columns(rows, results["scenarios"])

@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import continual, datamodel, runner, unlearn
+from experiments import continual, datamodel, runner, unlearn, worst_case
 from experiments.publish import RESULTS
 from unlearnjax import parallel
 from unlearnjax.report import table
@@ -46,6 +46,7 @@ STORIES = {
     "unlearn": unlearn.story,
     "continual": continual.story,
     "datamodel": datamodel.story,
+    "worst_case": worst_case.story,
 }
 SLACK = 0.01
 KLOM_SLACK = 0.1  # nats; differently rounded trainings are other trainings
@@ -87,6 +88,9 @@ def load() -> ConfigDict:
         config.methods = [wanted] if "method" in row else []
         if wanted in ("oracle", "original"):  # they come with every method; this one is the fastest
             config.methods = ["dm_direct"]
+        return config
+    if results["experiment"] == "worst_case":
+        config.methods = [wanted] if wanted in config.methods else config.methods[:1]
         return config
     stream, _, method = wanted.rpartition("/")
     config.methods = [] if method in ("oracle", "original") else [method]

@@ -57,8 +57,8 @@ def story(config: ConfigDict, run: runner.Run) -> None:
         seeds * (1 + len(config.searches) * 2 + len(config.easiest))
         + config.num_references
         + sets * seeds * (1 + len(config.methods))
-        + (0 if not config.num_originals else config.num_originals)
-        + (sets * populations.num_models(config) if config.num_originals else 0)
+        + bool(config.num_originals)
+        * (config.num_originals + len(config.klom_sets) * populations.num_models(config))
     )
     fit = functools.partial(ensembles.train, config, run, task, loaded.data)
     outputs = functools.partial(evaluated, task)
@@ -80,7 +80,7 @@ def story(config: ConfigDict, run: runner.Run) -> None:
     rows = compare(stage, examples)
     kloms = []
     if config.num_originals:
-        first = {name: of_seed[0] for name, of_seed in examples.items()}
+        first = {name: examples[name][0] for name in config.klom_sets}
         kloms = populations_of(stage, fit, first)
     run.progress.stop()
     worst_case_report.write(stage, rows, kloms, chosen, examples)
@@ -93,6 +93,7 @@ def validate(config: ConfigDict) -> None:
         ("searches", config.searches, known),
         ("easiest", config.easiest, known),
         ("ranked", config.ranked, RANKED),
+        ("klom_sets", config.klom_sets, tuple(names(config))),
     ):
         unknown = [x for x in given if x not in allowed]
         if unknown:

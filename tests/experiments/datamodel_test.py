@@ -112,6 +112,20 @@ def test_killed_populations_go_on(tmp_path, tfds_dir):
     kill_and_go_on(killed, tmp_path, tfds_dir, "class-3_*.json", 5)
 
 
+@pytest.mark.slow
+def test_models_spread_over_devices_give_the_same_audits(tmp_path, tfds_dir):
+    run = lambda name: command(tmp_path / name, *FEW, config=UNLEARN)
+    one = cli.run(run("one"), tfds_dir)
+    four = cli.run(run("four"), tfds_dir, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    assert "on 4 x" in four.stderr_text
+    assert one.returncode == four.returncode == 0, four.stderr_text
+    alone, spread = (results(tmp_path / name)["summary"] for name in ("one", "four"))
+    for a, b in zip(alone, spread, strict=True):
+        for column in ("klom_retain", "u_lira_auc", "training_lds"):
+            # Batched products round differently, and training carries that on.
+            assert b.get(column, 0) == pytest.approx(a.get(column, 0), abs=0.1), column
+
+
 @pytest.mark.parametrize(
     ("config", "flags", "message"),
     [

@@ -17,7 +17,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid #ddd; text-align: left;
          white-space: nowrap; }
 .numbers td + td, .numbers th + th { text-align: right; }
-th { border-bottom: 2px solid #444; }
+th { border-bottom: 2px solid #444; white-space: normal; vertical-align: bottom; }
 tr.reference td { background: #f3f3f3; font-weight: 600; }
 .definitions td { white-space: normal; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; }

@@ -277,20 +277,20 @@ def _implicit(problem: _Problem, weights, model: Variables, outer, damping: floa
 
 
 def _signs(rng: Array) -> optax.GradientTransformation:
-    """Signs of the gradients, random ones for zeros."""
+    """Signs of the gradients; for zeros a random one, drawn once."""
+
+    def init(params):
+        leaves, structure = jax.tree.flatten(params)
+        keys = jax.random.split(rng, len(leaves))
+        draw = lambda k, x: jax.random.rademacher(k, x.shape, x.dtype)
+        return structure.unflatten([draw(k, x) for k, x in zip(keys, leaves, strict=True)])
 
     def update(updates, state, params=None):
         del params
-        key, own = jax.random.split(state)
-        leaves, structure = jax.tree.flatten(updates)
-        keys = jax.random.split(own, len(leaves))
-        signs = [
-            jnp.where(x == 0, jax.random.rademacher(k, x.shape, x.dtype), jnp.sign(x))
-            for k, x in zip(keys, leaves, strict=True)
-        ]
-        return structure.unflatten(signs), key
+        signed = lambda x, random: jnp.where(x == 0, random, jnp.sign(x))
+        return jax.tree.map(signed, updates, state), state
 
-    return optax.GradientTransformation(lambda params: rng, update)
+    return optax.GradientTransformation(init, update)
 
 
 def _relabelled(task: Task, variables: Variables, data: Data, rng: Array) -> Data:
