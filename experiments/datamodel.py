@@ -37,8 +37,7 @@ def story(config: ConfigDict, run: runner.Run) -> None:
         units += config.num_originals + len(known) * populations.num_models(config)
     run.start(units)
 
-    def margin(variables, pool):
-        return {"margin": training.evaluate(task, variables, pool)["margin"]}
+    margin = ensembles.margins(task)
 
     def outputs(variables, pool):
         """Margins; and logits where something is to be unlearned, in the half of the precision."""
@@ -74,7 +73,7 @@ def story(config: ConfigDict, run: runner.Run) -> None:
 
     outcomes = {}
     if config.methods:
-        both = lambda v, pool: margin(v, pool) | ensembles.named(v)
+        both = ensembles.with_models(margin)
         kept = fit_all("originals", whole(config.num_originals), both)
         originals = ensembles.stacked(kept, like)
         known |= components(config, run, functools.partial(fitted, "lasso", "margin"), size)

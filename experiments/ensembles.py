@@ -120,6 +120,16 @@ def keys(config: ConfigDict, name: str, numbers: jax.Array) -> jax.Array:
     return jax.vmap(lambda m: jax.random.fold_in(runner.key(config.seed, name), m))(numbers)
 
 
+def margins(task: Task) -> Callable[[Variables, Data], dict[str, jax.Array]]:
+    """What to keep of a model: its margins."""
+    return lambda v, pool: {"margin": training.evaluate(task, v, pool)["margin"]}
+
+
+def with_models(keep: Callable[[Variables, Data], dict[str, jax.Array]]):
+    """The same and the model itself."""
+    return lambda v, pool: keep(v, pool) | named(v)
+
+
 def named(variables: Variables, data: Data | None = None) -> dict[str, jax.Array]:
     """Models as arrays by name, to be kept; `stacked` undoes it."""
     del data

@@ -88,13 +88,11 @@ def judge(lab: Lab, name: str, forget: np.ndarray) -> Outcome:
     kept = jnp.asarray(parts["retain"])
     request = Request(*({k: v[i] for k, v in lab.pool.items()} for i in (forget, kept)))
     subsets = np.broadcast_to(parts["retain"], (config.num_originals, len(kept)))
-    margin = lambda v, pool: {"margin": training.evaluate(lab.task, v, pool)["margin"]}
+    margin = ensembles.margins(lab.task)
     train = partial(ensembles.train, config, run, lab.task, lab.pool)
     folder = runner.folder(name).replace("/", "-")
     reference = train(f"{folder}_reference", subsets, margin)["margin"]
-    others = train(
-        f"{folder}_oracle", subsets, lambda v, pool: margin(v, pool) | ensembles.named(v)
-    )
+    others = train(f"{folder}_oracle", subsets, ensembles.with_models(margin))
     oracles = ensembles.stacked(others, lab.originals)
 
     found = {"oracle": [({}, others["margin"])], "original": [({}, lab.margins)]}
@@ -109,23 +107,21 @@ def judge(lab: Lab, name: str, forget: np.ndarray) -> Outcome:
             )
             found[method].append((values, margins["margin"]))
 
-    outcome = Outcome([], {}, {}, {})
+    outcome = Outcome([], {"reference": reference}, {}, {})
     for method, tried in found.items():
-        rows = []
-        for values, margins in tried:
-            chosen_by = _kloms(margins, others["margin"], parts)
-            row = {"method": method, "forget_set": name, **values, "chosen": False}
-            row["selection_klom"] = float(np.mean([chosen_by[f"klom_{part}"] for part in PARTS]))
-            row |= _kloms(margins, reference, parts)
-            row["klom"] = float(np.mean([row[f"klom_{part}"] for part in PARTS]))
-            row["effect"] = _effect(margins, reference, lab.margins, forget)
-            row["compute"] = 0.0
-            if method in config.methods:
-                used = flops(lab, method, values, request)
-                row["compute"] = used / lab.training_flops
-            elif method == "oracle":
-                row["compute"] = len(kept) / lab.size
-            rows.append(row)
+        cost = partial(compute_of, lab, method, request)
+        rows = [
+            {
+                "method": method,
+                "forget_set": name,
+                **values,
+                "chosen": False,
+                **compared(margins, reference, others["margin"], parts),
+                "effect": _effect(margins, reference, lab.margins, forget),
+                "compute": cost(values),
+            }
+            for values, margins in tried
+        ]
         best = int(np.argmin([row["selection_klom"] for row in rows]))
         margins = _finite(tried[best][1])
         rows[best] |= {"chosen": True, **_attacks(margins, others["margin"], reference, parts)}
@@ -134,8 +130,22 @@ def judge(lab: Lab, name: str, forget: np.ndarray) -> Outcome:
         outcome.klom[method] = _klom(margins, reference)
         on_forget = (x[:, parts["forget"]] for x in (margins, reference))
         outcome.scores[method] = audit.u_lira_scores(*on_forget, seed=config.seed)
-    outcome.margins["reference"] = reference
     return outcome
+
+
+def compared(margins, reference, others, parts) -> dict[str, float]:
+    """KLoM from the reference, by which is reported, and from the others, by which is chosen."""
+    mean = lambda columns: float(np.mean([columns[f"klom_{part}"] for part in PARTS]))
+    columns = _kloms(margins, reference, parts)
+    chosen_by = _kloms(margins, others, parts)
+    return {"selection_klom": mean(chosen_by), **columns, "klom": mean(columns)}
+
+
+def compute_of(lab: Lab, method: str, request: Request, values: dict[str, Any]) -> float:
+    """What a request costs, as a share of a training run; of an oracle, its own training."""
+    if method in lab.config.methods:
+        return flops(lab, method, values, request) / lab.training_flops
+    return data.num_examples(request.retain) / lab.size if method == "oracle" else 0.0
 
 
 def program(lab: Lab, method: str):

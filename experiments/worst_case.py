@@ -63,7 +63,7 @@ def story(config: ConfigDict, run: runner.Run) -> None:
     fit = functools.partial(ensembles.train, config, run, task, loaded.data)
     outputs = functools.partial(evaluated, task)
     whole = ensembles.whole(size, seeds)
-    kept = fit("original", whole, lambda v, pool: outputs(v, pool) | ensembles.named(v))
+    kept = fit("original", whole, ensembles.with_models(outputs))
     originals = ensembles.stacked(kept, ensembles.like(task, loaded.data))
     halves = random_subsets(runner.key(config.seed, "halves"), config.num_references, size)
     losses = fit(
@@ -313,9 +313,8 @@ def measured(stage: Stage, outputs: ensembles.Arrays, forget, retain) -> dict[st
 def populations_of(stage: Stage, fit: Callable, examples: dict[str, np.ndarray]) -> list[table.Row]:
     """KLoM of every method on every set, by populations of models."""
     config, task = stage.config, stage.task
-    margin = lambda v, pool: {"margin": training.evaluate(task, v, pool)["margin"]}
     whole = ensembles.whole(stage.size, config.num_originals)
-    kept = fit("population", whole, lambda v, pool: margin(v, pool) | ensembles.named(v))
+    kept = fit("population", whole, ensembles.with_models(ensembles.margins(task)))
     lab = populations.Lab(
         config,
         stage.run,
