@@ -10,6 +10,7 @@ are searched against, and `by` what is selected: `example`, `class`, or a field 
     --config=configs/worst_case.py:digits,by=class --config.size=1
     --config=configs/worst_case.py:fashion_mnist,train=3000,test=2000
     --config=configs/worst_case.py:cifar10,model=resnet18,seeds=5
+    --config=configs/worst_case.py:diabetes
 
 Sets: `random`; `worst:X` and `easiest:X`, the paper's searches against X; `gap:X`, ours, where X is
 furthest from models that never saw the examples; rankings by the original's loss (`lowest_loss`,
@@ -19,7 +20,7 @@ larger its loss is without it (`memorised`).
 
 from ml_collections import ConfigDict
 
-from configs import unlearn
+from configs import regression, unlearn
 
 SEARCHES = ("finetune", "random_label", "gradient_ascent_plus", "scrub", "l1_sparse")
 METHODS = (
@@ -32,23 +33,33 @@ METHODS = (
     "scrub",
     "ssd",
 )
+# Without classes there are no wrong labels, and no bound of the loss at a uniform guess.
+OF_REGRESSION = ("finetune", "l1_sparse", "gradient_ascent_plus")
 RANKED = ("lowest_loss", "highest_loss", "typical", "memorised")
 
 
 def get_config(arg: str = "") -> ConfigDict:
     own, rest = unlearn.split(arg, ("search", "by"))
-    model = "mlp" if rest.partition(",")[0] in ("", "digits", "fashion_mnist") else None
-    defaults = {"method": "+".join(METHODS), "seeds": "10", "forget": "random:0.1"}
-    if model is not None:
-        defaults["model"] = model
-    base = unlearn.get_config(unlearn.with_defaults(rest, "digits", **defaults))
+    dataset = rest.partition(",")[0]
+    if dataset == "diabetes":
+        rest = unlearn.with_defaults(rest, "diabetes", seeds="10", forget="random:0.1")
+        base, searches = regression.get_config(rest), OF_REGRESSION
+    else:
+        model = {"model": "mlp"} if dataset in ("", "digits", "fashion_mnist") else {}
+        defaults = {"method": "+".join(METHODS), "seeds": "10", "forget": "random:0.1", **model}
+        base = unlearn.get_config(unlearn.with_defaults(rest, "digits", **defaults))
+        searches = SEARCHES
+    classes = base.task == "classification"
     config = unlearn.learned(base)
     config.num_seeds, config.methods, config.unlearn = base.num_seeds, base.methods, base.unlearn
     config.by = own.get("by", "example")
     config.size = 0.1  # how much is selected: a share of what there is, or from 1 a number
-    config.searches = tuple(own.get("search", "+".join(SEARCHES)).split("+"))
-    config.easiest = ("random_label",)  # the searches that are run for the easiest set too
-    config.ranked = RANKED
+    config.searches = tuple(own.get("search", "+".join(searches)).split("+"))
+    # The searches that are run for the easiest set too.
+    config.easiest = ("random_label",) if classes else ("finetune",)
+    config.ranked = tuple(name for name in RANKED if classes or name != "typical")
+    # Fields of the lower objectives, see unlearnjax/selection/lower.py.
+    config.lower = ConfigDict({} if classes else {"gradient_ascent_plus": {"max_loss": 1.0}})
     config.search = ConfigDict(
         {
             "mode": "sign",
@@ -66,7 +77,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.num_references = 64
     config.ensemble = ConfigDict({"chunk": 64})
     # KLoM on some sets of the first seed, by so many models on each side; 0 leaves it out.
-    config.num_originals = 100 if config.model.name == "mlp" else 0
+    config.num_originals = 100 if classes and config.model.name == "mlp" else 0
     first = config.searches[:2]
     config.klom_sets = ("random", *(f"{kind}:{x}" for kind in ("worst", "gap") for x in first))
     config.spaces = ConfigDict({method: {} for method in config.methods})  # one setting of each

@@ -19,6 +19,12 @@ from unlearnjax.training.ensembles import fastest_axis, over_models, random_subs
 from unlearnjax.types import Array, Data, Request, Task, Variables
 
 RANKED = ("lowest_loss", "highest_loss", "typical", "memorised")
+# What is looked at of every example, and what says whether the forget set is known.
+OUTPUTS = {
+    "classification": ("loss", "accuracy", "confidence"),
+    "regression": ("loss", "absolute_error"),
+}
+KNOWN = {"classification": "forget_accuracy", "regression": "forget_error"}
 
 
 class Stage(NamedTuple):
@@ -61,7 +67,7 @@ def story(config: ConfigDict, run: runner.Run) -> None:
         * (config.num_originals + len(config.klom_sets) * populations.num_models(config))
     )
     fit = functools.partial(ensembles.train, config, run, task, loaded.data)
-    outputs = functools.partial(evaluated, task)
+    outputs = functools.partial(evaluated, task, OUTPUTS[config.task])
     whole = ensembles.whole(size, seeds)
     kept = fit("original", whole, ensembles.with_models(outputs))
     originals = ensembles.stacked(kept, ensembles.like(task, loaded.data))
@@ -98,8 +104,11 @@ def validate(config: ConfigDict) -> None:
         unknown = [x for x in given if x not in allowed]
         if unknown:
             raise ValueError(f"{name} must be among {allowed}, got {unknown}")
-    if config.task != "classification":
-        raise ValueError(f"task must be 'classification', got {config.task!r}")
+    if config.task != "classification" and (config.num_originals or "typical" in config.ranked):
+        raise ValueError(
+            "KLoM (num_originals) and the ranking 'typical' are for classification, got "
+            f"task={config.task!r}"
+        )
     if not config.methods:
         raise ValueError("methods must be at least one, got none")
     checks.at_least(2, num_seeds=config.num_seeds, num_references=config.num_references)
@@ -142,10 +151,10 @@ def names(config: ConfigDict) -> list[str]:
     ]
 
 
-def evaluated(task: Task, variables: Variables, pool: Data) -> dict[str, Array]:
+def evaluated(task: Task, wanted, variables: Variables, pool: Data) -> dict[str, Array]:
     """What the audits need of every example."""
     outputs = training.evaluate(task, variables, pool)
-    return {name: outputs[name] for name in ("loss", "accuracy", "confidence")}
+    return {name: outputs[name] for name in wanted}
 
 
 def choose(stage: Stage, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -175,7 +184,7 @@ def search(stage: Stage, name: str, kind: str, direction: str, reference) -> np.
     """The search against one unlearner, for every seed."""
     config, options = stage.config, stage.config.search.to_dict()
     tx = build.optimizer("sgd", options.pop("lower_learning_rate"))
-    lower = selection.lower.BY_NAME[name]()
+    lower = selection.lower.BY_NAME[name](**config.lower.get(name, {}))
     mesh, axis = parallel.current(), fastest_axis(stage.task, stage.pool)
 
     def one(member, pool, reference):
@@ -212,10 +221,7 @@ def rankings(stage: Stage) -> dict[str, np.ndarray]:
     """Scores of the groups, `[S, G]`; the highest are taken."""
     size, groups = stage.size, stage.groups
     targets = stage.pool["targets"][:size]
-    classes = int(targets.max()) + 1
 
-    @jax.jit
-    @jax.vmap
     def distance(variables):
         train = {k: v[:size] for k, v in stage.pool.items()}
         features = training.outputs(stage.task, variables, train)["features"]
@@ -225,9 +231,11 @@ def rankings(stage: Stage) -> dict[str, np.ndarray]:
     of_examples = {
         "lowest_loss": -loss,
         "highest_loss": loss,
-        "typical": -np.asarray(distance(stage.originals)),
         "memorised": stage.unseen_loss - loss,
     }
+    if "typical" in stage.config.ranked:
+        classes = int(targets.max()) + 1
+        of_examples["typical"] = -np.asarray(jax.jit(jax.vmap(distance))(stage.originals))
     number = np.bincount(groups)
     mean = lambda row: np.bincount(groups, row) / number
     return {name: np.stack([mean(row) for row in rows]) for name, rows in of_examples.items()}
@@ -257,9 +265,10 @@ def compare(stage: Stage, examples: dict[str, list[np.ndarray]]) -> list[table.R
         oracle = results[(name, seed, "oracle")]
         for method in ("oracle", *config.methods):
             row = results[(name, seed, method)]
+            known = KNOWN[config.task]
             gaps = {
-                "average_gap": audit.average_gap(row, oracle),
-                "forget_gap": abs(row["forget_accuracy"] - oracle["forget_accuracy"]),
+                "average_gap": average_gap(config, row, oracle),
+                "forget_gap": abs(row[known] - oracle[known]),
             }
             rows.append({"method": method, "set": name, "seed": seed, **row, **gaps})
     return rows
@@ -267,7 +276,7 @@ def compare(stage: Stage, examples: dict[str, list[np.ndarray]]) -> list[table.R
 
 def train_oracles(stage: Stage, name: str, retain: np.ndarray) -> ensembles.Arrays:
     """Models trained without each set."""
-    keep = functools.partial(evaluated, stage.task)
+    keep = functools.partial(evaluated, stage.task, OUTPUTS[stage.config.task])
     return ensembles.train(stage.config, stage.run, stage.task, stage.pool, name, retain, keep)
 
 
@@ -285,7 +294,7 @@ def unlearn(stage: Stage, name: str, method: str, seeds, forget, retain) -> ense
         init_rng, rng = jax.random.split(rng)
         variables, memory = unlearner.init(init_rng, task, variables, train)
         variables, _ = unlearner.update(rng, task, variables, memory, request)
-        return evaluated(served, variables, pool)
+        return evaluated(served, OUTPUTS[config.task], variables, pool)
 
     several = jax.jit(functools.partial(over_models, one, axis=axis, mesh=mesh))
 
@@ -299,15 +308,25 @@ def unlearn(stage: Stage, name: str, method: str, seeds, forget, retain) -> ense
 
 
 def measured(stage: Stage, outputs: ensembles.Arrays, forget, retain) -> dict[str, float]:
-    """Accuracies on forget, retain and test set, and MIA efficacy."""
+    """Accuracies on forget, retain and test set, and MIA efficacy; errors for regression."""
     test = slice(stage.size, None)
     parts = {"forget": forget, "retain": retain, "test": test}
+    if stage.config.task == "regression":
+        errors = outputs["absolute_error"]
+        return {f"{part}_error": float(errors[w].mean()) for part, w in parts.items()}
     row = {f"{part}_accuracy": float(outputs["accuracy"][w].mean()) for part, w in parts.items()}
     confidence = np.nan_to_num(outputs["confidence"])
     row["mia_efficacy"] = audit.membership_efficacy(
         confidence[retain], confidence[test], confidence[forget], seed=stage.config.seed
     )
     return row
+
+
+def average_gap(config: ConfigDict, row: table.Row, oracle: table.Row) -> float:
+    """Over all that `measured` gives."""
+    if config.task == "classification":
+        return audit.average_gap(row, oracle)
+    return float(np.mean([abs(row[name] - oracle[name]) for name in audit.regression.GAP]))
 
 
 def populations_of(stage: Stage, fit: Callable, examples: dict[str, np.ndarray]) -> list[table.Row]:

@@ -17,6 +17,8 @@ COLUMNS = {
     "gap": "difference of unlearning accuracy to the oracle of the same seed and set, in points: "
     "mean ± standard deviation over seeds; * where the mean paired difference to the random set is "
     "above 0 with 95 % confidence (Student's t)",
+    "regression": "in the place of accuracies mean absolute errors, in hundredths of a standard "
+    "deviation of the targets",
     "average gap": "mean absolute difference to the oracle of accuracy on forget, retain and test "
     "set and of MIA efficacy, in points",
     "KLoM": "divergence of the margins of the forget set's examples from the oracles' in nats, on "
@@ -59,7 +61,7 @@ def summarise(rows: list[table.Row], kloms: list[table.Row]) -> list[table.Row]:
 
     `_std` is over seeds; `more_gap: SET` is the mean paired difference of the gap to that on the
     random set, `_low` and `_high` its 95 % interval. Of the oracle, `gap` is its unlearning
-    accuracy.
+    accuracy, or its error for regression.
     """
     summary = []
     for method in dict.fromkeys(row["method"] for row in [*rows, *kloms]):
@@ -69,7 +71,9 @@ def summarise(rows: list[table.Row], kloms: list[table.Row]) -> list[table.Row]:
             of_set = sorted((r for r in own if r["set"] == name), key=lambda r: r["seed"])
             gaps = np.array([r["forget_gap"] for r in of_set])
             if method == "oracle":
-                gaps = 1 - np.array([r["forget_accuracy"] for r in of_set])
+                gaps = np.array(
+                    [r.get("forget_error", 1 - r.get("forget_accuracy", 0)) for r in of_set]
+                )
             averages = np.array([r["average_gap"] for r in of_set])
             for column, values in (("gap", gaps), ("average_gap", averages)):
                 row[f"{column}: {name}"] = float(values.mean())
@@ -122,6 +126,8 @@ def draw(stage, summary, chosen, examples) -> dict[str, tuple[str, bytes]]:
     ):  # fmt: skip
         shown += [f"{kind}:{name}" for name in searches[:1]]
     targets = np.asarray(stage.pool["targets"])
+    if config.task == "regression":  # quarters of the targets stand for classes
+        targets = np.digitize(targets, np.quantile(targets[: stage.size], (0.25, 0.5, 0.75)))
     classes = int(targets.max()) + 1
     shares = {
         name: np.mean(
@@ -148,7 +154,8 @@ def draw(stage, summary, chosen, examples) -> dict[str, tuple[str, bytes]]:
             selection_plots.gaps(100 * overlap, sets, sets, "%"),
         ),
         "composition": (
-            "Classes of the sets, and the original's losses on them, all seeds together.",
+            "Classes (regression: quarters of the targets) of the sets, and the original's losses "
+            "on them, all seeds together.",
             selection_plots.composition(shares, losses),
         ),
     }

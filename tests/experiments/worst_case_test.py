@@ -79,6 +79,17 @@ def test_classes_are_selected_as_wholes(tmp_path, tfds_dir):
     assert oracle["gap: random"] == 1.0  # nobody knows a class that was never there
 
 
+@pytest.mark.slow
+def test_sets_of_a_regression_are_searched(tmp_path, tfds_dir):
+    config = "configs/worst_case.py:diabetes,seeds=3,search=finetune+gradient_ascent_plus"
+    flags = ("--config.methods=('finetune',)", "--config.num_references=16")
+    run = cli.command(tmp_path / "run", *flags, config=config, experiment="worst_case")
+    process = cli.run(run, tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    oracle = next(r for r in results(tmp_path / "run")["summary"] if r["method"] == "oracle")
+    assert oracle["gap: worst:finetune"] < oracle["gap: random"] < oracle["gap: gap:finetune"]
+
+
 @pytest.mark.parametrize(
     ("config", "flags", "message"),
     [

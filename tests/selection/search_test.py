@@ -246,9 +246,13 @@ def test_bad_values_are_named(convex, options, message):
     given = {"size": 4, "lower": RIDGE, "tx": optax.sgd(0.1), **options}
     with pytest.raises(ValueError, match=message):
         selection.search(TASK, {"params": {"w": start}}, data, jax.random.key(0), **given)
-    weights = jnp.zeros(3)
     if not options:
         return
+    numbers = {**data, "targets": jnp.asarray(targets, jnp.float32)}
+    with pytest.raises(ValueError, match="a lower objective with wrong labels needs classes"):
+        given = {"size": 4, "lower": selection.lower.random_label(), "tx": optax.sgd(0.1)}
+        selection.search(TASK, {"params": {"w": start}}, numbers, jax.random.key(0), **given)
+    weights = jnp.zeros(3)
     data["targets"] = jnp.asarray(targets)
     with pytest.raises(ValueError, match="weights must be"):
         selection.hypergradient(

@@ -21,6 +21,7 @@ class Lower(NamedTuple):
       penalty: of the parameters and those of the original.
       labels: whether any term reads `targets`.
       teacher: whether any term compares with the original model.
+      relabels: whether any term reads the wrong labels `relabelled`, so that there must be classes.
     """
 
     retain: Terms
@@ -28,6 +29,7 @@ class Lower(NamedTuple):
     penalty: objectives.Penalty | None = None
     labels: bool = True
     teacher: bool = False
+    relabels: bool = False
 
     def losses(
         self, task: Task, variables: Variables, original: Variables, batch: Batch, selected: Array
@@ -49,23 +51,24 @@ def finetune() -> Lower:
     return Lower(retain=[(1.0, objectives.task_loss)])
 
 
-def gradient_ascent_plus(beta: float = 0.9) -> Lower:
-    """Descent on what is not selected, ascent on what is, each example up to a uniform guess."""
+def gradient_ascent_plus(beta: float = 0.9, max_loss: float | None = None) -> Lower:
+    """Descent on what is not selected, ascent on what is, up to `objectives.bounded_loss`."""
     checks.share(beta=beta)
-    return Lower(
-        retain=[(beta, objectives.task_loss)], forget=[(beta - 1, objectives.bounded_loss())]
-    )
+    bounded = objectives.bounded_loss(max_loss)
+    return Lower(retain=[(beta, objectives.task_loss)], forget=[(beta - 1, bounded)])
 
 
-def gradient_ascent() -> Lower:
+def gradient_ascent(max_loss: float | None = None) -> Lower:
     """Ascent on what is selected."""
-    return Lower(retain=[], forget=[(-1.0, objectives.bounded_loss())])
+    return Lower(retain=[], forget=[(-1.0, objectives.bounded_loss(max_loss))])
 
 
 def random_label(forget_weight: float = 1.0) -> Lower:
     """Descent on both, with wrong labels for what is selected: the batch's `relabelled`."""
     checks.positive(forget_weight=forget_weight)
-    return Lower(retain=[(1.0, objectives.task_loss)], forget=[(forget_weight, _relabelled)])
+    return Lower(
+        retain=[(1.0, objectives.task_loss)], forget=[(forget_weight, _relabelled)], relabels=True
+    )
 
 
 def l1_sparse(gamma: float = 1e-4) -> Lower:

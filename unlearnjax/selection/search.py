@@ -325,6 +325,9 @@ def _validate_targets(data: Data, lower: Lower) -> None:
     if "targets" not in data:
         needing = "the lower objective and the " if lower.labels else "the "
         raise ValueError(f"{needing}loss of what is selected need 'targets', got {sorted(data)}")
+    if lower.relabels and not jnp.issubdtype(data["targets"].dtype, jnp.integer):
+        kind = data["targets"].dtype
+        raise ValueError(f"a lower objective with wrong labels needs classes, got {kind} targets")
 
 
 def _by_group(losses: Array, groups: Array, num_groups: int) -> Array:
