@@ -3,6 +3,7 @@
 import difflib
 import functools
 import inspect
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -221,6 +222,11 @@ def split_values(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     """Fields that a program is compiled for, and those that it takes as arguments."""
     static = {name: value for name, value in values.items() if name not in TRACED}
     return static, {name: value for name, value in values.items() if name in TRACED}
+
+
+def grid(space: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All combinations of the values of each field."""
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
 
 
 def validate_shared_fields(config: ConfigDict) -> None:

@@ -97,13 +97,9 @@ def story(config: ConfigDict, run: runner.Run) -> None:
 
 def validate(config: ConfigDict) -> None:
     """Raises `ValueError` before anything is computed."""
-    for name, given, allowed in (
-        ("attributors", config.attributors, ATTRIBUTORS),
-        ("methods", config.methods, tuple(METHODS)),
-    ):
-        unknown = [x for x in given if x not in allowed]
-        if unknown:
-            raise ValueError(f"{name} must be among {allowed}, got {unknown}")
+    checks.among(
+        attributors=(config.attributors, ATTRIBUTORS), methods=(config.methods, tuple(METHODS))
+    )
     if not config.attributors and not (config.methods and config.forget_sets):
         raise ValueError("attributors, or methods and forget_sets, must be given, got none")
     if config.task != "classification":

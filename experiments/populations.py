@@ -4,7 +4,6 @@ A method sees the second half of the oracles at most: its hyper-parameters are c
 oracle matching matches them. What is reported is the comparison with the first half.
 """
 
-import itertools
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -18,12 +17,12 @@ from ml_collections import ConfigDict
 from configs.datamodel import ASKS
 from experiments import build, ensembles, runner
 from unlearnjax import audit, data, parallel, training
+from unlearnjax.audit.klom import CLIP
 from unlearnjax.report import table
 from unlearnjax.training.ensembles import fastest_axis, over_models
-from unlearnjax.types import Array, Data, Request, Task, Variables
+from unlearnjax.types import Data, Request, Task, Variables
 
 PARTS = ("forget", "retain", "test")
-CLIP = 100.0  # where KLoM cuts off
 ATTACKS = ("auc", "tpr_at_0.1%", "tpr_at_1%")
 
 
@@ -71,8 +70,7 @@ class Outcome(NamedTuple):
 
 def points(config: ConfigDict, method: str) -> list[dict[str, Any]]:
     """All combinations of the method's space."""
-    space = config.spaces[method].to_dict()
-    return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+    return build.grid(config.spaces[method].to_dict())
 
 
 def num_models(config: ConfigDict) -> int:
@@ -105,40 +103,41 @@ def judge(lab: Lab, name: str, forget: np.ndarray) -> Outcome:
             margins = ensembles.in_chunks(
                 run, row, config.num_originals, config.ensemble.chunk, call
             )
-            found[method].append((values, margins["margin"]))
+            found[method].append((values, _finite(margins["margin"])))
 
     outcome = Outcome([], {"reference": reference}, {}, {})
+    membership = partial(_membership, others["margin"], parts)
+    of_reference = membership(reference)
+    mean = lambda columns: float(np.mean([columns[f"klom_{part}"] for part in PARTS]))
     for method, tried in found.items():
-        cost = partial(compute_of, lab, method, request)
-        rows = [
-            {
-                "method": method,
-                "forget_set": name,
-                **values,
-                "chosen": False,
-                **compared(margins, reference, others["margin"], parts),
-                "effect": _effect(margins, reference, lab.margins, forget),
-                "compute": cost(values),
-            }
-            for values, margins in tried
-        ]
+        kloms = [_klom(margins, reference) for _, margins in tried]
+        rows = []
+        for (values, margins), klom in zip(tried, kloms, strict=True):
+            columns = _columns(klom, parts)
+            chosen_by = _columns(_klom(margins, others["margin"]), parts)
+            rows.append(
+                {
+                    "method": method,
+                    "forget_set": name,
+                    **values,
+                    "chosen": False,
+                    "selection_klom": mean(chosen_by),
+                    **columns,
+                    "klom": mean(columns),
+                    "effect": _effect(margins, reference, lab.margins, forget),
+                    "compute": compute_of(lab, method, request, values),
+                }
+            )
         best = int(np.argmin([row["selection_klom"] for row in rows]))
-        margins = _finite(tried[best][1])
-        rows[best] |= {"chosen": True, **_attacks(margins, others["margin"], reference, parts)}
+        margins = tried[best][1]
+        scores = audit.u_lira_scores(margins[:, forget], reference[:, forget])
+        attacks = _attacks(scores, (membership(margins), of_reference))
+        rows[best] |= {"chosen": True, **attacks}
         outcome.rows.extend(rows)
         outcome.margins[method] = margins
-        outcome.klom[method] = _klom(margins, reference)
-        on_forget = (x[:, parts["forget"]] for x in (margins, reference))
-        outcome.scores[method] = audit.u_lira_scores(*on_forget, seed=config.seed)
+        outcome.klom[method] = kloms[best]
+        outcome.scores[method] = scores
     return outcome
-
-
-def compared(margins, reference, others, parts) -> dict[str, float]:
-    """KLoM from the reference, by which is reported, and from the others, by which is chosen."""
-    mean = lambda columns: float(np.mean([columns[f"klom_{part}"] for part in PARTS]))
-    columns = _kloms(margins, reference, parts)
-    chosen_by = _kloms(margins, others, parts)
-    return {"selection_klom": mean(chosen_by), **columns, "klom": mean(columns)}
 
 
 def compute_of(lab: Lab, method: str, request: Request, values: dict[str, Any]) -> float:
@@ -238,35 +237,33 @@ def _klom(margins: np.ndarray, oracle: np.ndarray) -> np.ndarray:
         return audit.klom(margins, oracle)
 
 
-def _kloms(margins: np.ndarray, oracle: np.ndarray, parts) -> dict[str, float]:
+def _columns(klom: np.ndarray, parts) -> dict[str, float]:
     """Mean and 95th percentile over the examples of each part."""
-    values = _klom(_finite(margins), oracle)
     columns = {}
     for part, indices in parts.items():
-        columns[f"klom_{part}"] = float(values[indices].mean())
-        columns[f"klom_{part}_95"] = float(np.percentile(values[indices], 95))
+        columns[f"klom_{part}"] = float(klom[indices].mean())
+        columns[f"klom_{part}_95"] = float(np.percentile(klom[indices], 95))
     return columns
 
 
 def _effect(margins, oracle, original, forget) -> float:
     """How much of the oracles' change on the forget set there is, by least squares; 1 is ideal."""
-    change, wanted = (
-        (x - original.mean(0))[forget] for x in (_finite(margins).mean(0), oracle.mean(0))
-    )
+    change, wanted = ((x.mean(0) - original.mean(0))[forget] for x in (margins, oracle))
     return float(change @ wanted / np.maximum(wanted @ wanted, 1e-12))
 
 
-def _attacks(margins, others, reference, parts) -> dict[str, float]:
-    """U-LIRA and RMIA on the forget set; the second half of the oracles is RMIA's reference."""
+def _membership(others: np.ndarray, parts, margins: np.ndarray) -> np.ndarray:
+    """`[M F]`: RMIA's scores of the forget set, the second half of the oracles its reference."""
     forget, test = parts["forget"], parts["test"]
-    found = audit.u_lira(margins[:, forget], reference[:, forget])
-    columns = {f"u_lira_{name}": found[name] for name in ("accuracy", *ATTACKS)}
     confidence = lambda x: 1 / (1 + np.exp(-np.clip(x.astype(np.float64), -50, 50)))
     known = confidence(others[:, forget]), confidence(others[:, test])
+    own = confidence(margins)
+    return np.concatenate([audit.rmia(m[forget], m[test], *known) for m in own])
 
-    def scores(models: Array) -> np.ndarray:
-        own = confidence(models)
-        return np.concatenate([audit.rmia(m[forget], m[test], *known) for m in own])
 
-    found = audit.rates(scores(margins), scores(reference))
+def _attacks(u_lira, rmia) -> dict[str, float]:
+    """Rates of both attacks, from scores of the unlearned models and of the oracles."""
+    found = audit.rates(*u_lira)
+    columns = {f"u_lira_{name}": found[name] for name in ("accuracy", *ATTACKS)}
+    found = audit.rates(*rmia)
     return columns | {f"rmia_{name}": found[name] for name in ATTACKS}

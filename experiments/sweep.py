@@ -3,7 +3,6 @@
 python -m experiments.sweep --config=configs/sweep.py --workdir=/tmp/sweep
 """
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -134,7 +133,7 @@ def candidates(config: ConfigDict, method: str) -> list[Values]:
     """The config's own values, then those of the grid, or a random choice of them."""
     space = config.spaces[method].to_dict()
     own = {field: config.unlearn[method][field] for field in space}
-    grid = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+    grid = build.grid(space)
     if config.search == "random":
         rng = np.random.default_rng(config.seed)
         grid = [grid[i] for i in rng.permutation(len(grid))]

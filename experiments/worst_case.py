@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from configs.worst_case import RANKED
 from experiments import build, ensembles, populations, runner, worst_case_report
 from unlearnjax import audit, checks, parallel, selection, training
 from unlearnjax.report import table
 from unlearnjax.training.ensembles import fastest_axis, over_models, random_subsets, subset_masks
 from unlearnjax.types import Array, Data, Request, Task, Variables
 
-RANKED = ("lowest_loss", "highest_loss", "typical", "memorised")
 # What is looked at of every example, and what says whether the forget set is known.
 OUTPUTS = {
     "classification": ("loss", "accuracy", "confidence"),
@@ -95,15 +95,12 @@ def story(config: ConfigDict, run: runner.Run) -> None:
 def validate(config: ConfigDict) -> None:
     """Raises `ValueError` before anything is computed."""
     known = tuple(selection.lower.BY_NAME)
-    for name, given, allowed in (
-        ("searches", config.searches, known),
-        ("easiest", config.easiest, known),
-        ("ranked", config.ranked, RANKED),
-        ("klom_sets", config.klom_sets, tuple(names(config))),
-    ):
-        unknown = [x for x in given if x not in allowed]
-        if unknown:
-            raise ValueError(f"{name} must be among {allowed}, got {unknown}")
+    checks.among(
+        searches=(config.searches, known),
+        easiest=(config.easiest, known),
+        ranked=(config.ranked, RANKED),
+        klom_sets=(config.klom_sets, tuple(names(config))),
+    )
     if config.task != "classification" and (config.num_originals or "typical" in config.ranked):
         raise ValueError(
             "KLoM (num_originals) and the ranking 'typical' are for classification, got "

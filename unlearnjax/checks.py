@@ -17,6 +17,14 @@ def one_of(**choices: tuple[Any, Sequence[Any]]) -> None:
             raise ValueError(f"{name} must be one of {allowed}, got {given!r}")
 
 
+def among(**choices: tuple[Sequence[Any], Sequence[Any]]) -> None:
+    """Raises `ValueError` unless all that is given in each `name=(given, allowed)` is allowed."""
+    for name, (given, allowed) in choices.items():
+        unknown = [x for x in given if x not in allowed]
+        if unknown:
+            raise ValueError(f"{name} must be among {allowed}, got {unknown}")
+
+
 def at_least(minimum: float, **values: float) -> None:
     """Raises `ValueError` unless each value is at least `minimum`; NaN is not."""
     for name, value in values.items():
