@@ -13,7 +13,8 @@ are searched against, and `by` what is selected: `example`, `class`, or a field 
     --config=configs/worst_case.py:diabetes
 
 Sets: `random`; `worst:X` and `easiest:X`, the paper's searches against X; `gap:X`, ours, where X is
-furthest from models that never saw the examples; rankings by the original's loss (`lowest_loss`,
+furthest from models that never saw the examples; `moved:SET`, what was found on another seed's
+model; rankings by the original's loss (`lowest_loss`,
 `highest_loss`), by how far the example is from the mean of its class (`typical`), and by how much
 larger its loss is without it (`memorised`).
 """
@@ -22,7 +23,14 @@ from ml_collections import ConfigDict
 
 from configs import regression, unlearn
 
-SEARCHES = ("finetune", "random_label", "gradient_ascent_plus", "scrub", "l1_sparse")
+SEARCHES = (
+    "finetune",
+    "random_label",
+    "gradient_ascent",
+    "gradient_ascent_plus",
+    "scrub",
+    "l1_sparse",
+)
 METHODS = (
     "finetune",
     "l1_sparse",
@@ -57,6 +65,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.searches = tuple(own.get("search", "+".join(searches)).split("+"))
     # The searches that are run for the easiest set too.
     config.easiest = ("random_label",) if classes else ("finetune",)
+    # The sets that are tried on another model than they were found on.
+    config.moved = tuple(f"{kind}:{config.searches[0]}" for kind in ("worst", "gap"))
     config.ranked = tuple(name for name in RANKED if classes or name != "typical")
     # Fields of the lower objectives, see unlearnjax/selection/lower.py.
     config.lower = ConfigDict({} if classes else {"gradient_ascent_plus": {"max_loss": 1.0}})

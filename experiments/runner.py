@@ -226,6 +226,15 @@ def environment() -> dict[str, Any]:
     }
 
 
+def cpu() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
 def device_report() -> str:
     """One line: what the run computes on."""
     env = environment()

@@ -99,6 +99,7 @@ def validate(config: ConfigDict) -> None:
         searches=(config.searches, known),
         easiest=(config.easiest, known),
         ranked=(config.ranked, RANKED),
+        moved=(config.moved, tuple(found_names(config))),
         klom_sets=(config.klom_sets, tuple(names(config))),
     )
     if config.task != "classification" and (config.num_originals or "typical" in config.ranked):
@@ -139,13 +140,14 @@ def selected(config: ConfigDict, number: int) -> int:
 
 def names(config: ConfigDict) -> list[str]:
     """The sets, in the order of the tables."""
-    return [
-        "random",
-        *(f"worst:{x}" for x in config.searches),
-        *(f"gap:{x}" for x in config.searches),
-        *(f"easiest:{x}" for x in config.easiest),
-        *config.ranked,
-    ]
+    moved = (f"moved:{name}" for name in config.moved)
+    return ["random", *found_names(config), *moved, *config.ranked]
+
+
+def found_names(config: ConfigDict) -> list[str]:
+    """The sets that are searched."""
+    kinds = {"worst": config.searches, "gap": config.searches, "easiest": config.easiest}
+    return [f"{kind}:{name}" for kind, names in kinds.items() for name in names]
 
 
 def evaluated(task: Task, wanted, variables: Variables, pool: Data) -> dict[str, Array]:
@@ -169,6 +171,8 @@ def choose(stage: Stage, rng: np.random.Generator) -> dict[str, np.ndarray]:
     ):
         for name in wanted:
             found[f"{kind}:{name}"] = search(stage, name, kind, direction, reference)
+    for name in config.moved:
+        found[f"moved:{name}"] = np.roll(found[name], 1, axis=0)
     ranks = rankings(stage)
     for name in config.ranked:
         found[name] = np.asarray(

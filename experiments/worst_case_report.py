@@ -10,6 +10,7 @@ COLUMNS = {
     "random, worst:X, gap:X, easiest:X": "forget sets of one size: random; found by search against "
     "X so that the unlearned model still fits them (worst), fits them while models that never saw "
     "them do not (gap), does not fit them (easiest)",
+    "moved:SET": "what was found on the model of another seed",
     "lowest_loss, highest_loss, typical, memorised": "ranked by the original's loss; by the "
     "distance to the mean of the class; by how much larger the loss is without the example",
     "oracle": "unlearning accuracy (1 - accuracy on the forget set) of models trained without the "

@@ -39,11 +39,10 @@ def run(num_steps: int = 5, batch_size: int = 100, repeats: int = 3):
         return call
 
     def inside(conv):
-        @jax.jit
         def call(kernels, x):
             return jax.lax.scan(lambda k, _: (step(conv, k, x), None), kernels, length=num_steps)[0]
 
-        return partial(call, kernels, x)
+        return timing.program(call, kernels, x)
 
     for place, build in (("outside scan", outside), ("inside scan", inside)):
         calls = {name: build(conv) for name, conv in WAYS.items()}

@@ -3,99 +3,70 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.benchmarks import problems, timing
+from experiments.benchmarks import problems, timing, torch_reference
 from unlearnjax import training
 from unlearnjax.training import ensembles
 
-SHAPE, RATE = (8, 8, 1), 2e-3
+RATE = 2e-3
 
 
-def run(num_models=32, num_examples=1000, num_epochs=5, batch_size=64, repeats=3):
-    """Yields one record per model: every alternative trains `num_models` on random halves."""
-    data = problems.images(num_examples, SHAPE)
-    subsets = ensembles.random_subsets(jax.random.key(0), num_models, num_examples)
-    rngs = jax.random.split(jax.random.key(1), num_models)
+def run(
+    cases: dict[str, dict],
+    num_models: tuple[int, ...] = (32,),
+    num_epochs: int = 3,
+    batch_size: int = 64,
+    repeats: int = 3,
+):
+    """Yields a record per case and number of models, each trained on a random half.
+
+    Args:
+      cases: name -> `{'model', 'shape', 'examples'}`, and `'torch': False` to leave that out.
+    """
+    for name, case in cases.items():
+        data = problems.images(case["examples"], case["shape"])
+        for count in num_models:
+            calls = _calls(case, data, count, num_epochs, batch_size)
+            text = f"{count} x {name}, {num_epochs} epochs of {case['examples'] // 2} examples"
+            record = timing.compare("ensemble", text, calls, repeats, models=count)
+            rates = {n: round(count / s, 2) for n, s in record["seconds"].items()}
+            yield {**record, "models_per_second": rates}
+
+
+def _calls(case: dict, data, count: int, num_epochs: int, batch_size: int):
+    subsets = ensembles.random_subsets(jax.random.key(0), count, case["examples"])
+    rngs = jax.random.split(jax.random.key(1), count)
     options = {"num_epochs": num_epochs, "batch_size": min(batch_size, subsets.shape[1])}
-    for model in ("mlp", "convnet"):
-        task, tx = problems.task(model), optax.adam(RATE)
+    task, tx = problems.task(case["model"]), optax.adam(RATE)
 
-        def together(axis, task=task, tx=tx):
+    def together(axis):
+        def fit(data, subsets, rngs):
             keep = lambda variables, data: variables["params"]
-            fit = partial(ensembles.train_ensemble, task, tx, data, keep=keep, axis=axis, **options)
-            return jax.jit(lambda subsets, rngs: fit(subsets=subsets, rngs=rngs))
-
-        one = jax.jit(
-            lambda rows, rng, task=task, tx=tx: training.train(
-                task, tx, data, rows, rng, **options
-            )[0].variables["params"]
-        )
-
-        def in_turns(one=one):
-            return [one(rows, rng) for rows, rng in zip(subsets, rngs, strict=True)]
-
-        calls = {
-            "ensemble (vmap)": partial(together("vmap"), subsets, rngs),
-            "ensemble (map)": partial(together("map"), subsets, rngs),
-            "one at a time": in_turns,
-        }
-        reference = torch_loop(model, data, np.asarray(subsets), **options)
-        if reference is not None:
-            calls["torch loop"] = reference
-        record = timing.compare("ensemble", f"{num_models} x {model}", calls, repeats)
-        rates = {name: round(num_models / s, 2) for name, s in record["seconds"].items()}
-        yield {**record, "models_per_second": rates}
-
-
-def torch_loop(model: str, data, subsets, *, num_epochs: int, batch_size: int):
-    """The same training in eager PyTorch, one model after another; `None` without torch."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    from torch import nn
-
-    inputs = torch.from_numpy(np.asarray(data["inputs"]).transpose(0, 3, 1, 2).copy())
-    targets = torch.from_numpy(np.array(data["targets"])).long()
-
-    def build():
-        if model == "mlp":
-            return nn.Sequential(
-                nn.Flatten(),
-                nn.Linear(SHAPE[0] * SHAPE[1], 256),
-                nn.ReLU(),
-                nn.Linear(256, 256),
-                nn.ReLU(),
-                nn.Linear(256, 10),
+            return ensembles.train_ensemble(
+                task, tx, data, subsets, rngs, keep, axis=axis, **options
             )
-        side = SHAPE[0] // 4
-        return nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(64 * side * side, 128),
-            nn.ReLU(),
-            nn.Linear(128, 10),
-        )
 
-    def call():
-        for rows in subsets:
-            network = build()
-            optimizer = torch.optim.Adam(network.parameters(), RATE)
-            rows = torch.from_numpy(np.array(rows)).long()
-            for _ in range(num_epochs):
-                for batch in rows[torch.randperm(len(rows))].split(batch_size):
-                    optimizer.zero_grad()
-                    loss = nn.functional.cross_entropy(network(inputs[batch]), targets[batch])
-                    loss.backward()
-                    optimizer.step()
-        return jnp.zeros(())
+        return timing.program(fit, data, subsets, rngs)
 
-    return call
+    one = jax.jit(
+        lambda data, rows, rng: training.train(task, tx, data, rows, rng, **options)[0].variables
+    )
+
+    def in_turns():
+        return [one(data, rows, rng) for rows, rng in zip(subsets, rngs, strict=True)]
+
+    axis = ensembles.fastest_axis(task, data)
+    other = "map" if axis == "vmap" else "vmap"
+    calls = {
+        "ours": together(axis),
+        f"ours, {other}": together(other),
+        "one at a time": in_turns,
+    }
+    if torch_reference.available() and case.get("torch", True):
+        rows = np.asarray(subsets)
+        calls["torch"] = partial(
+            torch_reference.ensemble, case["model"], data, rows, rate=RATE, **options
+        )()
+    return calls

@@ -1,28 +1,34 @@
-"""The exact Fisher diagonal by layer rules, against its definition and the batch variant."""
+"""The exact Fisher diagonal by layer rules, against its definition, the batch variant, PyTorch."""
 
 from functools import partial
 
 import jax
 
-from experiments.benchmarks import problems, timing
+from experiments.benchmarks import problems, timing, torch_reference
 from unlearnjax import curvature
 
 
-def run(num_examples: int = 1000, repeats: int = 3):
-    """Yields one record per model."""
-    data = problems.images(num_examples)
-    for model in ("mlp", "convnet"):
-        task = problems.task(model)
-        variables = task.init(jax.random.key(0), data)
+def run(sizes: dict[str, int], batch_size: int = 128, definition: bool = True, repeats: int = 3):
+    """Yields one record per model, over `sizes[model]` examples; `definition` also times that."""
+    for model, num_examples in sizes.items():
+        shape = problems.shape(model)
+        data, task = problems.images(num_examples, shape), problems.task(model)
+        variables = task.init(jax.random.key(0), problems.part(data, slice(1)))
+        size = min(batch_size, num_examples)
 
-        def fisher(method, task=task):
-            return jax.jit(partial(curvature.fisher_diagonal, task, method=method))
+        def fisher(method, task=task, variables=variables, data=data):
+            call = partial(curvature.fisher_diagonal, task, method=method)
+            return timing.program(call, variables, data)
 
-        size = min(128, num_examples)
-        batch = jax.jit(partial(curvature.batch_gradient_squared, task, batch_size=size))
-        calls = {
-            "layers (exact)": partial(fisher("layers"), variables, data),
-            "vmap(grad) (exact)": partial(fisher("vmap"), variables, data),
-            "batch squared (inexact)": partial(batch, variables, data),
-        }
-        yield timing.compare("fisher", f"{model}, {num_examples} examples", calls, repeats)
+        batch = partial(curvature.batch_gradient_squared, task, batch_size=size)
+        calls = {"ours": fisher("layers")}
+        if definition:
+            calls["vmap(grad)"] = fisher("vmap")
+        calls["batch squared (inexact)"] = timing.program(batch, variables, data)
+        if torch_reference.available() and model in ("mlp", "convnet"):
+            net = torch_reference.network(model, shape, variables)
+            calls["torch, one by one"] = torch_reference.fisher_exact(net, data)
+            calls["torch.func"] = torch_reference.fisher_vmap(net, data)
+            calls["torch, batch squared (inexact)"] = torch_reference.fisher_batch(net, data, size)
+        case = f"{model}, {num_examples} examples"
+        yield timing.compare("fisher", case, calls, repeats, examples=num_examples)

@@ -15,24 +15,24 @@ SHAPE = (8, 8, 1)
 
 
 def run(
-    num_examples: int = 2000,
-    growth: tuple[int, ...] = (500, 2000, 8000),
-    unrolls: tuple[int, ...] = (1, 2, 4, 8),
+    sizes: dict[str, int],
+    growth: tuple[int, ...] = (),
+    unrolls: tuple[int, ...] = (),
     batch_size: int = 128,
     train_epochs: int = 20,
     repeats: int = 3,
 ):
-    """Yields a record per model, then how the time grows with N and with the lower level."""
-    for model in ("mlp", "convnet"):
+    """Yields a record per model of `sizes`, then how time grows with N and with the lower level."""
+    for model, num_examples in sizes.items():
         calls = _calls(model, num_examples, batch_size, train_epochs)
-        yield timing.compare("search", f"{model}, {num_examples} examples", calls, repeats)
-    sizes = {f"N={n}": _step("mlp", n, batch_size, "sign", 2) for n in growth}
-    yield timing.compare("search", "mlp, growth with N", sizes, repeats)
-    for mode in ("sign", "unrolled"):
-        lengths = {
-            f"{n} lower epochs": _step("mlp", num_examples, batch_size, mode, n) for n in unrolls
-        }
-        yield timing.compare("search", f"mlp, {mode}, growth with its length", lengths, repeats)
+        case = f"{model}, {num_examples} examples"
+        yield timing.compare("search", case, calls, repeats, examples=num_examples)
+    if growth:
+        points = {str(n): _step("mlp", n, batch_size, "sign", 2) for n in growth}
+        yield timing.compare("scaling", "search step, examples", points, repeats)
+    for mode in ("sign", "unrolled") if unrolls else ():
+        points = {str(n): _step("mlp", 2000, batch_size, mode, n) for n in unrolls}
+        yield timing.compare("scaling", f"search step ({mode}), lower epochs", points, repeats)
 
 
 def _problem(model: str, num_examples: int):
@@ -42,23 +42,21 @@ def _problem(model: str, num_examples: int):
 
 def _step(model: str, num_examples: int, batch_size: int, mode: str, lower_epochs: int):
     task, data, variables = _problem(model, num_examples)
-    call = jax.jit(
-        partial(
-            selection.hypergradient,
-            task,
-            lower=selection.lower.random_label(),
-            tx=optax.sgd(1e-3),
-            mode=mode,
-            lower_epochs=lower_epochs,
-            batch_size=batch_size,
-        )
+    call = partial(
+        selection.hypergradient,
+        task,
+        lower=selection.lower.random_label(),
+        tx=optax.sgd(1e-3),
+        mode=mode,
+        lower_epochs=lower_epochs,
+        batch_size=batch_size,
     )
     weights = jnp.full(num_examples, 0.1)
-    return partial(call, variables, data, weights, jax.random.key(1))
+    return timing.program(call, variables, data, weights, jax.random.key(1))
 
 
 def _calls(model: str, num_examples: int, batch_size: int, train_epochs: int):
-    """'sign' first, the reference; each two lower epochs but for the training run."""
+    """Ours by sign first; each two lower epochs but for the training run."""
     task, data, variables = _problem(model, num_examples)
     host = {name: np.asarray(value) for name, value in data.items()}
     lower = selection.lower.random_label()
@@ -104,8 +102,8 @@ def _calls(model: str, num_examples: int, batch_size: int, train_epochs: int):
         )
     )
     return {
-        "sign": _step(model, num_examples, batch_size, "sign", 2),
-        "unrolled": _step(model, num_examples, batch_size, "unrolled", 2),
+        "ours": _step(model, num_examples, batch_size, "sign", 2),
+        "ours, unrolled": _step(model, num_examples, batch_size, "unrolled", 2),
         "by hand": by_hand,
         f"training run of {train_epochs} epochs": partial(fit, jax.random.key(3)),
     }

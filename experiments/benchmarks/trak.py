@@ -1,4 +1,4 @@
-"""Projected gradients for TRAK: in blocks, against materialising all gradients."""
+"""Projected gradients for TRAK: in blocks, against materialising all gradients, and PyTorch."""
 
 from functools import partial
 
@@ -6,22 +6,20 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from experiments.benchmarks import problems, timing
-from unlearnjax import attribution
+from experiments.benchmarks import problems, timing, torch_reference
+from unlearnjax import attribution, trees
 
 SHAPE = (8, 8, 1)
+BLOCK = 4096
 
 
-def run(num_examples=500, num_projections=512, batch_size=50, repeats=3):
-    """Yields one record per model, with the peak memory of both of our programs in bytes."""
-    data = problems.images(num_examples, SHAPE)
-    for model in ("mlp", "convnet"):
-        task = problems.task(model)
-        variables = task.init(jax.random.key(0), data)
-        num_parameters = sum(x.size for x in jax.tree.leaves(variables["params"]))
-        matrix = jax.random.rademacher(
-            jax.random.key(1), (num_parameters, num_projections), jnp.float32
-        )
+def run(sizes: dict[str, int], num_projections: int = 512, batch_size: int = 50, repeats: int = 3):
+    """Yields one record per model, over `sizes[model]` examples."""
+    for model, num_examples in sizes.items():
+        data, task = problems.images(num_examples, SHAPE), problems.task(model)
+        variables = task.init(jax.random.key(0), problems.part(data, slice(1)))
+        width = trees.size(variables["params"])
+        matrix = jax.random.rademacher(jax.random.key(1), (width, num_projections), jnp.float32)
 
         def in_blocks(variables, data, task=task):
             return attribution.project_gradients(
@@ -44,16 +42,16 @@ def run(num_examples=500, num_projections=512, batch_size=50, repeats=3):
 
             return jax.vmap(gradient)(data) @ matrix
 
-        calls, peaks = {}, {}
-        for name, fn, args in (
-            ("in blocks", in_blocks, (variables, data)),
-            ("materialised", materialised, (variables, data, matrix)),
-        ):
-            program = jax.jit(fn).lower(*args).compile()
-            memory = program.memory_analysis()
-            peaks[name] = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-            calls[name] = partial(program, *args)
+        calls = {
+            "ours": timing.program(in_blocks, variables, data),
+            "all gradients at once": timing.program(materialised, variables, data, matrix),
+        }
+        if torch_reference.available():
+            net = torch_reference.network(model, SHAPE, variables)
+            project = partial(
+                torch_reference.project_gradients, net, data, num_projections, batch_size
+            )
+            calls["torch"] = project(BLOCK)
+            calls["torch, stored matrix"] = project()
         case = f"{model}, {num_examples} examples, k={num_projections}"
-        record = timing.compare("trak", case, calls, repeats)
-        rates = {name: round(num_examples / s) for name, s in record["seconds"].items()}
-        yield {**record, "examples_per_second": rates, "bytes": peaks}
+        yield timing.compare("trak", case, calls, repeats, examples=num_examples)

@@ -1,7 +1,7 @@
 """Did it forget? Accuracies, membership inference, distances to the oracle, relearning, cost."""
 
 from unlearnjax.audit import regression
-from unlearnjax.audit.cost import Compiled, Cost, compile_costed, flops, timed
+from unlearnjax.audit.cost import Compiled, Cost, bytes_accessed, compile_costed, flops, timed
 from unlearnjax.audit.distances import (
     activation_distance,
     jensen_shannon,
@@ -39,6 +39,7 @@ __all__ = [
     "anamnesis_index",
     "attack_scores",
     "average_gap",
+    "bytes_accessed",
     "challenge_score",
     "compile_costed",
     "example_epsilons",

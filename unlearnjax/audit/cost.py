@@ -60,24 +60,30 @@ def flops(fn: Callable, *args: Any) -> float:
     XLA counts the body of a loop once, whatever its length. Each `scan` is therefore analysed by
     itself and counted as often as it runs; a `while` loop of unknown length still counts once.
     """
-    return _flops(jax.make_jaxpr(fn)(*args))[0]
+    analyse = lambda lowered: (lowered.cost_analysis() or {}).get("flops", 0.0)
+    return _multiplied_out(jax.make_jaxpr(fn)(*args), analyse)[0]
 
 
-def _flops(closed: core.ClosedJaxpr) -> tuple[float, float]:
-    """With loops multiplied out, and as XLA counts."""
-    total = once = _flops_once(closed)
-    for body, length in _scans(closed.jaxpr):
-        body_total, body_once = _flops(body)
-        total += length * body_total - body_once
-    return total, once
+def bytes_accessed(fn: Callable, *args: Any) -> float:
+    """Bytes that one call reads and writes, loops multiplied out as in `flops`.
+
+    Of the optimised program: what XLA fuses away does not count. Compiles every loop body.
+    """
+    analyse = lambda lowered: (lowered.compile().cost_analysis() or {}).get("bytes accessed", 0.0)
+    return _multiplied_out(jax.make_jaxpr(fn)(*args), analyse)[0]
 
 
-def _flops_once(closed: core.ClosedJaxpr) -> float:
+def _multiplied_out(closed: core.ClosedJaxpr, analyse: Callable) -> tuple[float, float]:
+    """What `analyse` finds with loops multiplied out, and as XLA counts."""
     avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
     # The program's types are settled; parts of it may be in float64.
     with jax.enable_x64(True):
-        analysis = jax.jit(core.jaxpr_as_fun(closed)).lower(*avals).cost_analysis() or {}
-    return float(analysis.get("flops", 0.0))
+        once = float(analyse(jax.jit(core.jaxpr_as_fun(closed)).lower(*avals)))
+    total = once
+    for body, length in _scans(closed.jaxpr):
+        body_total, body_once = _multiplied_out(body, analyse)
+        total += length * body_total - body_once
+    return total, once
 
 
 def _scans(jaxpr: core.Jaxpr):
