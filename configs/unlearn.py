@@ -188,6 +188,7 @@ def get_config(
             "batch_size": defaults["batch_size"],
             "augment": defaults.get("augment", False),
             "checkpoint_every": max(1, defaults["num_epochs"] // 5),
+            "shard_parameters": False,  # split the model over devices, not only the batch
         }
     )
     config.evaluate = ConfigDict({"batch_size": 500})

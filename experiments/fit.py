@@ -35,8 +35,12 @@ def make_fit(
     batch_size: int,
     checkpoint_every: int,
     augment: Augment | None = None,
+    shard_parameters: bool = False,
 ) -> Callable[[Run, str, jax.Array], Fit]:
     """`(run, name, rng) -> Fit`: `training.train`, one compiled epoch after another.
+
+    With `shard_parameters` the model and its optimizer state are split over the devices of the
+    mesh, see `parallel.split_shardings`; otherwise every device has a copy.
 
     The epoch is compiled once for all seeds. Killed at any moment and called again with the same
     arguments, the run goes on from its last checkpoint to bit-identical variables (on CPU).
@@ -55,14 +59,21 @@ def make_fit(
             augment=augment,
         )
 
-    @jax.jit
-    def init(rng):
+    def fresh(rng):
         return training.init_state(training.init_variables(task, data, rng), tx)
+
+    placed, of_epoch = {}, {}
+    mesh = parallel.current()
+    if shard_parameters and mesh is not None:
+        shardings = parallel.split_shardings(jax.eval_shape(fresh, jax.random.key(0)), mesh)
+        placed = {"out_shardings": shardings}
+        of_epoch = {"out_shardings": (shardings, None)}
+    init = jax.jit(fresh, **placed)
 
     @functools.cache
     def compiled_epoch():
         args = (init(jax.random.key(0)), data, indices, jax.random.key(0))
-        return audit.compile_costed(epoch, *args, donate_argnums=(0,))
+        return audit.compile_costed(epoch, *args, donate_argnums=(0,), **of_epoch)
 
     def fit(run: Run, name: str, rng: jax.Array) -> Fit:
         state = init(rng)

@@ -29,6 +29,7 @@ from rich.progress import (
 )
 
 import unlearnjax
+from experiments import compilation
 from unlearnjax import parallel
 from unlearnjax.report import html, table
 
@@ -41,6 +42,11 @@ _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     os.environ.get("UNLEARNJAX_DATA_DIR"),
     "Directory of prepared tfds data sets; default $UNLEARNJAX_DATA_DIR, else tfds' own.",
+)
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    compilation.default_directory(),
+    "Where compiled programs are kept between launches; empty: nowhere.",
 )
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the traceback of an error in the input.")
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "host:port of process 0.")
@@ -265,6 +271,8 @@ def launch(
             raise ValueError(f"--config is missing, e.g. --config=configs/{name}.py")
         if _MULTIHOST.value or _COORDINATOR.value is not None:
             parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        if _CACHE.value:
+            compilation.enable_cache(_CACHE.value)
         logging.set_verbosity(logging.ERROR)  # orbax reports every file
         workdir = Path(_WORKDIR.value or Path("runs") / name).absolute()
         run = Run(name, config, workdir, _DATA_DIR.value)

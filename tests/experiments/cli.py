@@ -29,7 +29,13 @@ def command(workdir, *flags, config=DEFAULT, experiment="unlearn"):
 def environment(tfds_dir, **extra):
     # A fresh process, without the eight devices of the tests.
     env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "UNLEARNJAX_DATA_DIR")}
-    return {**env, "TFDS_DATA_DIR": str(tfds_dir), "COLUMNS": "200", **extra}
+    return {
+        **env,
+        "TFDS_DATA_DIR": str(tfds_dir),
+        "UNLEARNJAX_COMPILATION_CACHE": str(tfds_dir / "compiled"),
+        "COLUMNS": "200",
+        **extra,
+    }
 
 
 def start(command, tfds_dir, **extra):

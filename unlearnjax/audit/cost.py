@@ -31,10 +31,10 @@ class Compiled(NamedTuple):
     cost: Cost
 
 
-def compile_costed(fn: Callable, *args: Any, donate_argnums: tuple[int, ...] = ()) -> Compiled:
-    """Compiles `fn` for the shapes of `args`."""
+def compile_costed(fn: Callable, *args: Any, **options: Any) -> Compiled:
+    """Compiles `fn` for the shapes and shardings of `args`; `options` are those of `jax.jit`."""
     start = time.perf_counter()
-    compiled = jax.jit(fn, donate_argnums=donate_argnums).lower(*args).compile()
+    compiled = jax.jit(fn, **options).lower(*args).compile()
     compile_seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     peak = (

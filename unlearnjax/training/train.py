@@ -133,7 +133,8 @@ def stream_epochs(
       step: from `make_step`; compiled here, with the state's buffers donated.
       state: where to go on from; it must stand at the beginning of an epoch.
       fetch: host function from positions to their examples, e.g. over a `tfds` data source. What
-        it returns for padded places gets weight 0.
+        it returns for padded places gets weight 0. Under a mesh of several hosts each is asked for
+        its own part of every batch only.
       indices, rng, num_epochs, batch_size, augment: as in `run_epochs`.
 
     Yields:
@@ -147,15 +148,18 @@ def stream_epochs(
         return step(state, *_prepare(batch, rng, state.step, augment))
 
     mesh = parallel.current()
+    if mesh is not None and batch_size % mesh.size and jax.process_count() == 1:
+        mesh = None  # the devices do not divide it: every batch goes to one
+    own = jnp.arange(batch_size) if mesh is None else parallel.local_rows(batch_size, mesh)
     state = jax.tree.map(jnp.copy, state)  # the caller's own buffers are not donated
     for _ in range(num_epochs):
         key = _epoch_key(rng, state.step // steps)
         totals = None
-        for rows in jax.device_get(data_lib.epoch_order(key, indices, batch_size)):
+        for rows in jax.device_get(data_lib.epoch_order(key, indices, batch_size)[:, own]):
             batch = dict(fetch(jax.device_get(data_lib.position(rows)).tolist()))
             batch["weight"] = batch.get("weight", 1.0) * (rows >= 0).astype("float32")
-            if mesh is not None and batch_size % mesh.size == 0:
-                batch = parallel.shard(batch, mesh)
+            if mesh is not None:
+                batch = parallel.from_local(batch, mesh)
             state, sums = one_step(state, batch)
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
         yield state, _means(totals)
