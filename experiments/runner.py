@@ -312,6 +312,22 @@ def _one_line_errors(call: Callable[[], None]) -> None:
         if _TRACEBACK.value:
             raise
         _fail(str(error))
+    except (jax.errors.JaxRuntimeError, TimeoutError) as error:
+        if jax.process_count() == 1:
+            raise
+        _lost(error)
+
+
+def _lost(error: Exception) -> NoReturn:
+    """Ends this process after another one of the run is gone."""
+    lines = str(error).splitlines()
+    sys.stderr.write(
+        f"\nerror: another process of this run was lost ({type(error).__name__}: "
+        f"{lines[0] if lines else ''}); what is saved is kept, and the same command goes on from "
+        "it, on any number of processes\n"
+    )
+    sys.stderr.flush()
+    os._exit(1)  # leaving by the usual way would wait for the lost one
 
 
 def _fail(message: str) -> NoReturn:

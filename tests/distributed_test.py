@@ -1,4 +1,3 @@
-import socket
 import subprocess
 import sys
 
@@ -21,12 +20,6 @@ TOLERANCE = {
 }
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def alone():
     """By one process on one device."""
@@ -36,7 +29,7 @@ def alone():
 @pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [2, 4])
 def test_many_processes_compute_what_one_does(alone, tmp_path, tfds_dir, num_processes):
-    out, port = tmp_path / "out.npz", free_port()
+    out, port = tmp_path / "out.npz", cli.free_port()
     module = [sys.executable, "-m", "tests.distributed", str(out), f"localhost:{port}"]
     processes = [
         subprocess.Popen(

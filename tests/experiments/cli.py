@@ -1,6 +1,7 @@
 """Running experiments as a user does: in a process of their own."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,10 @@ def run(command, tfds_dir, **extra):
 def error_lines(process):
     """What a user reads of a failure, without the device report and the progress bar."""
     return [line for line in process.stderr_text.splitlines() if line.startswith("error:")]
+
+
+def free_port() -> int:
+    """For the coordinator of several processes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]

@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+import time
 
 import jax
 import numpy as np
@@ -168,19 +169,15 @@ def test_eight_devices_give_the_result_of_one(finished, tmp_path, tfds_dir):
     assert_same_parameters(workdir, tmp_path / "eight", rtol=1e-2)
 
 
-@pytest.mark.slow
-def test_two_processes_over_gloo_give_the_result_of_one(finished, tmp_path, tfds_dir):
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    workdir = tmp_path / "two"
-    processes = [
+def start_together(workdir, tfds_dir, *flags):
+    """Two processes of one run, over gloo."""
+    port = cli.free_port()
+    return [
         cli.start(
             cli.command(
                 workdir,
                 *cli.SMALL,
+                *flags,
                 f"--coordinator_address=localhost:{port}",
                 "--num_processes=2",
                 f"--process_id={i}",
@@ -189,11 +186,56 @@ def test_two_processes_over_gloo_give_the_result_of_one(finished, tmp_path, tfds
         )
         for i in range(2)
     ]
+
+
+@pytest.mark.slow
+def test_two_processes_over_gloo_give_the_result_of_one(finished, tmp_path, tfds_dir):
+    workdir = tmp_path / "two"
+    processes = start_together(workdir, tfds_dir)
     outputs = [p.communicate(timeout=300) for p in processes]
     assert [p.returncode for p in processes] == [0, 0], outputs
     assert "2 process(es)" in outputs[0][1]
     assert "Forgetting class:3" in outputs[0][0] and "Forgetting" not in outputs[1][0]
     assert_same_parameters(finished[0], workdir, rtol=1e-2)
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_the_run_and_one_process_goes_on_from_what_is_saved(tmp_path, tfds_dir):
+    workdir = tmp_path / "run"
+    flags = ("--config.train.num_epochs=400", "--config.train.checkpoint_every=5")
+    processes = start_together(workdir, tfds_dir, *flags)
+    checkpoints = workdir / "checkpoints" / "original_seed0"
+    saved = lambda: [int(p.name) for p in checkpoints.glob("*") if p.name.isdigit()]
+    end = time.time() + 120
+    while not saved() and time.time() < end:
+        time.sleep(0.2)
+    processes[1].kill()
+    _, stderr = processes[0].communicate(timeout=300)
+    assert processes[0].returncode != 0
+    # By jax, or by us, whichever notices first.
+    assert "another task died" in stderr or "another process of this run was lost" in stderr
+    first = max(saved())
+    assert 0 < first < 400
+    process = cli.run(cli.command(workdir, *cli.SMALL, *flags), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    history = json.loads((workdir / "results.json").read_text())
+    assert {row["method"] for row in history["rows"]} >= {"original", "oracle", *cli.METHODS}
+    # TensorBoard has all epochs, those before the loss too.
+    with Checkpoints(checkpoints) as stored:
+        losses = stored.load()["history.loss"]
+    assert len(losses) == 400 and np.isfinite(losses).all()
+
+
+@pytest.mark.slow
+def test_parameters_split_over_devices_give_the_result_of_one(finished, tmp_path, tfds_dir):
+    process = cli.run(
+        cli.command(tmp_path / "run", *cli.SMALL, "--config.train.shard_parameters=True"),
+        tfds_dir,
+        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+    )
+    assert process.returncode == 0, process.stderr_text
+    assert "on 4 x cpu" in process.stderr_text
+    assert_same_parameters(finished[0], tmp_path / "run", rtol=1e-2)
 
 
 @pytest.mark.realdata
