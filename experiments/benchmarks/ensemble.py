@@ -1,7 +1,5 @@
 """Many small models: one program against one after another, and against plain PyTorch loops."""
 
-from functools import partial
-
 import jax
 import numpy as np
 import optax
@@ -23,7 +21,7 @@ def run(
     """Yields a record per case and number of models, each trained on a random half.
 
     Args:
-      cases: name -> `{'model', 'shape', 'examples'}`, and `'torch': False` to leave that out.
+      cases: name -> `{'model', 'shape', 'examples'}`, and 'options' of the model.
     """
     for name, case in cases.items():
         data = problems.images(case["examples"], case["shape"])
@@ -39,7 +37,8 @@ def _calls(case: dict, data, count: int, num_epochs: int, batch_size: int):
     subsets = ensembles.random_subsets(jax.random.key(0), count, case["examples"])
     rngs = jax.random.split(jax.random.key(1), count)
     options = {"num_epochs": num_epochs, "batch_size": min(batch_size, subsets.shape[1])}
-    task, tx = problems.task(case["model"]), optax.adam(RATE)
+    of_model = case.get("options", {})
+    task, tx = problems.task(case["model"], **of_model), optax.adam(RATE)
 
     def together(axis):
         def fit(data, subsets, rngs):
@@ -64,9 +63,8 @@ def _calls(case: dict, data, count: int, num_epochs: int, batch_size: int):
         f"ours, {other}": together(other),
         "one at a time": in_turns,
     }
-    if torch_reference.available() and case.get("torch", True):
-        rows = np.asarray(subsets)
-        calls["torch"] = partial(
-            torch_reference.ensemble, case["model"], data, rows, rate=RATE, **options
-        )()
+    if torch_reference.available():
+        calls["torch"] = torch_reference.ensemble(
+            case["model"], data, np.asarray(subsets), rate=RATE, **options, **of_model
+        )
     return calls

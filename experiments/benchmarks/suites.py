@@ -1,14 +1,15 @@
 """What is measured, at which sizes, and what ratio to PyTorch is aimed at."""
 
 DIGITS, FASHION = (8, 8, 1), (28, 28, 1)
-SMALL = {"model": "mlp", "shape": DIGITS, "examples": 1000}
+MLP = {"model": "mlp", "shape": DIGITS, "examples": 1000}
+SMALL = {**MLP, "options": {"hidden": (64,)}}
 
 # Under two minutes on 2 CPU cores.
 QUICK = {
     "training": {"sizes": {"mlp": 1000, "convnet": 500}, "steps_of": ("convnet",)},
     "fisher": {"sizes": {"mlp": 500, "convnet": 256}},
     "forgetting": {"sizes": {"convnet": 500}},
-    "ensemble": {"cases": {"mlp": SMALL}, "num_models": (16,), "num_epochs": 2},
+    "ensemble": {"cases": {"mlp": MLP}, "num_models": (16,), "num_epochs": 2},
     "trak": {"sizes": {"mlp": 200}, "num_projections": 256},
     "datamodels": {"cases": ((500, 500, 100),)},
     "analytic": {"sizes": (1_000, 10_000), "against": ((512, 2_000, 200),)},
@@ -27,7 +28,8 @@ FULL = {
     "forgetting": {"sizes": {"convnet": 5000}},
     "ensemble": {
         "cases": {
-            "mlp": SMALL,
+            "small mlp": SMALL,
+            "mlp": MLP,
             "convnet": {"model": "convnet", "shape": DIGITS, "examples": 1000},
             "convnet on 28x28": {"model": "convnet", "shape": FASHION, "examples": 1000},
         }
@@ -65,6 +67,7 @@ TARGETS = {
     ("fisher", "convnet", "batch squared (inexact)"): 0.9,
     ("forget", "ssd, convnet", "torch"): 1.0,
     ("forget", "scrub, convnet", "torch"): 1.8,
+    ("ensemble", "32 x small mlp", "torch"): 3.0,
     ("ensemble", "32 x mlp", "torch"): 3.0,
     ("ensemble", "32 x convnet", "torch"): 1.3,
     ("acu", "forget 500 of 5000 rows, D=2048", "torch"): 1.0,

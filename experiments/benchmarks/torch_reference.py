@@ -30,15 +30,18 @@ def version() -> str:
     return f"{torch.__version__}, {torch.get_num_threads()} threads" if torch else "not installed"
 
 
-def network(model: str, shape: Sequence[int], variables=None) -> "nn.Module":
-    """`models.MLP` or `models.ConvNet` with the defaults, on images of `shape` (HWC).
+def network(
+    model: str, shape: Sequence[int], variables=None, hidden: Sequence[int] = (256, 256)
+) -> "nn.Module":
+    """`models.MLP` or `models.ConvNet` on images of `shape` (HWC).
 
     Args:
       variables: of the Flax model, to be taken over; otherwise fresh ones.
+      hidden: of the MLP.
     """
     height, width, channels = shape
     if model == "mlp":
-        sizes = [height * width * channels, 256, 256]
+        sizes = [height * width * channels, *hidden]
         layers = [nn.Flatten()]
         for a, b in zip(sizes[:-1], sizes[1:], strict=True):
             layers += [nn.Linear(a, b), nn.ReLU()]
@@ -91,11 +94,13 @@ def tensors(data) -> tuple["torch.Tensor", "torch.Tensor"]:
 def epoch(net: "nn.Module", data, batch_size: int, rate: float) -> Call:
     """One training epoch of SGD."""
     inputs, targets = tensors(data)
-    optimizer = torch.optim.SGD(net.parameters(), rate)
 
     def call():
+        student = copy.deepcopy(net)  # every round starts from the same
+        optimizer = torch.optim.SGD(student.parameters(), rate)
         for rows in torch.randperm(len(inputs)).split(batch_size):
-            _step(optimizer, F.cross_entropy(net(inputs[rows]), targets[rows]))
+            _step(optimizer, F.cross_entropy(student(inputs[rows]), targets[rows]))
+        return student
 
     return call
 
@@ -220,14 +225,16 @@ def ascent_plus(
     return call
 
 
-def ensemble(model: str, data, subsets, num_epochs: int, batch_size: int, rate: float) -> Call:
-    """Many small models, one after another."""
+def ensemble(
+    model: str, data, subsets, num_epochs: int, batch_size: int, rate: float, **options
+) -> Call:
+    """Many small models, one after another; `options` are those of `network`."""
     inputs, targets = tensors(data)
     shape = data["inputs"].shape[1:]
 
     def call():
         for rows in subsets:
-            net = network(model, shape)
+            net = network(model, shape, **options)
             optimizer = torch.optim.Adam(net.parameters(), rate)
             rows = torch.from_numpy(np.array(rows)).long()
             for _ in range(num_epochs):

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from experiments import worst_case_report
+from experiments import worst_case, worst_case_report
 from tests.experiments import cli
 
 CONFIG = (
@@ -99,11 +99,29 @@ def test_sets_of_a_regression_are_searched(tmp_path, tfds_dir):
         (CONFIG.replace("finetune+random", "tune+random"), (), "searches must be among"),
         (CONFIG, ("--config.ranked=('loss',)",), "ranked must be among"),
         (CONFIG, ("--config.search.mode=adjoint",), "mode must be one of"),
+        (CONFIG, ("--config.moved=('random',)",), "moved must be among"),
     ],
 )
 def test_bad_input_is_one_line(config, flags, message, tmp_path, tfds_dir):
     process = cli.run(command(tmp_path / "run", *flags, config=config), tfds_dir)
     assert process.returncode != 0 and message in cli.error_lines(process)[0]
+
+
+def test_moved_sets_are_those_of_another_seed(monkeypatch):
+    from ml_collections import ConfigDict
+
+    config = ConfigDict(
+        {"num_seeds": 3, "searches": ("finetune",), "easiest": (), "ranked": ()}
+        | {"moved": ("gap:finetune",)}
+    )
+    found = {"worst": np.eye(3, 5), "gap": np.eye(3, 5, k=1)}
+    monkeypatch.setattr(worst_case, "search", lambda stage, name, kind, *_: found[kind])
+    monkeypatch.setattr(worst_case, "rankings", lambda stage: {})
+    stage = worst_case.Stage(config, *[None] * 3, 5, np.arange(5), 1, None, None, np.zeros(5))
+    chosen = worst_case.choose(stage, np.random.default_rng(0))
+    assert list(chosen) == ["random", "worst:finetune", "gap:finetune", "moved:gap:finetune"]
+    np.testing.assert_array_equal(chosen["moved:gap:finetune"], found["gap"][[2, 0, 1]])
+    np.testing.assert_array_equal(chosen["random"].sum(1), [1, 1, 1])
 
 
 def test_the_interval_is_students():

@@ -17,7 +17,7 @@ from unlearnjax.models import layers
     padding=st.sampled_from(["SAME", "VALID"]),
 )
 @hypothesis.settings(deadline=None, max_examples=25)
-def test_patches_and_native_convolution_agree_with_their_gradients(size, kernel, strides, padding):
+def test_the_convolutions_agree_with_their_gradients(size, kernel, strides, padding):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
     k = jnp.asarray(rng.normal(size=(*kernel, 3, 5)), jnp.float32)
@@ -28,7 +28,7 @@ def test_patches_and_native_convolution_agree_with_their_gradients(size, kernel,
 
     results = [
         jax.value_and_grad(lambda x, k, c=c: value(c, x, k), (0, 1), has_aux=True)(x, k)
-        for c in (layers.conv_patches, layers.conv_native)
+        for c in (layers.conv_native, layers.conv_patches, layers.conv_cpu)
     ]
     chex.assert_trees_all_close(*results, rtol=1e-3, atol=1e-3)
 
@@ -44,13 +44,44 @@ def test_conv_layer_has_the_parameters_and_outputs_of_flax():
     )
 
 
-def test_cpu_program_holds_no_native_convolution():
-    """The trap this layer exists for."""
+def derivatives(conv):
+    """Second ones, in every combination of the two modes; of a batch, and of one example each."""
+    x = jax.random.normal(jax.random.key(0), (4, 6, 5, 2))
+    k, direction = jax.random.normal(jax.random.key(1), (2, 3, 2, 2, 3))
+    loss = lambda k, x: jnp.sum(jnp.sin(conv(x, k, (2, 1), "SAME")))
+    slope = jax.grad(loss)
+    along = lambda k: jnp.vdot(slope(k, x), direction)
+    forward = jax.jvp(lambda k: jax.jvp(lambda k: loss(k, x), (k,), (direction,))[1], (k,), (k,))
+    return {
+        "reverse, reverse": jax.grad(along)(k),
+        "reverse, forward": jax.jvp(lambda k: slope(k, x), (k,), (direction,))[1],
+        "forward, forward": forward[1],
+        "per example": jax.vmap(slope, (None, 0))(k, x[:, None]),
+        "of the inputs": jax.jvp(lambda x: jax.grad(loss, 1)(k, x), (x,), (x,))[1],
+    }
+
+
+def test_second_derivatives_agree():
+    results = map(derivatives, (layers.conv_native, layers.conv_patches, layers.conv_cpu))
+    first, *others = results
+    for other in others:
+        chex.assert_trees_all_close(other, first, rtol=1e-4, atol=1e-4)
+
+
+def test_convolutions_inside_a_loop_are_in_the_order_that_the_cpu_has_kernels_for():
+    """The trap these layers exist for."""
     x, k = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
-    text = jax.jit(layers.conv).lower(x, k).as_text()
-    assert "stablehlo.convolution" not in text
-    native = jax.jit(layers.conv_native).lower(x, k).as_text()
-    assert "stablehlo.convolution" in native
+
+    def train(conv):
+        step = lambda k, _: (k - jax.grad(lambda k: jnp.sum(conv(conv(x, k), k[..., :3, :])))(k), 0)
+        looped = jax.jit(lambda k: jax.lax.scan(step, k, length=2)[0])
+        text = looped.lower(k[..., :3]).compile().as_text()
+        return [line for line in text.splitlines() if " convolution(" in line]
+
+    order = "dim_labels=b01f_01io->b01f"
+    assert any(order not in line for line in train(layers.conv_native))
+    lines = train(layers.conv)
+    assert lines and all(order in line for line in lines)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (7, 9)])

@@ -11,7 +11,7 @@ from unlearnjax.types import Array
 
 
 class ConvNet(nn.Module):
-    """3x3 convolutions, each with ReLU and 2x2 max pooling, then one hidden dense layer.
+    """3x3 convolutions, each with 2x2 max pooling and ReLU, then one hidden dense layer.
 
     With the defaults on 28x28x1 inputs and ten classes: 421,642 parameters.
 
@@ -32,7 +32,7 @@ class ConvNet(nn.Module):
         del train
         x = inputs
         for width in self.channels:
-            x = layers.max_pool(nn.relu(layers.Conv(width, dtype=self.dtype)(x)))
+            x = nn.relu(layers.max_pool(layers.Conv(width, dtype=self.dtype)(x)))
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype)(x))
         logits = nn.Dense(self.num_classes, dtype=self.dtype)(x)
