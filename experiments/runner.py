@@ -94,7 +94,7 @@ class Run:
                 stored = json.loads(path.read_text())
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path} is damaged; choose another --workdir") from error
-            changed = _differences(stored, self._config)
+            changed = differences(stored, self._config)
             if changed:
                 raise ValueError(
                     f"workdir {self.workdir} holds a run with another configuration "
@@ -335,11 +335,12 @@ def _fail(message: str) -> NoReturn:
     sys.exit("error: " + " ".join(message.split()))
 
 
-def _differences(stored: Any, new: Any, path: str = "config") -> list[str]:
+def differences(stored: Any, new: Any, path: str = "config") -> list[str]:
+    """Fields in which two configurations differ, one line each."""
     if isinstance(stored, dict) and isinstance(new, dict):
         return [
             line
             for k in sorted(stored.keys() | new.keys())
-            for line in _differences(stored.get(k), new.get(k), f"{path}.{k}")
+            for line in differences(stored.get(k), new.get(k), f"{path}.{k}")
         ]
     return [] if stored == new else [f"{path}: stored {stored!r}, now {new!r}"]

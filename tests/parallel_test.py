@@ -61,14 +61,19 @@ def test_sharded_training_run_equals_one_device(digits):
     problems.assert_trees_close(sharded_history, history, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", curvature.fisher.METHODS)
-def test_fisher_does_not_depend_on_the_number_of_devices(digits, method):
+@pytest.mark.parametrize(
+    ("method", "max_bytes"),
+    [*((method, 2**28) for method in curvature.fisher.METHODS), ("layers", 99)],
+)
+def test_fisher_does_not_depend_on_the_number_of_devices(digits, method, max_bytes):
+    """Nor on how many examples' gradients each of them may hold at once."""
     task = convnet()
     variables = problems.init(task, digits)
     data = {k: v[:100] for k, v in digits.items()}
 
     def fisher(variables, data):
-        return curvature.fisher_diagonal(task, variables, data, method=method, batch_size=32)
+        options = {"method": method, "batch_size": 32, "max_bytes": max_bytes}
+        return curvature.fisher_diagonal(task, variables, data, **options)
 
     expected = jax.jit(fisher)(variables, data)
     with jax.set_mesh(parallel.mesh()):
@@ -121,6 +126,60 @@ def test_constrain_is_the_identity_without_a_mesh_and_for_odd_sizes():
 def test_shard_refuses_what_the_devices_do_not_divide():
     with pytest.raises(ValueError, match="multiple of the 8 devices, got 6"):
         parallel.shard({"x": jnp.arange(6)}, parallel.mesh())
+
+
+def test_a_host_gives_its_own_rows_and_they_make_the_global_batch():
+    mesh = parallel.mesh()
+    rows = parallel.local_rows(16, mesh)  # one host has all
+    np.testing.assert_array_equal(rows, np.arange(16))
+    batch = parallel.from_local({"x": rows * 2}, mesh)
+    np.testing.assert_array_equal(batch["x"], np.arange(16) * 2)
+    assert len(batch["x"].sharding.device_set) == DEVICES
+    with pytest.raises(ValueError, match="multiple of the 8 devices, got 6"):
+        parallel.local_rows(6, mesh)
+
+
+def test_split_shardings_take_the_longest_axis_that_divides():
+    mesh = parallel.mesh()
+    tree = {
+        "wide": jnp.ones((16, 64)),
+        "tall": jnp.ones((64, 16)),
+        "odd": jnp.ones((63, 16)),
+        "none": jnp.ones((63, 15)),
+        "small": jnp.ones(8),
+        "scalar": jnp.ones(()),
+    }
+    specs = jax.tree.map(lambda s: s.spec, parallel.split_shardings(tree, mesh, min_size=32))
+    assert specs == {
+        "wide": P(None, "data"),
+        "tall": P("data"),
+        "odd": P(None, "data"),
+        "none": P(),
+        "small": P(),
+        "scalar": P(),
+    }
+
+
+def test_a_model_split_over_devices_trains_as_a_whole_one_in_an_eighth_of_the_memory(digits):
+    task, tx = problems.mlp(), optax.adam(1e-3)
+    data = {k: v[:160] for k, v in digits.items()}
+    step = training.make_step(training.supervised(task), tx)
+    fresh = lambda rng: training.init_state(training.init_variables(task, data, rng), tx)
+    epochs = lambda state: training.run_epochs(
+        step, state, data, jnp.arange(160), jax.random.key(0), num_epochs=2, batch_size=32
+    )[0]
+    expected = jax.jit(epochs)(jax.jit(fresh)(jax.random.key(1)))
+    mesh = parallel.mesh()
+    with jax.set_mesh(mesh):
+        shapes = jax.eval_shape(fresh, jax.random.key(1))
+        shardings = parallel.split_shardings(shapes, mesh, min_size=64)
+        state = jax.jit(fresh, out_shardings=shardings)(jax.random.key(1))
+        program = jax.jit(epochs, out_shardings=shardings).lower(state).compile()
+        actual = program(state)
+    assert "all-gather" in program.as_text()
+    whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+    assert program.memory_analysis().output_size_in_bytes < whole / 4
+    problems.assert_trees_close(actual.variables, expected.variables, rtol=1e-3)
 
 
 def test_fetch_returns_numpy_arrays_of_sharded_values():

@@ -152,19 +152,23 @@ def current() -> Mesh | None:
     return None if device_mesh.empty else device_mesh
 
 
+def num_parts(length: int) -> int:
+    """Over how many devices `constrain` splits an axis of this length; 1 where it does not."""
+    device_mesh = jax.sharding.get_abstract_mesh()
+    if AXIS not in device_mesh.auto_axes or length % device_mesh.shape[AXIS]:
+        return 1
+    return device_mesh.shape[AXIS]
+
+
 def constrain(batch: PyTree) -> PyTree:
     """Asks for `batch` split over the devices of the mesh set by `jax.set_mesh`.
 
     The identity where no mesh with an automatic 'data' axis is set (one device, or inside your own
     pmap/shard_map), and for leaves whose leading axis the devices do not divide.
     """
-    device_mesh = jax.sharding.get_abstract_mesh()
-    if AXIS not in device_mesh.auto_axes:
-        return batch
-    size = device_mesh.shape[AXIS]
 
     def split(leaf):
-        if leaf.shape[0] % size:
+        if num_parts(leaf.shape[0]) == 1:
             return leaf
         return jax.lax.with_sharding_constraint(leaf, PartitionSpec(AXIS))
 

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from unlearnjax import trees
+from unlearnjax import parallel, trees
 from unlearnjax.curvature.per_example import example_loss
 from unlearnjax.models import layers as model_layers
 from unlearnjax.types import Array, Batch, PyTree, Task, Variables
@@ -47,7 +47,7 @@ def summed_squares(
       task: its `apply` must treat examples independently in evaluation mode.
       variables: the model's.
       batch: with `weight` `[B]`.
-      max_bytes: bound on the per-example gradients that are held at once.
+      max_bytes: bound on the per-example gradients that a device holds at once.
     """
     params, weight = variables["params"], batch["weight"]
     squares = {}
@@ -225,17 +225,27 @@ def _remaining_squares(
 def _sum_over_chunks(
     fn: Callable[..., PyTree], args: tuple, bytes_per_example: int, max_bytes: int
 ) -> PyTree:
-    """`fn(*args)`, a sum over the leading axis, in equal chunks that respect `max_bytes`."""
+    """`fn(*args)`, a sum over the leading axis, in equal chunks that respect `max_bytes`.
+
+    On every device: each chunk takes as many examples of the part of every device.
+    """
     n = jax.tree.leaves(args)[0].shape[0]
-    most = max(1, max_bytes // max(1, bytes_per_example))
-    chunk = next(size for size in range(min(n, most), 0, -1) if n % size == 0)
-    if chunk == n:
+    parts = parallel.num_parts(n)
+    own, most = n // parts, max(1, max_bytes // max(1, bytes_per_example))
+    chunk = next(size for size in range(min(own, most), 0, -1) if own % size == 0)
+    if chunk == own:
         return fn(*args)
-    chunks = jax.tree.map(lambda x: x.reshape(n // chunk, chunk, *x.shape[1:]), args)
+
+    def split(x):
+        x = x.reshape(parts, own // chunk, chunk, *x.shape[1:]).swapaxes(0, 1)
+        return x.reshape(own // chunk, parts * chunk, *x.shape[3:])
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, fn(*parallel.constrain(part))), None
+
+    chunks = jax.tree.map(split, args)
     zeros = jax.tree.map(
         lambda s: jnp.zeros(s.shape, s.dtype),
-        jax.eval_shape(fn, *jax.tree.map(lambda x: x[:chunk], args)),
+        jax.eval_shape(fn, *jax.tree.map(lambda x: x[0], chunks)),
     )
-    return jax.lax.scan(
-        lambda total, part: (jax.tree.map(jnp.add, total, fn(*part)), None), zeros, chunks
-    )[0]
+    return jax.lax.scan(add, zeros, chunks)[0]

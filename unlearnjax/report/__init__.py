@@ -1,5 +1,14 @@
 """Tables, plots and pages of a run; the only room that draws."""
 
-from unlearnjax.report import html, plots, population_plots, selection_plots, table
+from unlearnjax.report import html, plots, population_plots, results, selection_plots, table
+from unlearnjax.report.results import load_results
 
-__all__ = ["html", "plots", "population_plots", "selection_plots", "table"]
+__all__ = [
+    "html",
+    "load_results",
+    "plots",
+    "population_plots",
+    "results",
+    "selection_plots",
+    "table",
+]
