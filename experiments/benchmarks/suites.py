@@ -30,7 +30,7 @@ FULL = {
             "small mlp": SMALL,
             "mlp": MLP,
             "convnet": {"model": "convnet", "shape": DIGITS, "examples": 1000},
-            "convnet on 28x28": {"model": "convnet", "shape": FASHION, "examples": 1000},
+            "convnet on 28x28": {"model": "convnet", "shape": FASHION, "examples": 300},
         }
     },
     "trak": {"sizes": {"mlp": 500, "convnet": 500}},
