@@ -284,6 +284,8 @@ def launch(
             finally:
                 run.progress.stop()
 
+    for flag in flags.FLAGS.flags_by_module_dict()[__name__]:  # what --help shows
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     try:
         app.run(lambda argv: _one_line_errors(lambda: main(argv)), flags_parser=_parse)
     except KeyboardInterrupt:
