@@ -42,9 +42,6 @@ def test_notebooks_run(path, tmp_path, tfds_dir, monkeypatch):
     )
     client.execute()
     shown = [
-        output
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
+        output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
     ]
     assert any("image/png" in output.get("data", {}) for output in shown), "shows no picture"

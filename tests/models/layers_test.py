@@ -88,3 +88,11 @@ def test_convolutions_inside_a_loop_are_in_the_order_that_the_cpu_has_kernels_fo
 def test_max_pool_is_flax_max_pool(shape):
     x = jax.random.normal(jax.random.key(0), (2, *shape, 3))
     np.testing.assert_array_equal(layers.max_pool(x), nn.max_pool(x, (2, 2), (2, 2)))
+
+
+def test_by_patches_holds_no_convolution_and_is_over_afterwards():
+    x, k = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
+    text = lambda: jax.jit(lambda x, k: layers.conv(x, k)).lower(x, k).as_text()
+    with layers.by_patches():
+        assert "stablehlo.convolution" not in text()
+    assert "stablehlo.convolution" in text()

@@ -7,7 +7,9 @@ inside a loop than outside. `conv_cpu` is the same convolution with derivatives 
 too. GPU and TPU keep the native one. `experiments.benchmarks` measures the choice.
 """
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -94,10 +96,29 @@ def conv_cpu(
     return convolve(inputs, kernel)
 
 
+_BY_PATCHES = contextvars.ContextVar("by_patches", default=False)
+
+
+@contextlib.contextmanager
+def by_patches() -> Iterator[None]:
+    """For what is traced inside: convolutions on CPU as patches times matrix.
+
+    To be put around the application of a model whose gradients are differentiated in reverse mode
+    again, which `conv_cpu` is slow at.
+    """
+    token = _BY_PATCHES.set(True)
+    try:
+        yield
+    finally:
+        _BY_PATCHES.reset(token)
+
+
 def conv(
     inputs: Array, kernel: Array, strides: Sequence[int] = (1, 1), padding: str = "SAME"
 ) -> Array:
     """2-D convolution, by the implementation that is fast on the platform it is compiled for.
+
+    On CPU `conv_cpu`, inside `by_patches` `conv_patches`.
 
     Args:
       inputs: `[B, H, W, C]`.
@@ -108,10 +129,11 @@ def conv(
     Returns:
       `[B, H', W', O]`.
     """
+    on_cpu = conv_patches if _BY_PATCHES.get() else conv_cpu
     return jax.lax.platform_dependent(
         inputs,
         kernel,
-        cpu=lambda x, k: conv_cpu(x, k, strides, padding),
+        cpu=lambda x, k: on_cpu(x, k, strides, padding),
         default=lambda x, k: conv_native(x, k, strides, padding),
     )
 

@@ -14,6 +14,7 @@ import optax
 
 from unlearnjax import checks, training
 from unlearnjax import data as data_lib
+from unlearnjax.models import layers
 from unlearnjax.selection.lower import Lower
 from unlearnjax.selection.projection import project, top
 from unlearnjax.types import Array, Data, Task, Variables
@@ -178,6 +179,8 @@ def hypergradient(
     if "relabelled" not in data:
         data = _relabelled(task, variables, data, label_rng)
     sign = 1.0 if direction == "worst" else -1.0
+    if mode != "sign":
+        task = _differentiated_twice(task)
     problem = _Problem(task, variables, data, groups, lower, min(batch_size, len(groups)))
     transform = optax.chain(_signs(signs_rng), tx) if mode == "sign" else tx
     unlearned = lambda w: _descend(problem, w, transform, order_rng, lower_epochs)
@@ -197,6 +200,16 @@ def hypergradient(
         return value, direct
     outer = jax.grad(lambda p: upper(weights, {**model, "params": p})[0])(model["params"])
     return value, direct + _implicit(problem, weights, model, outer, damping, cg_steps)
+
+
+def _differentiated_twice(task: Task) -> Task:
+    """The same, with convolutions whose gradients have fast gradients."""
+
+    def apply(*args):
+        with layers.by_patches():
+            return task.apply(*args)
+
+    return task._replace(apply=apply)
 
 
 class _Problem(NamedTuple):
