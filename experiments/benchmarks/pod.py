@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,22 @@ def everywhere(tree: Any, mesh, spec=None) -> Any:
     return placed(tree, jax.tree.map(lambda _: sharding, tree))
 
 
-def vit_step(mesh, per_device: int, split: bool) -> tuple[Callable, tuple, dict]:
+class Program(NamedTuple):
+    """What is compiled: `fn` for `args` with `options` of `jit`, and its FLOPs on one device."""
+
+    fn: Callable
+    args: tuple
+    options: dict
+    flops: float
+
+
+def shared_flops(fn: Callable, args: tuple, mesh) -> float:
+    """Of a program whose batches are split over the devices."""
+    whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
+    return audit.flops(fn, *whole) / mesh.size
+
+
+def vit_step(mesh, per_device: int, split: bool) -> Program:
     """A training step of AdamW, the model on every device or split over them."""
     task, tx = vit_base(), optax.adamw(1e-3)
     batch = images(per_device * mesh.size, 224)
@@ -95,24 +110,25 @@ def vit_step(mesh, per_device: int, split: bool) -> tuple[Callable, tuple, dict]
     if split:
         shardings = parallel.split_shardings(state, mesh)
     args = (placed(state, shardings), everywhere(batch, mesh, ("data",)), _key(mesh))
-    return step, args, {"donate_argnums": 0, "out_shardings": (shardings, None)}
+    options = {"donate_argnums": 0, "out_shardings": (shardings, None)}
+    return Program(step, args, options, shared_flops(step, args, mesh))
 
 
-def vit_fisher(mesh, per_device: int) -> tuple[Callable, tuple, dict]:
+def vit_fisher(mesh, per_device: int) -> Program:
     """Squares of the per-example gradients of one batch, summed: of the Fisher diagonal."""
     task, batch = vit_base(), images(per_device * mesh.size, 224)
     variables = jax.eval_shape(lambda rng: task.init(rng, _one(batch)), jax.random.key(0))
     squares = partial(layers.summed_squares, task, max_bytes=2**30)
     args = (everywhere(variables, mesh), everywhere(batch, mesh, ("data",)))
-    return squares, args, {}
+    return Program(squares, args, {}, shared_flops(squares, args, mesh))
 
 
-def ensemble(mesh, per_device: int, num_examples: int, num_epochs: int):
+def ensemble(mesh, per_device: int, num_examples: int, num_epochs: int) -> Program:
     """ResNet-18 on random halves of CIFAR-10, so many models on each device."""
     task = tasks.classification(tasks.from_linen(models.ResNet(num_classes=10, dtype=jnp.bfloat16)))
     data = images(num_examples, 32)
     del data["weight"]
-    count = per_device * mesh.size
+    count, batch_size = per_device * mesh.size, min(512, num_examples // 2)
     tx = optax.sgd(optax.cosine_decay_schedule(0.1, 1000), momentum=0.9)
 
     def fit(data, subsets, rngs):
@@ -124,7 +140,7 @@ def ensemble(mesh, per_device: int, num_examples: int, num_epochs: int):
             rngs,
             lambda v, d: training.evaluate(task, v, d)["margin"],
             num_epochs=num_epochs,
-            batch_size=512,
+            batch_size=batch_size,
             axis="vmap",
             mesh=mesh,
         )
@@ -132,27 +148,28 @@ def ensemble(mesh, per_device: int, num_examples: int, num_epochs: int):
     subsets = jax.ShapeDtypeStruct((count, num_examples // 2), jnp.int32)
     rngs = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
     members = everywhere((subsets, rngs), mesh, ("data",))
-    return fit, (everywhere(data, mesh), *members), {}
+    one = lambda data, rows, rng: training.train(
+        task, tx, data, rows, rng, num_epochs=num_epochs, batch_size=batch_size
+    )[0]
+    single = (data, *(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in (subsets, rngs)))
+    flops = per_device * audit.flops(one, *single)
+    return Program(fit, (everywhere(data, mesh), *members), {}, flops)
 
 
-# Name -> what gives function, arguments and options of jit, per mesh; and how many examples or
-# models it serves.
+# Name -> what gives the program for a mesh.
 PROGRAMS = {
-    "ViT-B/16 step, replicated": partial(vit_step, per_device=16, split=False),
-    "ViT-B/16 step, split": partial(vit_step, per_device=16, split=True),
+    "ViT-B/16 step": partial(vit_step, per_device=16, split=False),
+    "ViT-B/16 step (split)": partial(vit_step, per_device=16, split=True),
     "ViT-B/16 Fisher batch": partial(vit_fisher, per_device=8),
-    "ResNet-18 ensemble, an epoch": partial(
-        ensemble, per_device=4, num_examples=50_000, num_epochs=1
-    ),
+    "ResNet-18 ensemble epoch": partial(ensemble, per_device=4, num_examples=50_000, num_epochs=1),
 }
 
 
 def analyse(name: str, build: Callable, mesh, peaks: dict | None) -> dict:
     """One row: per device what the compiled program holds, computes, moves, exchanges."""
-    with jax.set_mesh(mesh):
-        fn, args, options = build(mesh)
-        compiled = jax.jit(fn, **options).lower(*args).compile()
-        flops = audit.flops(fn, *args) / mesh.size
+    program = build(mesh)
+    with jax.set_mesh(mesh):  # the chips are not there: nothing may be computed under it
+        compiled = jax.jit(program.fn, **program.options).lower(*program.args).compile()
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     exchanged = collective_bytes(compiled.as_text())
     row = {
@@ -160,13 +177,13 @@ def analyse(name: str, build: Callable, mesh, peaks: dict | None) -> dict:
         "devices": mesh.size,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
-        "flops": flops,
+        "flops": program.flops,
         "bytes": costs.get("bytes accessed", math.nan),
         "collectives": exchanged,
     }
     if peaks:
         seconds = {
-            "computing": flops / peaks["flops"],
+            "computing": program.flops / peaks["flops"],
             "memory": row["bytes"] / peaks["memory"],
             "links": sum(exchanged.values()) / peaks["links"],
         }
@@ -203,7 +220,7 @@ def markdown(rows: list[dict]) -> str:
 
 def _one(batch):
     """An example, to initialise with."""
-    return {k: jnp.zeros((1, *v.shape[1:]), v.dtype) for k, v in batch.items()}
+    return {k: np.zeros((1, *v.shape[1:]), v.dtype) for k, v in batch.items()}
 
 
 def _key(mesh):

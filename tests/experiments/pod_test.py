@@ -1,0 +1,31 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from experiments.benchmarks import pod
+from unlearnjax import parallel
+
+
+def test_the_bytes_of_collectives_are_those_of_their_results():
+    mesh = parallel.mesh()
+    total = jax.shard_map(
+        lambda x: jax.lax.psum(x, "data"), mesh=mesh, in_specs=P("data"), out_specs=P()
+    )
+    text = jax.jit(total).lower(jnp.ones((8, 1000))).compile().as_text()
+    assert pod.collective_bytes(text) == {"all-reduce": 4000}
+    assert pod.collective_bytes("%x = (f32[2,3]{1,0}, bf16[4]{0}) all-gather-start(%y)") == {
+        "all-gather": 32
+    }
+
+
+@pytest.mark.slow
+def test_a_program_is_compiled_for_every_device_without_running():
+    mesh = parallel.mesh()
+    build = lambda mesh: pod.ensemble(mesh, per_device=1, num_examples=64, num_epochs=1)
+    row = pod.analyse("ensemble", build, mesh, pod.PEAKS["v5e"])
+    assert row["devices"] == 8 and row["collectives"] == {}
+    # 32 images, 0.56 billion multiplications forward, twice that backward
+    assert row["flops"] == pytest.approx(32 * 3 * 2 * 0.56e9, rel=0.2)
+    assert row["bound"] in row["seconds"]
+    assert "ensemble" in pod.markdown([row])
