@@ -73,6 +73,33 @@ def kill_and_go_on(command, tmp_path, tfds_dir, pattern, enough):
     assert numbers(killed) == numbers(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_one_process_goes_on_from_the_chunks_of_two(tmp_path, tfds_dir):
+    flags = ("--config.attributors=('ridge',)",)
+    process = cli.run(command(tmp_path / "whole", *flags), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    shared, port = tmp_path / "shared", cli.free_port()
+    addresses = (f"--coordinator_address=localhost:{port}", "--num_processes=2")
+    processes = [
+        cli.start(command(shared, *flags, *addresses, f"--process_id={i}"), tfds_dir)
+        for i in range(2)
+    ]
+    deadline = time.time() + 240
+    while len(list((shared / "rows").glob("subsets_*.json"))) < 2 and time.time() < deadline:
+        time.sleep(0.02)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    before = {path: path.stat().st_mtime_ns for path in (shared / "rows").glob("*.json")}
+    assert len(before) >= 2 and not (shared / "results.json").exists()
+    process = cli.run(command(shared, *flags), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    # On other devices sums round differently.
+    for row, whole in zip(numbers(shared), numbers(tmp_path / "whole"), strict=True):
+        assert row["training_lds"] == pytest.approx(whole["training_lds"], abs=0.02)
+
+
 FEW = (
     "--config.num_originals=40",
     "--config.ensemble.num_models=256",

@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import flax.linen as nn
 import hypothesis
@@ -96,3 +98,31 @@ def test_by_patches_holds_no_convolution_and_is_over_afterwards():
     with layers.by_patches():
         assert "stablehlo.convolution" not in text()
     assert "stablehlo.convolution" in text()
+
+
+@pytest.mark.parametrize("in_axes", [(0, 0), (0, None), (None, 0), (1, 3)])
+@pytest.mark.parametrize("of", [(0,), (1,), (0, 1)])
+def test_derivatives_over_models_and_examples_keep_their_axes(in_axes, of):
+    """Compiled: there the branches for each platform are batched by themselves."""
+    shapes = [(4, 4, 4, 2), (3, 3, 2, 5)]
+    for i, axis in enumerate(in_axes):
+        if axis is not None:
+            shapes[i] = (*shapes[i][:axis], 3, *shapes[i][axis:])
+    args = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def both(conv, *args):
+        def call(*own):
+            given = list(args)
+            for place, value in zip(of, own, strict=True):
+                given[place] = value
+            return jax.vmap(conv, in_axes)(*given)
+
+        own = [args[place] for place in of]
+        value, pull = jax.vjp(call, *own)
+        return jax.jvp(call, own, own), value, pull(value)
+
+    expected = both(lambda x, k: layers.conv_native(x, k), *args)
+    actual = both(lambda x, k: layers.conv(x, k), *args)
+    chex.assert_trees_all_equal_shapes(actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-3, atol=1e-3)

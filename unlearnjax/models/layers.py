@@ -85,12 +85,13 @@ def conv_cpu(
         (inputs, kernel), (of_inputs, of_kernel) = primals, tangents
         if isinstance(of_kernel, SymbolicZero):
             return convolve(inputs, kernel), by_inputs(of_inputs, kernel)
-        # A product, whose transpose is one too; a convolution with so large a window is slower. And
-        # since the patches are there, they give the value, too.
-        value, tangent = (conv_patches(inputs, k, strides, padding) for k in (kernel, of_kernel))
+        # A product, whose transpose is one too; a convolution with so large a window is slower.
+        tangent = conv_patches(inputs, of_kernel, strides, padding)
         if not isinstance(of_inputs, SymbolicZero):  # as those of the data are
             tangent += by_inputs(of_inputs, kernel)
-        return value, tangent
+        # The value must come from the function itself: under vmap, jax takes the batch axis of what
+        # this returns to lie where it does there.
+        return convolve(inputs, kernel), tangent
 
     convolve.defjvp(derivative, symbolic_zeros=True)
     return convolve(inputs, kernel)
