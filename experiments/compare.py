@@ -33,10 +33,7 @@ def merged(runs: list[str]) -> tuple[list[table.Row], list[str]]:
                 f"run {name} has no table of methods (experiment "
                 f"{result.get('experiment')!r}); runs of experiments.unlearn can be compared"
             )
-        rows += [
-            {"run": name, **{k: float("nan") if v is None else v for k, v in row.items()}}
-            for row in summary
-        ]
+        rows += [{"run": name, **table.with_nan(row)} for row in summary]
         lines = runner.differences(found[0]["config"], result["config"])
         differences += [f"{name}: {line}" for line in lines if not line.startswith(_METHODS)]
     return rows, differences

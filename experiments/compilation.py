@@ -35,10 +35,15 @@ def enable_cache(directory: str) -> None:
 
 def machine() -> str:
     """A name for the processor and its instructions."""
+    known = cpu_lines("model name", "flags", "Features")
+    text = "\n".join(known) or platform.processor()
+    return f"{platform.machine()}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def cpu_lines(*names: str) -> list[str]:
+    """What Linux says of the processor under these names, each line once; elsewhere nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        known = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
-        text = "\n".join(sorted(set(known)))
     except OSError:
-        text = platform.processor()
-    return f"{platform.machine()}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return []
+    return sorted({line for line in lines if line.startswith(names)})

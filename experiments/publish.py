@@ -68,8 +68,7 @@ def publish(workdir: Path, name: str) -> None:
 
 def markdown(results: dict, part: str | None = None) -> str:
     """The table of published results, or one of several by name."""
-    nan = float("nan")
-    rows = [{k: nan if v is None else v for k, v in row.items()} for row in results["summary"]]
+    rows = [table.with_nan(row) for row in results["summary"]]
     if results["experiment"] == "continual":
         cells = continual.columns(rows)
     elif results["experiment"] in WITH_TABLES:

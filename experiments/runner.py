@@ -162,7 +162,7 @@ class Run:
             raise ValueError(
                 f"{path} or its .npz is damaged; delete both to compute it again"
             ) from error
-        return {k: float("nan") if v is None else v for k, v in row.items()}, arrays
+        return table.with_nan(row), arrays
 
     def events(self, name: str, curves: dict[str, np.ndarray]) -> None:
         """TensorBoard events: each curve by epoch. Written once per `name`."""
@@ -234,11 +234,8 @@ def environment() -> dict[str, Any]:
 
 def cpu() -> str:
     """The processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
+    names = compilation.cpu_lines("model name")
+    return names[0].partition(": ")[2] if names else platform.processor()
 
 
 def device_report() -> str:

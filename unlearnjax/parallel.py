@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from unlearnjax import trees
 from unlearnjax.types import PyTree
 
 AXIS = "data"
@@ -87,11 +88,7 @@ def shard(batch: PyTree, device_mesh: Mesh) -> PyTree:
     """
     sharding = NamedSharding(device_mesh, PartitionSpec(AXIS))
     for leaf in jax.tree.leaves(batch):
-        if leaf.shape[0] % device_mesh.size:
-            raise ValueError(
-                f"the batch axis must be a multiple of the {device_mesh.size} devices, "
-                f"got {leaf.shape[0]}"
-            )
+        _validate_divisible(leaf.shape[0], device_mesh)
     return _place(batch, sharding)
 
 
@@ -101,10 +98,7 @@ def local_rows(num_rows: int, device_mesh: Mesh) -> np.ndarray:
     Raises:
       ValueError: if the devices do not divide the batch.
     """
-    if num_rows % device_mesh.size:
-        raise ValueError(
-            f"the batch axis must be a multiple of the {device_mesh.size} devices, got {num_rows}"
-        )
+    _validate_divisible(num_rows, device_mesh)
     sharding = NamedSharding(device_mesh, PartitionSpec(AXIS))
     own = sharding.addressable_devices_indices_map((num_rows,)).values()
     return np.unique(np.concatenate([np.arange(num_rows)[index] for index in own]))
@@ -191,12 +185,19 @@ def per_device(tree: PyTree, axis_name: str) -> PyTree:
     return jax.tree.map(own, tree)
 
 
+def _validate_divisible(num_rows: int, device_mesh: Mesh) -> None:
+    if num_rows % device_mesh.size:
+        raise ValueError(
+            f"the batch axis must be a multiple of the {device_mesh.size} devices, got {num_rows}"
+        )
+
+
 def _place(tree: PyTree, sharding: NamedSharding) -> PyTree:
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
     def place(leaf):
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if trees.is_key(leaf):
             raw = place(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(raw, impl=jax.random.key_impl(leaf))
         leaf = np.asarray(leaf)

@@ -1,5 +1,7 @@
 """The few pytree helpers that jax.tree and optax.tree lack."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -24,6 +26,11 @@ def names(tree: PyTree) -> list[str]:
 def path_name(path: tuple) -> str:
     """A key path of `jax.tree_util` as a dotted name."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether `leaf` is an array of typed random keys, which NumPy has no type for."""
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def all_finite(tree: PyTree) -> jax.Array:

@@ -1,12 +1,11 @@
 """Results of finished runs, read back."""
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
 
-from unlearnjax.report.table import Row
+from unlearnjax.report import table
 
 
 def load_results(*runs: str | os.PathLike, part: str = "rows") -> Any:
@@ -40,7 +39,7 @@ def load_results(*runs: str | os.PathLike, part: str = "rows") -> Any:
     rows = []
     for name, path in zip(run_names(runs), runs, strict=True):
         for row in read(path).get(part) or []:
-            rows.append({"run": name, **{k: _finite(v) for k, v in row.items()}})
+            rows.append({"run": name, **table.with_nan(row)})
     try:
         import pandas
     except ImportError:
@@ -76,7 +75,3 @@ def run_names(runs: tuple[str | os.PathLike, ...]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [f"{name} ({i + 1})" for i, name in enumerate(names)]  # the same one twice
-
-
-def _finite(value: Row) -> Any:
-    return math.nan if value is None else value

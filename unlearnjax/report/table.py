@@ -179,6 +179,11 @@ def write_json(path: str | os.PathLike, value: object) -> None:
     os.replace(temporary, path)
 
 
+def with_nan(row: Row) -> Row:
+    """A row as `write_json` was given it: null is NaN again."""
+    return {name: float("nan") if value is None else value for name, value in row.items()}
+
+
 def _without_nan(value):
     if isinstance(value, dict):
         return {str(k): _without_nan(v) for k, v in value.items()}

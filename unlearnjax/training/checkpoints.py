@@ -111,18 +111,14 @@ class Checkpoints:
         return jax.tree.map(np.asarray, stored)
 
 
-def _is_key(leaf) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _storable(tree: PyTree) -> dict[str, PyTree]:
     """A flat dictionary by path, typed random keys as their raw data."""
-    leaves = [jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)]
+    leaves = [jax.random.key_data(x) if trees.is_key(x) else x for x in jax.tree.leaves(tree)]
     return dict(zip(trees.names(tree), leaves, strict=True))
 
 
 def _from_storable(stored, like):
-    return jax.random.wrap_key_data(stored) if _is_key(like) else stored
+    return jax.random.wrap_key_data(stored) if trees.is_key(like) else stored
 
 
 def _abstract(leaf):
