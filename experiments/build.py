@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -135,13 +136,14 @@ def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
     if config.model.dtype not in dtypes:
         raise ValueError(f"model.dtype must be one of {sorted(dtypes)}, got {config.model.dtype!r}")
     options = config.model.options.to_dict()
-    module = models.by_name(
+    model = models.by_name(
         config.model.name,
         num_classes=dataset.num_classes,
         dtype=dtypes[config.model.dtype],
         **options,
     )
-    return TASKS[config.task](tasks.from_linen(module))
+    adapt = tasks.from_linen if isinstance(model, nn.Module) else tasks.from_nnx
+    return TASKS[config.task](adapt(model))
 
 
 def optimizer(name: str, learning_rate: float | optax.Schedule) -> optax.GradientTransformation:

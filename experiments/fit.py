@@ -1,20 +1,39 @@
 """A training run with progress, checkpoints and exact resume."""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.runner import Run
+from experiments.runner import Run, differences
 from unlearnjax import audit, parallel, training
 from unlearnjax.audit import Cost
+from unlearnjax.data import corruption
 from unlearnjax.training.checkpoints import Checkpoints
 from unlearnjax.training.train import Augment
 from unlearnjax.types import Data, Task, Variables
+
+# What the originals of a run depend on.
+LEARNED = (
+    "seed",
+    "task",
+    "dataset",
+    "source",
+    "target",
+    "superclasses",
+    "num_train",
+    "validation_fraction",
+    "model",
+    "train",
+)
 
 
 class Fit(NamedTuple):
@@ -116,6 +135,54 @@ def make_fit(
         return Fit(state.variables, history, total)
 
     return fit
+
+
+def take_originals(run: Run, names: Sequence[str], other: Path) -> None:
+    """Copies trained originals of the run in the work directory `other`, but those already here.
+
+    Those it lacks are left to be trained, as those it has not finished are to be gone on with.
+
+    Args:
+      run: where to.
+      names: of the originals.
+      other: where from.
+
+    Raises:
+      ValueError: if `other` holds no such run, none of the originals, or what it learned is not
+        what `run` learns.
+    """
+    try:
+        learned = json.loads((other / "config.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"originals must be the --workdir of a run, got {other}") from error
+    changed = other_training(learned, run.config)
+    if changed:
+        raise ValueError(f"originals of {other} learned something else: {'; '.join(changed[:5])}")
+    found = [name for name in names if (other / "checkpoints" / name).is_dir()]
+    if not found:
+        raise ValueError(f"originals: {other / 'checkpoints'} has none of {', '.join(names)}")
+    if parallel.is_main_process():
+        folder = run.workdir / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        for name in (name for name in found if not (folder / name).exists()):
+            partial = run.workdir / f"{name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(other / "checkpoints" / name, partial)
+            os.replace(partial, folder / name)
+    parallel.sync("originals taken")
+
+
+def other_training(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
+    """In what the originals of two configurations differ, one line each; empty if in nothing."""
+
+    def learned(config):
+        kept = {name: config.get(name) for name in LEARNED}
+        kept["train"] = {k: v for k, v in config["train"].items() if k != "checkpoint_every"}
+        forget = config.get("forget") or ""
+        corrupts = forget.partition(":")[0] in corruption.KINDS  # the training data itself
+        return kept | {"forget": forget if corrupts else "of clean data"}
+
+    return differences(learned(one), learned(two))
 
 
 def _stop_if_not_finite(name: str, epoch: int, means: dict, last_good: int | None) -> None:

@@ -1,12 +1,14 @@
 """Several scenarios in one table: which method comes nearest to the oracle, and at what price."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from configs import unlearn
 from experiments import build, runner
+from experiments.fit import other_training
 from unlearnjax import parallel
 from unlearnjax.report import html, plots, table
 
@@ -20,9 +22,14 @@ RANKS = {
 def story(
     config: ConfigDict,
     run: runner.Run,
-    scenario: Callable[[ConfigDict, runner.Run], list[table.Row]],
+    scenario: Callable[[ConfigDict, runner.Run, Path | None], list[table.Row]],
+    originals: Path | None = None,
 ) -> None:
-    """Runs every scenario in a directory of its own, then ranks the methods."""
+    """Runs every scenario in a directory of its own, then ranks the methods.
+
+    Originals are trained once, or taken from the work directory `originals`, unless scenarios
+    corrupt the training data each in its own way.
+    """
     if config.rank not in RANKS:
         raise ValueError(f"rank must be one of {tuple(RANKS)}, got {config.rank!r}")
     configs = {}
@@ -32,9 +39,12 @@ def story(
         del one.scenarios, one.tuned, one.rank
         configs[forget] = one
         build.problem(configs[forget], run.data_dir)  # a bad one fails before the first is run
-    summaries = {}
+    summaries, first = {}, None
     for forget, one in configs.items():
-        summaries[forget] = scenario(one, run.sub(runner.folder(forget), one))
+        own = run.sub(runner.folder(forget), one)
+        first = first or own
+        same = first is not own and not other_training(first.config, own.config)
+        summaries[forget] = scenario(one, own, first.workdir if same else originals)
     rows = rank(summaries, config.rank)
     report(config, run, rows, list(summaries))
 

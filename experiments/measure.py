@@ -95,15 +95,27 @@ def fit(bench: Bench, run: runner.Run, name: str, indices: np.ndarray) -> list[F
     ]
 
 
-def validate(bench: Bench, unlearner: Unlearner) -> None:
-    """Traces the unlearner without computing anything, so that what it refuses comes up first."""
+def validate(bench: Bench, unlearners: Mapping[str, Unlearner]) -> None:
+    """Traces unlearners without computing anything, so that what they refuse comes up first.
 
-    def both(rng, train, request):
+    Raises:
+      ValueError: that names every method that refuses, and why.
+    """
+
+    def both(unlearner, rng, train, request):
         variables = training.init_variables(bench.task, train, rng)
         variables, memory = unlearner.init(rng, bench.task, variables, train)
         return unlearner.update(rng, bench.task, variables, memory, request)
 
-    jax.eval_shape(both, jax.random.key(0), bench.train, bench.request)
+    refused = {}
+    for name, unlearner in unlearners.items():
+        trace = functools.partial(both, unlearner)
+        try:
+            jax.eval_shape(trace, jax.random.key(0), bench.train, bench.request)
+        except ValueError as error:
+            refused[name] = str(error)
+    if refused:
+        raise ValueError("; ".join(f"{name}: {why}" for name, why in refused.items()))
 
 
 def forgetter(bench: Bench, make: Callable[[Mapping[str, jax.Array]], Unlearner]):

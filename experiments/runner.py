@@ -61,13 +61,14 @@ class Run:
     Attributes:
       name: of the experiment.
       workdir: where everything is written; a later launch with the same config goes on from it.
+      config: of the experiment, as its file in `workdir` has it.
       data_dir: of prepared data sets, or `None`.
       progress: the bar; `advance` moves it.
     """
 
     def __init__(self, name: str, config: ConfigDict, workdir: Path, data_dir: str | None):
         self.name, self.workdir, self.data_dir = name, workdir, data_dir
-        self._config = json.loads(config.to_json_best_effort())
+        self.config = json.loads(config.to_json_best_effort())
         self._claim_workdir()
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -94,7 +95,7 @@ class Run:
                 stored = json.loads(path.read_text())
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path} is damaged; choose another --workdir") from error
-            changed = differences(stored, self._config)
+            changed = differences(stored, self.config)
             if changed:
                 raise ValueError(
                     f"workdir {self.workdir} holds a run with another configuration "
@@ -109,7 +110,7 @@ class Run:
         self._finished = {row.stem for row in (self.workdir / "rows").glob("*.json")}
         parallel.sync("workdir read")
         if not path.exists() and parallel.is_main_process():
-            table.write_json(path, self._config)
+            table.write_json(path, self.config)
 
     def sub(self, name: str, config: ConfigDict) -> "Run":
         """A run of its own, with its own config, in the directory `name` of this one."""
@@ -185,7 +186,7 @@ class Run:
         results = {
             "schema": SCHEMA,
             "experiment": self.name,
-            "config": self._config,
+            "config": self.config,
             "environment": environment(),
             **extra,
             "summary": summary,

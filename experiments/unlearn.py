@@ -3,26 +3,40 @@
 python -m experiments.unlearn --config=configs/unlearn.py --workdir=/tmp/unlearn
 """
 
+from pathlib import Path
+
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import build, leaderboard, measure, runner
+from experiments.fit import take_originals
 from unlearnjax import audit, parallel
 from unlearnjax.report import html, plots, table
 from unlearnjax.training.checkpoints import Checkpoints
 from unlearnjax.types import Variables
 
+_ORIGINALS = flags.DEFINE_string(
+    "originals",
+    None,
+    "The --workdir of an earlier run that learned the same: its trained originals are taken.",
+)
+
 
 def story(config: ConfigDict, run: runner.Run) -> None:
     """One scenario, or several and their leaderboard."""
+    originals = Path(_ORIGINALS.value).absolute() if _ORIGINALS.value else None
     if "scenarios" in config:
-        leaderboard.story(config, run, scenario)
+        leaderboard.story(config, run, scenario, originals)
     else:
-        scenario(config, run)
+        scenario(config, run, originals)
 
 
-def scenario(config: ConfigDict, run: runner.Run) -> list[table.Row]:
-    """One forget set from beginning to end; returns the summary, one row per method."""
+def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -> list[table.Row]:
+    """One forget set from beginning to end; returns the summary, one row per method.
+
+    The originals are those of the work directory `trained`, if one is given.
+    """
     if config.num_seeds < 1:
         raise ValueError(f"num_seeds must be >= 1, got {config.num_seeds}")
     problem = build.problem(config, run.data_dir)
@@ -31,9 +45,15 @@ def scenario(config: ConfigDict, run: runner.Run) -> list[table.Row]:
     unlearners = {
         name: build.unlearner(name, config, len(problem.retain)) for name in config.methods
     }
-    for name, unlearner in unlearners.items():
-        if not all(run.has_row(f"{name}_seed{seed}") for seed in range(config.num_seeds)):
-            measure.validate(bench, unlearner)
+    todo = {
+        name: unlearner
+        for name, unlearner in unlearners.items()
+        if not all(run.has_row(f"{name}_seed{seed}") for seed in range(config.num_seeds))
+    }
+    measure.validate(bench, todo)
+    if trained is not None:
+        names = [f"original_seed{seed}" for seed in range(config.num_seeds)]
+        take_originals(run, names, trained)
     run.start(config.num_seeds * (2 * config.train.num_epochs + len(unlearners)))
     rows, losses, curves, predicted, targets = [], {}, {}, [], {}
 

@@ -94,13 +94,6 @@ def test_bad_options_are_named(problem, options, message):
         )
 
 
-def test_layer_names_come_in_the_order_of_the_calls(digits):
-    task = problems.mlp((8, 8))
-    example = {k: jnp.asarray(v[:1]) for k, v in digits.items()}
-    variables = problems.init(task, digits)
-    assert curvature.layer_names(task, variables, example) == ["Dense_0", "Dense_1", "Dense_2"]
-
-
 def test_output_sensitivity_is_a_loop_over_examples(digits):
     task, data = problems.mlp(), {k: jnp.asarray(v[:12]) for k, v in digits.items()}
     variables = problems.init(task, digits)

@@ -264,3 +264,79 @@ def test_ssd_forgets_a_class_of_fashion_mnist(tmp_path, tfds_dir, real_data_dir)
 def test_the_default_device_count_is_not_the_tests(finished):
     assert jax.device_count() == 8
     assert "on 1 x cpu" in finished[1].stderr_text
+
+
+def test_trained_originals_of_another_run_are_taken(finished, tmp_path, tfds_dir):
+    workdir, _ = finished
+    config = cli.DEFAULT.replace("seeds=1", "seeds=2,forget=class:4")
+    same = f"--originals={workdir}"
+    process = cli.run(cli.command(tmp_path / "taken", *cli.SMALL, same, config=config), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    process = cli.run(cli.command(tmp_path / "own", *cli.SMALL, config=config), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    rows = lambda folder: {
+        (row["method"], row["seed"]): row
+        for row in json.loads((folder / "results.json").read_text())["rows"]
+    }
+    taken, own, first = rows(tmp_path / "taken"), rows(tmp_path / "own"), rows(workdir)
+    for key, row in own.items():  # the second seed, which the other run lacks, is trained
+        for column in ("forget_loss", "retain_loss", "test_accuracy", "relearn_steps"):
+            assert taken[key][column] == row[column], (key, column)
+    # The very run, with the time that it took.
+    assert taken["original", 0]["seconds"] == first["original", 0]["seconds"]
+    with Checkpoints(tmp_path / "taken/checkpoints/original_seed0") as checkpoints:
+        kept = checkpoints.load()
+    with Checkpoints(workdir / "checkpoints/original_seed0") as checkpoints:
+        for name, value in checkpoints.load().items():
+            np.testing.assert_array_equal(kept[name], value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.train.learning_rate=0.5", "config.train.learning_rate: stored 0.002, now 0.5"),
+        ("--config.forget=poison:130:0.5", "config.forget: stored 'of clean data'"),
+        ("--originals=/no/such/run", "originals must be the --workdir of a run, got /no/such/run"),
+    ],
+)
+def test_originals_that_learned_something_else_are_refused(
+    finished, tmp_path, tfds_dir, flag, message
+):
+    workdir, _ = finished
+    command = cli.command(tmp_path / "run", *cli.SMALL, f"--originals={workdir}", flag)
+    process = cli.run(command, tfds_dir)
+    assert process.returncode != 0
+    assert message in cli.error_lines(process)[0]
+    assert not (tmp_path / "run" / "rows").exists()
+
+
+def test_a_model_of_ones_own_is_named_by_its_import_path(tmp_path, tfds_dir):
+    (tmp_path / "my_models.py").write_text(
+        """
+from flax import nnx
+
+class Small(nnx.Module):
+    def __init__(self, num_classes, width=32, *, rngs):
+        self.norm = nnx.BatchNorm(64, rngs=rngs)
+        self.first = nnx.Linear(64, width, rngs=rngs)
+        self.drop = nnx.Dropout(0.1, rngs=rngs)
+        self.last = nnx.Linear(width, num_classes, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.norm(x.reshape(len(x), -1))
+        features = self.drop(nnx.relu(self.first(x)))
+        return {"logits": self.last(features), "features": features}
+"""
+    )
+    methods = "finetune_last+ssd+acu"
+    config = f"configs/unlearn.py:digits,model=my_models:Small,seeds=1,method={methods}"
+    options = ("--config.train.num_epochs=8", "--config.model.options.width=48")
+    command = cli.command(tmp_path / "run", *options, config=config)
+    process = cli.run(command, tfds_dir, PYTHONPATH=str(tmp_path))
+    assert process.returncode == 0, process.stderr_text
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    by_method = {row["method"]: row for row in results["summary"]}
+    assert by_method["oracle"]["test_accuracy"] > 0.9
+    for method in methods.split("+"):
+        assert by_method[method]["test_accuracy"] > 0.8, method
+        assert by_method[method]["forget_accuracy"] < 0.2, method

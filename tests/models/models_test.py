@@ -2,8 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from unlearnjax import models, trees
+from unlearnjax import models, tasks, trees
 
 SMALL = {
     "mlp": {},
@@ -66,3 +67,55 @@ def test_unknown_names_and_options_are_refused():
         models.ResNet(3, norm="layer").init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
     with pytest.raises(ValueError, match="patch_size must divide"):
         models.ViT(3, patch_size=5).init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+
+
+def test_a_class_of_your_own_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "my_models.py").write_text(
+        """
+import flax.linen as nn
+from flax import nnx
+
+class Linen(nn.Module):
+    num_classes: int
+    width: int = 3
+    def setup(self):
+        self.layer = nn.Dense(self.num_classes)
+    def __call__(self, x, train=False):
+        return self.layer(x)
+
+class Nnx(nnx.Module):
+    def __init__(self, num_classes, width=3, *, rngs):
+        self.a, self.b = nnx.Linear(4, width, rngs=rngs), nnx.Linear(width, num_classes, rngs=rngs)
+    def __call__(self, x):
+        return self.b(self.a(x))
+
+class NoDefault(nnx.Module):
+    def __init__(self, width, rngs):
+        pass
+
+def function(num_classes):
+    return None
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    linen = models.by_name("my_models:Linen", num_classes=7, dtype=None, width=5)
+    assert (linen.num_classes, linen.width) == (7, 5)
+    for name in ("Linen", "Nnx"):
+        assert models.default_options(f"my_models:{name}") == {"width": 3}
+    module = models.by_name("my_models:Nnx", num_classes=7, width=5)(nnx.Rngs(0))
+    assert module.b.kernel.shape == (5, 7)
+    task = tasks.classification(tasks.from_nnx(models.by_name("my_models:Nnx", num_classes=7)))
+    batch = {"inputs": jnp.ones((2, 4))}
+    assert task.apply(task.init(jax.random.key(0), batch), batch, None, False)[0][
+        "logits"
+    ].shape == (2, 7)
+    for name, options, message in (
+        ("my_models:Other", {}, "cannot be imported"),
+        ("no_such_module:Other", {}, "No module named 'no_such_module'"),
+        ("my_models:function", {}, "must be a class of Flax Linen or NNX"),
+        ("my_models:NoDefault", {}, "argument 'width' of model 'my_models:NoDefault'"),
+        ("my_models:Nnx", {"depth": 2}, "'depth' is not an option"),
+        ("my_models:Nnx", {"dtype": jnp.bfloat16}, "has no argument dtype"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            models.by_name(name, **options)

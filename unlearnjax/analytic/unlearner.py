@@ -86,7 +86,7 @@ def acu(
             width = data["inputs"][0].size
             params = {}
         else:
-            width = shapes["features"].shape[-1]
+            width = training.feature_width(task, variables, data)
             params = {"backbone": variables}
         params["projection"] = features_lib.random_projection(rng, width, num_features)
         with jax.enable_x64(True):

@@ -13,7 +13,6 @@ from unlearnjax.curvature.hessian import (
     inverse_hessian_vector_product,
     mean_gradient,
 )
-from unlearnjax.curvature.layers import layer_names
 from unlearnjax.curvature.per_example import per_example_gradients
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "fisher_diagonal",
     "hessian_vector_product",
     "inverse_hessian_vector_product",
-    "layer_names",
     "mean_gradient",
     "output_sensitivity",
     "per_example_gradients",

@@ -88,25 +88,6 @@ def captured(task: Task, variables: Variables, batch: Batch) -> list[tuple[_Laye
     return [(layers[i], x, cotangents[i]) for i, x in zip(covered, inputs, strict=True)]
 
 
-def layer_names(task: Task, variables: Variables, batch: Batch) -> list[str]:
-    """Dotted names of the layers that own parameters, in the order in which the model calls them.
-
-    Raises:
-      ValueError: if the layers cannot be seen (a model of another library than Linen).
-    """
-    found: list[_Layer] = []
-    batch = {"weight": jnp.ones(len(batch["inputs"])), **batch}
-
-    def discover(variables, batch):
-        return _captured_losses(task, variables, batch, {}, found)
-
-    jax.eval_shape(discover, variables, batch)
-    names = [trees.path_name(path[:-1]) for layer in found for path in layer.paths.values()]
-    if not names:
-        raise ValueError("the order of layers is known of Linen models only; name them instead")
-    return list(dict.fromkeys(names))
-
-
 def _captured_losses(task, variables, batch, offsets: dict, layers: list[_Layer]) -> Array:
     """Per-example losses, with `offsets[i]` added to the output of the i-th layer called."""
     owned = jax.tree_util.tree_leaves_with_path(variables["params"])

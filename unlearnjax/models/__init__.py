@@ -1,9 +1,14 @@
 """Flax Linen models. All but `VAE` return `{'logits': [B, C], 'features': [B, D]}`."""
 
 import difflib
+import functools
+import importlib
 import inspect
-from functools import partial
+from collections.abc import Callable
 from typing import Any
+
+import flax.linen as nn
+from flax import nnx
 
 from unlearnjax.models import layers
 from unlearnjax.models.convnet import ConvNet
@@ -16,35 +21,92 @@ BY_NAME = {
     "mlp": MLP,
     "convnet": ConvNet,
     "resnet18": ResNet,
-    "resnet18_groupnorm": partial(ResNet, norm="group"),
+    "resnet18_groupnorm": functools.partial(ResNet, norm="group"),
     "vit_tiny": ViT,
 }
 
 
-def by_name(name: str, **options: Any):
-    """The model `name`, built with `options`; raises `ValueError` that lists the valid ones."""
-    _validate_name(name)
-    allowed = default_options(name).keys() | {"num_classes", "dtype", "axis_name"}
-    for option in sorted(set(options) - allowed):
+# Arguments that the problem decides, or Flax itself.
+_GIVEN = ("num_classes", "dtype", "axis_name", "rngs", "parent", "name")
+
+
+def by_name(name: str, **options: Any) -> nn.Module | Callable[[nnx.Rngs], nnx.Module]:
+    """The model `name`, built with `options`.
+
+    Args:
+      name: one of `BY_NAME`, or 'module:Class' of your own, imported: a Linen or NNX module class.
+        Its arguments `num_classes` and `dtype`, if it has them, are given; others are options.
+      **options: by argument; a `dtype` of `None` is left out where the class has none.
+
+    Returns:
+      For Linen the module; for NNX what `tasks.from_nnx` takes.
+
+    Raises:
+      ValueError: that lists the valid names or options, or says what cannot be imported.
+    """
+    constructor = _constructor(name)
+    has = _parameters(constructor)
+    for option in sorted(options.keys() - default_options(name).keys() - set(_GIVEN)):
         raise ValueError(
-            f"{option!r} is not an option of model {name!r}; options are {sorted(allowed)}"
+            f"{option!r} is not an option of model {name!r}; options are "
+            f"{sorted(default_options(name).keys() | {'num_classes', 'dtype', 'axis_name'})}"
         )
-    return BY_NAME[name](**options)
+    if options.get("dtype") is not None and "dtype" not in has:
+        raise ValueError(f"model {name!r} has no argument dtype, got {options['dtype']}")
+    options = {key: value for key, value in options.items() if key in has}
+    if _is_nnx(constructor):
+        return lambda rngs: constructor(**options, rngs=rngs)
+    return constructor(**options)
 
 
 def default_options(name: str) -> dict[str, Any]:
-    """The options of the model `name` with their defaults, without those of the problem."""
-    _validate_name(name)
-    parameters = inspect.signature(BY_NAME[name]).parameters
-    without = ("num_classes", "dtype", "axis_name", "parent", "name")
-    return {key: p.default for key, p in parameters.items() if key not in without}
+    """The options of the model `name` with their defaults, without those of the problem.
+
+    Raises:
+      ValueError: for an unknown name, or an option of a class of your own that has no default.
+    """
+    parameters = _parameters(_constructor(name))
+    options = {key: p.default for key, p in parameters.items() if key not in _GIVEN}
+    for key, default in options.items():
+        if default is inspect.Parameter.empty:
+            raise ValueError(f"argument {key!r} of model {name!r} must have a default")
+    return options
 
 
-def _validate_name(name: str) -> None:
+def _constructor(name: str) -> Callable[..., Any]:
+    if ":" in name:
+        return _imported(name)
     if name not in BY_NAME:
         close = difflib.get_close_matches(name, BY_NAME, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"model must be one of {sorted(BY_NAME)}, got {name!r}{hint}")
+        raise ValueError(
+            f"model must be one of {sorted(BY_NAME)} or 'module:Class', got {name!r}{hint}"
+        )
+    return BY_NAME[name]
+
+
+def _imported(name: str) -> type:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"model {name!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module | nnx.Module)):
+        raise ValueError(f"model {name!r} must be a class of Flax Linen or NNX, got {found!r}")
+    return found
+
+
+def _parameters(constructor) -> dict[str, inspect.Parameter]:
+    """By name, without those that stand for any number of arguments."""
+    # The signature of an NNX class is that of its metaclass; the first parameter is `self`.
+    bound = functools.partial(constructor.__init__, None) if _is_nnx(constructor) else constructor
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(bound).parameters.items()
+    return {key: p for key, p in parameters if p.kind in named}
+
+
+def _is_nnx(constructor) -> bool:
+    return isinstance(constructor, type) and issubclass(constructor, nnx.Module)
 
 
 __all__ = [

@@ -3,6 +3,7 @@
 from unlearnjax.tasks.adapters import Model, from_linen, from_nnx
 from unlearnjax.tasks.autoencoding import autoencoding
 from unlearnjax.tasks.classification import classification, margin
+from unlearnjax.tasks.layers import layer_names
 from unlearnjax.tasks.regression import regression
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "classification",
     "from_linen",
     "from_nnx",
+    "layer_names",
     "margin",
     "regression",
 ]

@@ -1,7 +1,13 @@
 """Training: the step, whole runs, evaluation, checkpoints."""
 
 from unlearnjax.training import ensembles
-from unlearnjax.training.evaluate import evaluate, map_batches, output_shapes, outputs
+from unlearnjax.training.evaluate import (
+    evaluate,
+    feature_width,
+    map_batches,
+    output_shapes,
+    outputs,
+)
 from unlearnjax.training.step import TrainState, init_state, make_step, supervised
 from unlearnjax.training.train import init_variables, run_epochs, stream_epochs, train
 
@@ -9,6 +15,7 @@ __all__ = [
     "TrainState",
     "ensembles",
     "evaluate",
+    "feature_width",
     "init_state",
     "init_variables",
     "make_step",

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import curvature, training
 from unlearnjax import data as data_lib
+from unlearnjax import tasks, training
 from unlearnjax.types import Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import objectives, transforms
 from unlearnjax.unlearning.chain import chain
@@ -96,7 +96,7 @@ def last_layers(task: Task, variables: Variables, data, layers: int | Sequence[s
     if not isinstance(layers, int):
         return transforms.layer_mask(variables["params"], layers)
     example = data_lib.take(data, jnp.zeros(1, jnp.int32))
-    called = curvature.layer_names(task, variables, example)
+    called = tasks.layer_names(task, variables, example)
     if layers > len(called):
         raise ValueError(f"layers must be at most the model's {len(called)}, got {layers}")
     return transforms.layer_mask(variables["params"], called[-layers:])

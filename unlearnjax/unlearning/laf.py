@@ -96,6 +96,7 @@ def laf(
         return state.variables
 
     def update(rng, task, variables, memory, request: Request):
+        training.feature_width(task, variables, request.forget)
         all_rng, forget_rng, rng = jax.random.split(rng, 3)
         frozen = original(variables, request)
         forget, retain = (

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from unlearnjax import checks, curvature, training
+from unlearnjax import checks, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import Array, Data, PyTree, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import sequences, transforms
@@ -250,7 +250,7 @@ def block_numbers(task: Task, variables: Variables, data: Data, num_blocks: int)
     Parameters of no layer are of block `num_blocks`, which is never trained.
     """
     example = data_lib.take(data, jnp.zeros(1, jnp.int32))
-    layers = curvature.layer_names(task, variables, example)[::-1]
+    layers = tasks.layer_names(task, variables, example)[::-1]
     if num_blocks > len(layers):
         raise ValueError(
             f"num_slices must be at most the model's {len(layers)} layers, got {num_blocks}"
