@@ -4,6 +4,7 @@ An experiment is a function `story(config, run)` that `python -m experiments.NAM
 """
 
 import contextlib
+import difflib
 import json
 import os
 import platform
@@ -302,7 +303,15 @@ def _parse(argv: list[str]) -> list[str]:
     except (flags.Error, ValueError, TypeError, OSError) as error:
         # config_flags puts the whole traceback of get_config into its message; its last line is the
         # error itself.
-        _fail(str(error).strip().split("\n")[-1].strip().removeprefix("ValueError: "))
+        line = str(error).strip().split("\n")[-1].strip().removeprefix("ValueError: ")
+        _fail(line + (_near_config(line) if "No such file" in line else ""))
+
+
+def _near_config(line: str) -> str:
+    """What the config file that is not there may have been meant to be."""
+    known = sorted(str(path) for path in Path("configs").glob("[!_]*.py"))
+    near = difflib.get_close_matches(line.rpartition(": ")[2].strip("'"), known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
 
 
 def _one_line_errors(call: Callable[[], None]) -> None:

@@ -29,7 +29,8 @@ CONFIG = "configs/unlearn.py:"
             "no field 'alhpa' Did you mean \"alpha\"",
         ),
         (CONFIG + "digits,modle=mlp", (), "did you mean 'model'?"),
-        ("configs/unlern.py", (), "No such file or directory: 'configs/unlern.py'"),
+        ("configs/unlern.py", (), "'configs/unlern.py'; did you mean configs/unlearn.py?"),
+        ("own.py", (), "'own.py'; there are configs/continual.py, configs/corrective.py,"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.startswith("configs") else "",
 )
