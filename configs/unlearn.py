@@ -15,6 +15,7 @@ forgetting) and target (a field of the data set to be learned in the place of it
     --config=configs/unlearn.py:digits,superclasses=0+2+4+6+8/1+3+5+7+9,forget=field:subclass:3
     --config=configs/unlearn.py:cifar100,target=coarse_label,forget=field:subclass:8
     --config=configs/unlearn.py:cifar10,model=resnet18
+    --config=configs/unlearn.py:digits,model=my_module:MyClass  (Linen or NNX, imported)
 
 Single fields by flags: `--config.train.num_epochs=5`, `--config.unlearn.ssd.alpha=3`, or for every
 method that has the field `--config.unlearn.alpha=3`.

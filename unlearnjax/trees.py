@@ -9,7 +9,12 @@ from unlearnjax.types import PyTree
 
 
 def size(tree: PyTree) -> int:
-    """Number of scalars in `tree`."""
+    """Number of scalars in `tree`.
+
+    Examples:
+      >>> size({"layer": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}})
+      9
+    """
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
@@ -19,7 +24,12 @@ def nbytes(tree: PyTree) -> int:
 
 
 def names(tree: PyTree) -> list[str]:
-    """Dotted path of every leaf, in the order of `jax.tree.leaves`."""
+    """Dotted path of every leaf, in the order of `jax.tree.leaves`.
+
+    Examples:
+      >>> names({"layer": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}})
+      ['layer.bias', 'layer.kernel']
+    """
     return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 

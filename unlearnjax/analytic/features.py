@@ -18,6 +18,11 @@ def expand(projection: Array, inputs: Array) -> Array:
 
     References:
       Zhuang et al., "ACIL: Analytic Class-Incremental Learning", NeurIPS 2022 (the "buffer").
+
+    Examples:
+      >>> projection = random_projection(jax.random.key(0), num_inputs=64, num_features=256)
+      >>> expand(projection, jnp.ones((3, 8, 8, 1))).shape
+      (3, 256)
     """
     return jax.nn.relu(inputs.reshape(inputs.shape[0], -1) @ projection)
 

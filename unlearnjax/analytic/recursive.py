@@ -106,6 +106,16 @@ def forget(
         squares: the rows were never learned, or are forgotten a second time. (Rows that were not
         learned but lie well within the span of those that were cannot be told by any method that
         keeps no data: keep a ledger of indices beside it.) In compiled code use `try_forget`.
+
+    Examples:
+      >>> from unlearnjax import analytic
+      >>> features = jax.random.normal(jax.random.key(0), (20, 4))
+      >>> targets = jnp.eye(2)[jnp.arange(20) % 2]
+      >>> state = analytic.learn(analytic.init(4, 2), features, targets)
+      >>> state = analytic.forget(state, features[:5], targets[:5])
+      >>> without = analytic.solve(features[5:], targets[5:])
+      >>> bool(jnp.allclose(state.weight, without, atol=1e-5))
+      True
     """
     new, possible = try_forget(state, features, targets, weights, block_size=block_size)
     if not checks.traced(possible) and not bool(possible):

@@ -33,6 +33,16 @@ def ridge_influence(
       targets: `[N, C]`.
       evaluation: `[n_eval, D]`.
       gamma: regulariser, > 0.
+
+    Examples:
+      >>> from unlearnjax import analytic, attribution
+      >>> x, y = jax.random.normal(jax.random.key(0), (30, 4)), jnp.eye(2)[jnp.arange(30) % 2]
+      >>> attributor = attribution.ridge_influence(x, y, evaluation=x[:3])
+      >>> change = attribution.predict_counterfactual(attributor, jnp.array([0, 7]))
+      >>> kept = jnp.delete(jnp.arange(30), jnp.array([0, 7]))
+      >>> retrained = x[:3] @ (analytic.solve(x[kept], y[kept]) - analytic.solve(x, y))
+      >>> bool(jnp.allclose(change, retrained, atol=1e-5))
+      True
     """
     dtype = jnp.asarray(features).dtype
     state = analytic.init(features.shape[1], targets.shape[1], gamma, dtype=dtype)

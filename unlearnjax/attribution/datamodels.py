@@ -50,6 +50,14 @@ def ridge_datamodels(
 
     Raises:
       ValueError: for differing numbers of subsets, or a lambda that is not positive.
+
+    Examples:
+      >>> from unlearnjax import attribution
+      >>> masks = jax.random.bernoulli(jax.random.key(0), 0.5, (200, 10))
+      >>> outputs = (3.0 * masks[:, 4])[:, None, None]  # the output hangs on example 4
+      >>> models = attribution.ridge_datamodels(masks, outputs)
+      >>> attribution.predict_counterfactual(models, jnp.array([4])).round().tolist()
+      [[-3.0]]
     """
     checks.positive(lambdas=min(lambdas))
     x, y, center, mean = _centred(masks, outputs)

@@ -12,6 +12,11 @@ def linear_datamodeling_score(predicted: np.ndarray, actual: np.ndarray) -> np.n
 
     References:
       Park et al., "TRAK: Attributing Model Behavior at Scale", ICML 2023, definition 2.3.
+
+    Examples:
+      >>> actual = np.array([[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]])
+      >>> linear_datamodeling_score(np.array([[0.1, 3.0], [0.2, 2.0], [0.9, 1.0]]), actual)
+      array([ 1., -1.])
     """
     from scipy.stats import rankdata
 

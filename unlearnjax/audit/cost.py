@@ -32,7 +32,14 @@ class Compiled(NamedTuple):
 
 
 def compile_costed(fn: Callable, *args: Any, **options: Any) -> Compiled:
-    """Compiles `fn` for the shapes and shardings of `args`; `options` are those of `jax.jit`."""
+    """Compiles `fn` for the shapes and shardings of `args`; `options` are those of `jax.jit`.
+
+    Examples:
+      >>> program = compile_costed(lambda x: x @ x, jnp.ones((64, 64)))
+      >>> result, cost = timed(program, jnp.ones((64, 64)))
+      >>> cost.flops, cost.seconds > 0
+      (524288.0, True)
+    """
     start = time.perf_counter()
     compiled = jax.jit(fn, **options).lower(*args).compile()
     compile_seconds = time.perf_counter() - start
@@ -59,6 +66,13 @@ def flops(fn: Callable, *args: Any) -> float:
 
     XLA counts the body of a loop once, whatever its length. Each `scan` is therefore analysed by
     itself and counted as often as it runs; a `while` loop of unknown length still counts once.
+
+    Examples:
+      >>> a = jnp.ones((8, 8))
+      >>> flops(lambda a: a @ a, a)  # 8 x 8 sums of 8 products
+      1024.0
+      >>> flops(lambda a: jax.lax.scan(lambda x, _: (x @ a, None), a, length=10)[0], a) // 1024
+      10.0
     """
     analyse = lambda lowered: (lowered.cost_analysis() or {}).get("flops", 0.0)
     return _multiplied_out(jax.make_jaxpr(fn)(*args), analyse)[0]

@@ -50,6 +50,10 @@ def forgetting_quality(epsilons: np.ndarray) -> float:
     """Mean over examples of `2 / 2^n`, n the bin (1 to 13, width 0.5) of the example's epsilon.
 
     In (0, 1]; 1 is ideal: no attack tells unlearned from retrained.
+
+    Examples:
+      >>> forgetting_quality(np.array([0.1, 0.3])), forgetting_quality(np.array([0.1, 0.6]))
+      (1.0, 0.75)
     """
     bins = np.clip(np.floor(np.maximum(epsilons, 0) / BIN_WIDTH), 0, NUM_BINS - 1) + 1
     return float(np.mean(2.0 / 2.0**bins))

@@ -12,6 +12,13 @@ def average_gap(row: Mapping[str, float], oracle: Mapping[str, float]) -> float:
 
     References:
       Fan et al., "SalUn", ICLR 2024, section 5 ("Avg. Gap").
+
+    Examples:
+      >>> oracle = dict(forget_accuracy=0.0, retain_accuracy=1.0, test_accuracy=0.99)
+      >>> oracle["mia_efficacy"] = 1.0
+      >>> unlearned = oracle | dict(forget_accuracy=0.04, test_accuracy=0.97)
+      >>> round(average_gap(unlearned, oracle), 3)
+      0.015
     """
     return sum(abs(row[name] - oracle[name]) for name in AVG_GAP) / len(AVG_GAP)
 
@@ -25,6 +32,13 @@ def tug_of_war(
 
     References:
       Zhao et al., "What makes unlearning hard and what to do about it", NeurIPS 2024.
+
+    Examples:
+      >>> oracle = dict(forget_accuracy=0.0, retain_accuracy=1.0, test_accuracy=0.99)
+      >>> round(tug_of_war(oracle, oracle), 3)
+      1.0
+      >>> round(tug_of_war(oracle | dict(forget_accuracy=1.0), oracle), 3)  # forgot nothing
+      0.0
     """
     result = 1.0
     for name in (forget, "retain_accuracy", "test_accuracy"):
@@ -39,5 +53,9 @@ def nomus(test_accuracy: float, mia_accuracy: float) -> float:
 
     References:
       Choi and Na, "Towards Machine Unlearning Benchmarks", 2023 (arXiv 2311.02240).
+
+    Examples:
+      >>> nomus(test_accuracy=0.9, mia_accuracy=0.5)
+      0.95
     """
     return 0.5 * test_accuracy + 0.5 * (1 - 2 * abs(mia_accuracy - 0.5))

@@ -30,6 +30,13 @@ def klom(unlearned: np.ndarray, oracle: np.ndarray, *, drop_maximum: bool = Fals
 
     Raises:
       ValueError: if the two do not have the same examples, or a margin is not finite.
+
+    Examples:
+      >>> rng = np.random.default_rng(0)
+      >>> oracle, unlearned = rng.normal(size=(200, 3)), rng.normal(size=(200, 3))
+      >>> unlearned[:, 2] += 20  # still sure of the third example
+      >>> klom(unlearned, oracle).round()
+      array([ 0.,  0., 10.])
     """
     unlearned, oracle = _validated(unlearned, oracle)
     both = np.concatenate([unlearned, oracle])

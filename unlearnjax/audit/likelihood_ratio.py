@@ -39,6 +39,12 @@ def u_lira(unlearned: np.ndarray, oracle: np.ndarray, *, seed: int = 0) -> dict[
     Returns:
       `accuracy` (balanced), `auc`, `tpr_at_0.1%`, `tpr_at_1%` (of calling unlearned what is, at
       that rate of calling unlearned what is not). Ideal: 0.5, 0.5, 0.001, 0.01.
+
+    Examples:
+      >>> rng = np.random.default_rng(0)
+      >>> oracle, forgot, kept = rng.normal(size=(3, 64, 50)) + np.array([0, 0, 4]).reshape(3, 1, 1)
+      >>> round(u_lira(forgot, oracle)["auc"], 1), round(u_lira(kept, oracle)["auc"], 1)
+      (0.5, 1.0)
     """
     return rates(*u_lira_scores(unlearned, oracle, seed=seed))
 
@@ -111,7 +117,13 @@ def rmia(
 
 
 def rates(positive: np.ndarray, negative: np.ndarray) -> Mapping[str, float]:
-    """Of scores: balanced accuracy at threshold 0, AUC, true-positive rates at 0.1 % and 1 %."""
+    """Of scores: balanced accuracy at threshold 0, AUC, true-positive rates at 0.1 % and 1 %.
+
+    Examples:
+      >>> found = rates(np.array([2.0, 1.0, -1.0]), np.array([-3.0, -2.0, 0.5]))
+      >>> round(found["accuracy"], 3), round(found["auc"], 3)
+      (0.667, 0.889)
+    """
     from sklearn.metrics import roc_curve
 
     labels = np.repeat([1, 0], [len(positive), len(negative)])

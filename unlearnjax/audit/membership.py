@@ -30,6 +30,14 @@ def membership_inference(
 
     Raises:
       ValueError: if a set has fewer than 2 examples or a score is not finite.
+
+    Examples:
+      >>> rng = np.random.default_rng(0)
+      >>> losses, same = rng.exponential(size=(2, 500))
+      >>> round(membership_inference(losses, same)["accuracy"], 1)
+      0.5
+      >>> round(membership_inference(losses / 100, same)["accuracy"], 1)  # losses of what is known
+      0.9
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score, roc_auc_score

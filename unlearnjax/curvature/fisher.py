@@ -54,6 +54,17 @@ def fisher_diagonal(
 
     Raises:
       ValueError: for an unknown `labels` or `method`, or `labels='model'` without `rng`.
+
+    Examples:
+      >>> from unlearnjax import curvature, models, tasks
+      >>> task = tasks.classification(tasks.from_linen(models.MLP(num_classes=3, hidden=(8,))))
+      >>> inputs = jax.random.normal(jax.random.key(1), (10, 4))
+      >>> data = {"inputs": inputs, "targets": jnp.arange(10) % 3}
+      >>> variables = task.init(jax.random.key(0), data)
+      >>> fisher = curvature.fisher_diagonal(task, variables, data, batch_size=10)
+      >>> again = curvature.fisher_diagonal(task, variables, data, batch_size=3)
+      >>> all(jnp.allclose(a, b) for a, b in zip(*map(jax.tree.leaves, (fisher, again))))
+      True
     """
     checks.one_of(labels=(labels, LABELS), method=(method, METHODS))
     if labels == "model" and rng is None:

@@ -34,6 +34,18 @@ def hessian_vector_product(
       data: `[N, ...]` arrays.
       vector: a tree like the parameters.
       batch_size: examples at once; the result does not depend on it.
+
+    Examples:
+      >>> from unlearnjax import curvature, tasks
+      >>> init = lambda rng, batch: {"params": jnp.zeros((2, 1))}
+      >>> apply = lambda v, batch, rng, train: ({"logits": batch["inputs"] @ v["params"]}, v)
+      >>> task = tasks.regression(tasks.Model(init, apply))
+      >>> x = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> data = {"inputs": x, "targets": jnp.zeros(2)}
+      >>> vector = jnp.array([[1.0], [0.0]])
+      >>> product = curvature.hessian_vector_product(task, init(None, None), data, vector)
+      >>> product.tolist(), (x.T @ x / 2 @ vector).tolist()
+      ([[5.0], [7.0]], [[5.0], [7.0]])
     """
 
     params = variables["params"]

@@ -31,7 +31,12 @@ def validate_batch_size(batch_size: int, num_indices: int, name: str = "batch_si
 
 
 def pad_indices(indices: Array, batch_size: int) -> Array:
-    """`[n]` indices to `[ceil(n / batch_size), batch_size]`, filled up with -1."""
+    """`[n]` indices to `[ceil(n / batch_size), batch_size]`, filled up with -1.
+
+    Examples:
+      >>> pad_indices(jnp.arange(5), 3).tolist()
+      [[0, 1, 2], [3, 4, -1]]
+    """
     missing = -indices.shape[0] % batch_size
     return jnp.pad(indices, (0, missing), constant_values=-1).reshape(-1, batch_size)
 
@@ -65,6 +70,10 @@ def take(data: Data, indices: Array) -> Batch:
     """The examples of `data` at `indices` `[B]`, with `weight` 0 where the index is negative.
 
     A `weight` that `data` already has (per-example weights) is multiplied in.
+
+    Examples:
+      >>> take({"inputs": jnp.array([10.0, 20.0, 30.0])}, jnp.array([2, -1]))["weight"].tolist()
+      [1.0, 0.0]
     """
     valid = indices >= 0
     batch = {name: jnp.asarray(value)[position(indices)] for name, value in data.items()}

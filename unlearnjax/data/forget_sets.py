@@ -10,7 +10,12 @@ import numpy as np
 
 
 def whole_class(targets: np.ndarray, classes: Iterable[int]) -> np.ndarray:
-    """Every example whose target is one of `classes`."""
+    """Every example whose target is one of `classes`.
+
+    Examples:
+      >>> whole_class(np.array([0, 1, 2, 1]), [1])
+      array([1, 3])
+    """
     classes = [int(c) for c in classes]
     known = np.unique(targets).tolist()
     missing = sorted(set(classes) - set(known))
@@ -53,14 +58,24 @@ def extremes(values: np.ndarray, num_high: int, num_low: int = 0) -> np.ndarray:
 
 
 def in_band(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Every example with `low <= value <= high`."""
+    """Every example with `low <= value <= high`.
+
+    Examples:
+      >>> in_band(np.array([20.0, 35.0, 50.0]), 30.0, 60.0)
+      array([1, 2])
+    """
     if not low < high:
         raise ValueError(f"band must have low < high, got {low} and {high}")
     return np.flatnonzero((values >= low) & (values <= high))
 
 
 def by_field(values: np.ndarray, wanted: Sequence) -> np.ndarray:
-    """Every example whose metadata field (an identity, a source) is one of `wanted`."""
+    """Every example whose metadata field (an identity, a source) is one of `wanted`.
+
+    Examples:
+      >>> by_field(np.array([7, 8, 7, 9]), [7])  # of the speakers, number 7
+      array([0, 2])
+    """
     known = np.unique(values)
     missing = [w for w in wanted if w not in known]
     if missing:
@@ -79,7 +94,12 @@ def explicit(indices: Iterable[int], num_examples: int) -> np.ndarray:
 
 
 def complement(forget: np.ndarray, num_examples: int) -> np.ndarray:
-    """The retain set of a forget set; raises `ValueError` if either would be empty."""
+    """The retain set of a forget set; raises `ValueError` if either would be empty.
+
+    Examples:
+      >>> complement(np.array([1, 3]), 5)
+      array([0, 2, 4])
+    """
     if len(forget) == 0:
         raise ValueError("the forget set is empty; it must hold at least one training example")
     if len(forget) >= num_examples:
@@ -125,6 +145,13 @@ def select(spec: str, train: dict, held_out: dict, rng: np.random.Generator) -> 
 
     Raises:
       ValueError: if `spec` is not understood, names what `train` has not, or selects nothing.
+
+    Examples:
+      >>> train = {"targets": np.array([0, 1, 1, 2]), "speaker": np.array([5, 5, 6, 6])}
+      >>> select("class:1", train, train, np.random.default_rng(0)).forget
+      array([1, 2])
+      >>> select("field:speaker:5", train, train, np.random.default_rng(0)).forget
+      array([0, 1])
     """
     kind, _, rest = spec.partition(":")
     targets, held_targets = train["targets"], held_out["targets"]

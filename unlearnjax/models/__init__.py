@@ -43,6 +43,10 @@ def by_name(name: str, **options: Any) -> nn.Module | Callable[[nnx.Rngs], nnx.M
 
     Raises:
       ValueError: that lists the valid names or options, or says what cannot be imported.
+
+    Examples:
+      >>> by_name("mlp", num_classes=3, hidden=(8,)).hidden
+      (8,)
     """
     constructor = _constructor(name)
     has = _parameters(constructor)

@@ -22,7 +22,7 @@ def load_results(*runs: str | os.PathLike, part: str = "rows") -> Any:
     Raises:
       ValueError: if there are no such results.
 
-    Example:
+    Examples:
       >>> import json, pathlib, tempfile
       >>> run = pathlib.Path(tempfile.mkdtemp()) / "ssd"
       >>> run.mkdir()

@@ -18,6 +18,10 @@ def project(values: Array, size: float) -> Array:
 
     Returns:
       `[N]`. Cost: some 40 passes over N.
+
+    Examples:
+      >>> project(jnp.array([2.0, 0.5, 0.5, -1.0]), 2).tolist()
+      [1.0, 0.5, 0.5, 0.0]
     """
     values = jnp.asarray(values)
     total = lambda mu: jnp.clip(values - mu, 0, 1).sum()
@@ -42,6 +46,11 @@ def project(values: Array, size: float) -> Array:
 
 
 def top(values: Array, size: int) -> Array:
-    """`[N]`: 1 at the `size` largest values, else 0; of equals the first."""
+    """`[N]`: 1 at the `size` largest values, else 0; of equals the first.
+
+    Examples:
+      >>> top(jnp.array([0.2, 0.9, 0.4]), 2).tolist()
+      [0.0, 1.0, 1.0]
+    """
     chosen = jax.lax.top_k(values, size)[1]
     return jnp.zeros_like(values).at[chosen].set(1)

@@ -78,6 +78,24 @@ def search(
 
     Raises:
       ValueError: for a value out of range, groups of the wrong length, or data without targets.
+
+    Examples:
+      >>> from unlearnjax import models, selection, tasks
+      >>> task = tasks.classification(tasks.from_linen(models.MLP(num_classes=2, hidden=(8,))))
+      >>> inputs = jax.random.normal(jax.random.key(0), (12, 4))
+      >>> data = {"inputs": inputs, "targets": jnp.arange(12) % 2}
+      >>> found = selection.search(
+      ...     task,
+      ...     task.init(jax.random.key(1), data),
+      ...     data,
+      ...     jax.random.key(2),
+      ...     size=3,
+      ...     lower=selection.lower.gradient_ascent(),
+      ...     tx=optax.sgd(0.05),
+      ...     num_epochs=2,
+      ... )
+      >>> int(found.chosen.sum())
+      3
     """
     checks.at_least(1, num_epochs=num_epochs, round_every=round_every)
     checks.positive(learning_rate=learning_rate)

@@ -56,6 +56,18 @@ def from_nnx(constructor: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     The variables are `{'params': ..., 'rest': ...}`, plain nested dictionaries; `rest` holds the
     other variables, such as batch statistics. Keys and counters of the module's rng streams are
     not among them: every training step derives fresh ones from its own key.
+
+    Examples:
+      >>> class Linear(nnx.Module):
+      ...     def __init__(self, rngs):
+      ...         self.layer = nnx.Linear(4, 3, rngs=rngs)
+      ...
+      ...     def __call__(self, x):
+      ...         return self.layer(x)
+      >>> model = from_nnx(Linear)
+      >>> variables = model.init(jax.random.key(0), {})
+      >>> variables["params"]["layer"]["kernel"].shape
+      (4, 3)
     """
     # The graph definition is static; one abstract construction recovers it without computing.
     filters = (nnx.Param, nnx.RngState, ...)

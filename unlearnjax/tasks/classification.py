@@ -14,6 +14,10 @@ def margin(logits: Array, targets: Array) -> Array:
 
     References:
       Georgiev et al., "Attribute-to-Delete", ICLR 2025 (the output KLoM is defined on).
+
+    Examples:
+      >>> margin(jnp.array([[2.0, 0.0]]), jnp.array([0])).tolist()
+      [2.0]
     """
     chex.assert_rank([logits, targets], [2, 1])
     is_target = jax.nn.one_hot(targets, logits.shape[-1], dtype=bool)
@@ -29,6 +33,15 @@ def classification(model: Model) -> Task:
 
     Args:
       model: an `(init, apply)` pair: `from_linen(...)`, `from_nnx(...)` or your own.
+
+    Examples:
+      >>> from unlearnjax import models, tasks
+      >>> task = tasks.classification(tasks.from_linen(models.MLP(num_classes=3)))
+      >>> batch = {"inputs": jnp.ones((2, 4)), "targets": jnp.array([0, 2])}
+      >>> variables = task.init(jax.random.key(0), batch)
+      >>> outputs, _ = task.apply(variables, batch, None, False)
+      >>> outputs["logits"].shape, task.loss(outputs, batch).shape
+      ((2, 3), (2,))
     """
 
     def loss(outputs: Outputs, batch: Batch) -> Array:

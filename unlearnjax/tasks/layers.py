@@ -19,6 +19,13 @@ def layer_names(task: Task, variables: Variables, batch: Batch) -> list[str]:
       task: its `apply` may be of any library.
       variables: the model's.
       batch: one example is enough.
+
+    Examples:
+      >>> from unlearnjax import models, tasks
+      >>> task = tasks.classification(tasks.from_linen(models.MLP(num_classes=3)))
+      >>> batch = {"inputs": jax.numpy.ones((1, 4))}
+      >>> layer_names(task, task.init(jax.random.key(0), batch), batch)
+      ['Dense_0', 'Dense_1', 'Dense_2']
     """
 
     def outputs(params):

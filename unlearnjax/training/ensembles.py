@@ -87,6 +87,25 @@ def train_ensemble(
     Raises:
       ValueError: for an unknown `axis`, differing numbers of subsets and keys, or a number of
         models that the mesh does not divide.
+
+    Examples:
+      >>> from unlearnjax import models, tasks, training
+      >>> task = tasks.classification(tasks.from_linen(models.MLP(num_classes=3, hidden=(8,))))
+      >>> inputs = jax.random.normal(jax.random.key(0), (9, 4))
+      >>> data = {"inputs": inputs, "targets": jnp.arange(9) % 3}
+      >>> halves = jnp.array([[0, 1, 2, 3], [5, 6, 7, 8]])
+      >>> margins = train_ensemble(
+      ...     task,
+      ...     optax.sgd(0.1),
+      ...     data,
+      ...     halves,
+      ...     jax.random.split(jax.random.key(1), 2),
+      ...     lambda variables, data: training.evaluate(task, variables, data)["margin"],
+      ...     num_epochs=1,
+      ...     batch_size=4,
+      ... )
+      >>> margins.shape  # of both models on all nine examples
+      (2, 9)
     """
     checks.one_of(axis=(axis, AXES))
     if len(subsets) != len(rngs):

@@ -62,6 +62,14 @@ def evaluate(
 
     Returns:
       `{'loss': [N], 'accuracy': [N], ...}`. Cost: one forward pass over the data.
+
+    Examples:
+      >>> from unlearnjax import models, tasks
+      >>> task = tasks.classification(tasks.from_linen(models.MLP(num_classes=3, hidden=(8,))))
+      >>> data = {"inputs": jnp.ones((7, 4)), "targets": jnp.zeros(7, jnp.int32)}
+      >>> per_example = evaluate(task, task.init(jax.random.key(0), data), data, batch_size=4)
+      >>> per_example["loss"].shape, sorted(per_example)
+      ((7,), ['accuracy', 'confidence', 'entropy', 'loss', 'margin'])
     """
 
     def per_batch(batch):

@@ -58,6 +58,17 @@ def make_step(
     Returns:
       The step. Its metrics are sums over the batch, each weighted, with 'weight' the sum of
       weights: sums over an epoch are then exact whatever the padding.
+
+    Examples:
+      >>> from unlearnjax import models, tasks, training
+      >>> task = tasks.classification(tasks.from_linen(models.MLP(num_classes=3, hidden=(8,))))
+      >>> batch = {"inputs": jnp.ones((6, 4)), "targets": jnp.arange(6) % 3, "weight": jnp.ones(6)}
+      >>> tx = optax.adam(1e-3)
+      >>> step = jax.jit(training.make_step(training.supervised(task), tx))
+      >>> state = training.init_state(task.init(jax.random.key(0), batch), tx)
+      >>> state, metrics = step(state, batch, jax.random.key(1))
+      >>> int(state.step), float(metrics["weight"])
+      (1, 6.0)
     """
 
     def total(tree):

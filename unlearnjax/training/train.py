@@ -87,7 +87,7 @@ def train(
     Raises:
       ValueError: if `batch_size` is not between 1 and the number of indices.
 
-    Example:
+    Examples:
       >>> from unlearnjax import models, tasks
       >>> task = tasks.classification(tasks.from_linen(models.MLP(num_classes=3, hidden=(8,))))
       >>> data = {"inputs": jnp.ones((6, 4)), "targets": jnp.arange(6) % 3}

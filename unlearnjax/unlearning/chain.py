@@ -13,6 +13,12 @@ def chain(*unlearners: Unlearner) -> Unlearner:
 
     Raises:
       ValueError: without unlearners.
+
+    Examples:
+      >>> from unlearnjax import unlearning
+      >>> tx = unlearning.keep_zeros(optax.adam(1e-3))
+      >>> sorted(unlearning.chain(unlearning.prune(0.9), unlearning.finetune(tx)).needs)
+      ['labels', 'retain']
     """
     if not unlearners:
         raise ValueError("chain must be given at least one unlearner, got none")

@@ -87,6 +87,24 @@ def descend(
 
     Raises:
       ValueError: for a value out of range.
+
+    Examples:
+      >>> from unlearnjax import unlearning
+      >>> from unlearnjax.unlearning import objectives
+      >>> objective = objectives.combine(  # near the original on retain, away from it on forget
+      ...     forget=[(-1.0, objectives.divergence("original"))],
+      ...     retain=[(1.0, objectives.divergence("original")), (1.0, objectives.task_loss)],
+      ... )
+      >>> method = unlearning.descend(
+      ...     objective,
+      ...     optax.adam(1e-3),
+      ...     over="paired",
+      ...     num_epochs=2,
+      ...     batch_size=64,
+      ...     teachers={"original": unlearning.original_model},
+      ... )
+      >>> sorted(method.needs)
+      ['forget', 'labels', 'retain']
     """
     checks.one_of(
         over=(over, OVER),

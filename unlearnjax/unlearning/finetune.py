@@ -43,8 +43,7 @@ def finetune_last(
 
     Args:
       tx, num_epochs, batch_size: see `finetune`.
-      layers: k, counting layers with parameters in the order in which the model calls them (Linen
-        models); or names, see `transforms.layer_mask`.
+      layers: k, counting `tasks.layer_names`; or names, see `transforms.layer_mask`.
 
     Returns:
       An unlearner that needs retain data and labels.

@@ -11,6 +11,14 @@ def enforce(unlearner: Unlearner) -> Unlearner:
 
     Raises:
       ValueError: here for a need that does not exist; at `init`/`update` for one that is not given.
+
+    Examples:
+      >>> from unlearnjax import unlearning
+      >>> from unlearnjax.types import Request
+      >>> method = unlearning.enforce(unlearning.finetune(optax.sgd(0.1)))
+      >>> method.update(None, None, {}, (), Request(forget={}))
+      Traceback (most recent call last):
+      ValueError: this unlearner needs 'retain' data and none was given
     """
     unknown = unlearner.needs - NEEDS
     if unknown:

@@ -79,7 +79,7 @@ def s3t(
       An unlearner that needs the training data at `init`, then forget and retain data and labels
       (`index` must be the position in the training data). Cost of a deletion: none, until a shard
       has lost all copies; of `init`: `budget num_epochs (L + 1) / 2` passes; memory: `S B` sets of
-      adapters and the backbone. Linen models only.
+      adapters and the backbone.
 
     Raises:
       ValueError: for a value out of range, at `init` for more slices than layers or examples.

@@ -253,7 +253,12 @@ def synflow_mask(task: Task, variables: Variables, example, sparsity: float, rou
 
 
 def sparsity_of(params: PyTree) -> jax.Array:
-    """Share of zeros among the weights (parameters with two axes or more)."""
+    """Share of zeros among the weights (parameters with two axes or more).
+
+    Examples:
+      >>> float(sparsity_of({"kernel": jnp.array([[0.0, 1.0], [2.0, 0.0]]), "bias": jnp.zeros(2)}))
+      0.5
+    """
     weights = [p for p in jax.tree.leaves(params) if p.ndim > 1]
     return sum(jnp.sum(p == 0) for p in weights) / sum(p.size for p in weights)
 

@@ -45,6 +45,11 @@ def dampen(
 
     Returns:
       A tree like `params`, same dtypes.
+
+    Examples:
+      >>> theta, of_forget, of_train = jnp.array([[2.0, 2.0], [8.0, 1.0], [1.0, 1.0]])
+      >>> dampen(theta, of_forget, of_train, alpha=4.0, dampening=1.0).tolist()
+      [0.25, 2.0]
     """
 
     def leaf(theta: Array, forget: Array, train: Array) -> Array:
@@ -83,6 +88,18 @@ def ssd(
 
     Raises:
       ValueError: for a value out of range.
+
+    Examples:
+      >>> from unlearnjax import models, tasks, unlearning
+      >>> from unlearnjax.types import Request
+      >>> task = tasks.classification(tasks.from_linen(models.MLP(num_classes=3, hidden=(8,))))
+      >>> inputs = jax.random.normal(jax.random.key(1), (12, 4))
+      >>> data = {"inputs": inputs, "targets": jnp.arange(12) % 3}
+      >>> variables = task.init(jax.random.key(0), data)
+      >>> method = unlearning.ssd(alpha=2.0)
+      >>> variables, memory = method.init(None, task, variables, data)  # all training data at hand
+      >>> request = Request(forget={name: value[:3] for name, value in data.items()})
+      >>> variables, memory = method.update(None, task, variables, memory, request)
     """
     _validate(alpha, dampening, batch_size)
     checks.one_of(importance=(importance, IMPORTANCES))

@@ -89,6 +89,11 @@ def layer_mask(params: PyTree, layers: Sequence[str]) -> PyTree:
 
     Raises:
       ValueError: for a name that matches nothing; it lists the names that exist.
+
+    Examples:
+      >>> params = {"Dense_0": {"kernel": jnp.ones(2)}, "Dense_1": {"kernel": jnp.ones(2)}}
+      >>> jax.tree.map(float, layer_mask(params, ["Dense_1"]))
+      {'Dense_0': {'kernel': 0.0}, 'Dense_1': {'kernel': 1.0}}
     """
     paths = trees.names(params)
     for name in layers:
