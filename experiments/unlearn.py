@@ -139,7 +139,7 @@ def report(bench: measure.Bench, run: runner.Run, rows, losses, curves) -> list[
         f"{len(problem.forget)} of {len(problem.train['targets'])} training examples are "
         f"forgotten; {len(problem.unseen)} unseen examples of their distribution, "
         f"{len(problem.test)} test examples of the retain set's. {problem.note}Mean ± standard "
-        f"deviation over {config.num_seeds} seeds; in brackets the difference to the oracle's "
+        f"deviation over {config.num_seeds} seed(s); in brackets the difference to the oracle's "
         "mean, and costs as a multiple of retraining. The ideal value of every column is the "
         "oracle's."
     )

@@ -11,14 +11,16 @@ from matplotlib.figure import Figure
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
-       max-width: 1280px; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+       max-width: 1400px; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid #ddd; text-align: left;
+th, td { padding: .3rem .5rem; border-bottom: 1px solid #ddd; text-align: left;
          white-space: nowrap; }
 .numbers td + td, .numbers th + th { text-align: right; }
 th { border-bottom: 2px solid #444; white-space: normal; vertical-align: bottom; }
-tr.reference td { background: #f3f3f3; font-weight: 600; }
+/* Scrolling sideways, one still sees whose numbers these are. */
+.numbers td:first-child, .numbers th:first-child { position: sticky; left: 0; background: #fff; }
+.numbers tr.reference td { background: #f3f3f3; font-weight: 600; }
 .definitions td { white-space: normal; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; }
 figcaption { color: #444; }
