@@ -2,8 +2,8 @@
 
     python -m experiments.unlearn --config=configs/leaderboard.py --workdir=/tmp/leaderboard
 
-Digits, ConvNet, a class, half a class and a random tenth, five seeds: twelve to twenty minutes on 2
-CPU cores, resumable. Config strings as in configs/unlearn.py; `forget` names the scenarios,
+Digits, ConvNet, a class, half a class and a random tenth, five seeds: six to ten minutes on 2 CPU
+cores, resumable. Config strings as in configs/unlearn.py; `forget` names the scenarios,
 separated by '/':
 
     --config=configs/leaderboard.py:fashion_mnist,train=3000,test=2000

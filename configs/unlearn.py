@@ -21,13 +21,12 @@ Single fields by flags: `--config.train.num_epochs=5`, `--config.unlearn.ssd.alp
 method that has the field `--config.unlearn.alpha=3`.
 """
 
-import difflib
 import json
 from pathlib import Path
 
 from ml_collections import ConfigDict, config_dict
 
-from unlearnjax import models
+from unlearnjax import checks, models
 
 # Training and model per data set; any other set uses the last.
 DATASETS = {
@@ -201,7 +200,10 @@ def get_config(
     config.methods = tuple(options.get("method", "+".join(methods)).split("+"))
     unknown = [method for method in config.methods if method not in methods]
     if unknown:
-        raise ValueError(f"method must be one of {sorted(methods)}, got {_named(unknown, methods)}")
+        raise ValueError(
+            f"method must be one of {sorted(methods)}, got {', '.join(map(repr, unknown))}"
+            + checks.near(unknown, methods)
+        )
 
     config.unlearn = ConfigDict({name: dict(fields) for name, fields in methods.items()})
     set_tuned(config, tuned(dataset, model, config.num_train))
@@ -291,14 +293,8 @@ def _parse(arg: str, dataset: str) -> dict[str, str]:
             elif part in models.BY_NAME:
                 key, value = "model", part
         if key not in KEYS:
-            raise ValueError(f"config option must be one of {KEYS}, got {_named([key], KEYS)}")
+            raise ValueError(
+                f"config option must be one of {KEYS}, got {key!r}{checks.near([key], KEYS)}"
+            )
         options[key] = value
     return options
-
-
-def _named(unknown, known) -> str:
-    hints = [difflib.get_close_matches(name, list(known), n=1) for name in unknown]
-    return ", ".join(
-        f"{name!r}" + (f" (did you mean {hint[0]!r}?)" if hint else "")
-        for name, hint in zip(unknown, hints, strict=True)
-    )

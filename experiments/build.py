@@ -1,6 +1,5 @@
 """From a config to the objects of the library."""
 
-import difflib
 import functools
 import inspect
 import itertools
@@ -130,11 +129,12 @@ def subset(data: Data, indices: np.ndarray) -> Data:
 
 def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
     """The task of `config.model` on the data set."""
-    if config.task not in TASKS:
-        raise ValueError(f"task must be one of {tuple(TASKS)}, got {config.task!r}")
     dtypes = {"float32": None, "bfloat16": jnp.bfloat16}
-    if config.model.dtype not in dtypes:
-        raise ValueError(f"model.dtype must be one of {sorted(dtypes)}, got {config.model.dtype!r}")
+    choices = {
+        "task": (config.task, tuple(TASKS)),
+        "model.dtype": (config.model.dtype, sorted(dtypes)),
+    }
+    checks.one_of(**choices)
     options = config.model.options.to_dict()
     model = models.by_name(
         config.model.name,
@@ -148,8 +148,7 @@ def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
 
 def optimizer(name: str, learning_rate: float | optax.Schedule) -> optax.GradientTransformation:
     """An optax optimizer by name; 'momentum' is SGD with 0.9."""
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {name!r}")
+    checks.one_of(optimizer=(name, OPTIMIZERS))
     if not callable(learning_rate):
         checks.positive(learning_rate=learning_rate)
     if name == "momentum":
@@ -160,8 +159,7 @@ def optimizer(name: str, learning_rate: float | optax.Schedule) -> optax.Gradien
 def training_optimizer(config: ConfigDict, num_examples: int) -> optax.GradientTransformation:
     """The optimizer of `config.train` with its schedule over a whole run."""
     train = config.train
-    if train.schedule not in SCHEDULES:
-        raise ValueError(f"train.schedule must be one of {SCHEDULES}, got {train.schedule!r}")
+    checks.one_of(**{"train.schedule": (train.schedule, SCHEDULES)})
     for name in ("num_epochs", "checkpoint_every"):
         if train[name] < 1:
             raise ValueError(f"train.{name} must be >= 1, got {train[name]}")
@@ -212,10 +210,8 @@ def unlearner(
     allowed = list(inspect.signature(constructor).parameters)
     unknown = sorted(set(own) - set(allowed))
     if unknown:
-        close = difflib.get_close_matches(unknown[0], allowed, n=1)
         raise ValueError(
-            f"unlearn.{name} has the fields {allowed}, got {unknown}"
-            + (f"; did you mean {close[0]!r}?" if close else "")
+            f"unlearn.{name} has the fields {allowed}, got {unknown}{checks.near(unknown, allowed)}"
         )
     return unlearning.enforce(constructor(**own))
 

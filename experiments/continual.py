@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import build, heads, measure, runner, streams
-from unlearnjax import analytic, audit, parallel, training
+from unlearnjax import analytic, audit, checks, parallel, training
 from unlearnjax import data as data_lib
 from unlearnjax.report import html, plots, table
 
@@ -58,12 +58,11 @@ def story(config: ConfigDict, run: runner.Run) -> None:
 
 def validate(config: ConfigDict) -> None:
     """Raises `ValueError` before anything is computed."""
-    for name, allowed in (("streams", tuple(streams.STREAMS)), ("methods", tuple(heads.NAMES))):
-        unknown = [value for value in config[name] if value not in allowed]
-        if unknown:
-            raise ValueError(f"{name} must be among {allowed}, got {unknown}")
-    if config.backbone not in BACKBONES:
-        raise ValueError(f"backbone must be one of {BACKBONES}, got {config.backbone!r}")
+    checks.among(
+        streams=(config.streams, tuple(streams.STREAMS)),
+        methods=(config.methods, tuple(heads.NAMES)),
+    )
+    checks.one_of(backbone=(config.backbone, BACKBONES))
     if not config.gamma > 0 or config.num_features < 1:
         raise ValueError(
             f"gamma must be > 0 and num_features >= 1, got {config.gamma}, {config.num_features}"

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from configs import unlearn
 from experiments import build, runner
 from experiments.fit import other_training
-from unlearnjax import parallel
+from unlearnjax import checks, parallel
 from unlearnjax.report import html, plots, table
 
 # What methods can be ranked by: columns of `audit.COLUMNS`.
@@ -30,8 +30,7 @@ def story(
     Originals are trained once, or taken from the work directory `originals`, unless scenarios
     corrupt the training data each in its own way.
     """
-    if config.rank not in RANKS:
-        raise ValueError(f"rank must be one of {tuple(RANKS)}, got {config.rank!r}")
+    checks.one_of(rank=(config.rank, tuple(RANKS)))
     configs = {}
     for forget in config.scenarios:
         one = ConfigDict(config.to_dict() | {"forget": forget})

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from experiments import continual, datamodel, runner, unlearn, worst_case
 from experiments.publish import RESULTS
-from unlearnjax import parallel
+from unlearnjax import checks, parallel
 from unlearnjax.report import table
 
 KLOMS = ("klom", "klom_forget", "klom_retain", "klom_test")
@@ -63,11 +63,17 @@ def stored(row: str | None) -> tuple[dict, str]:
     files = {path.stem: path for path in sorted(RESULTS.glob("*.json"))}
     file, _, wanted = (row or "").partition("/")
     if file not in files:
-        raise ValueError(f"row must be FILE/METHOD with FILE one of {sorted(files)}, got {row!r}")
+        raise ValueError(
+            f"row must be FILE/METHOD with FILE one of {sorted(files)}, got {row!r}"
+            + checks.near([file], files)
+        )
     results = json.loads(files[file].read_text())
     names = [name(r) for r in results["summary"]]
     if wanted not in names:
-        raise ValueError(f"row must be {file}/METHOD with METHOD one of {names}, got {row!r}")
+        raise ValueError(
+            f"row must be {file}/METHOD with METHOD one of {names}, got {row!r}"
+            + checks.near([wanted], names)
+        )
     return results, wanted
 
 

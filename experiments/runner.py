@@ -328,10 +328,12 @@ def _one_line_errors(call: Callable[[], None]) -> None:
 
 
 def _lost(error: Exception) -> NoReturn:
-    """Ends this process after another one of the run is gone."""
+    """Ends this process after another one of the run is gone, or the others after this one."""
     lines = str(error).splitlines()
+    own = "RESOURCE_EXHAUSTED" in str(error)
+    what = "this process ran out of memory" if own else "another process of this run was lost"
     sys.stderr.write(
-        f"\nerror: another process of this run was lost ({type(error).__name__}: "
+        f"\nerror: {what} ({type(error).__name__}: "
         f"{lines[0] if lines else ''}); what is saved is kept, and the same command goes on from "
         "it, on any number of processes\n"
     )

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import unlearn
 from experiments import build, measure, runner
-from unlearnjax import audit, parallel
+from unlearnjax import audit, checks, parallel
 from unlearnjax.report import html, table
 
 SEARCHES = ("grid", "random")
@@ -35,16 +35,13 @@ def story(config: ConfigDict, run: runner.Run) -> None:
 
 def validate(config: ConfigDict) -> None:
     """Raises `ValueError` for a search or a space that makes no sense."""
-    for name, allowed in (("search", SEARCHES), ("budget_unit", BUDGETS)):
-        if config[name] not in allowed:
-            raise ValueError(f"{name} must be one of {allowed}, got {config[name]!r}")
+    checks.one_of(search=(config.search, SEARCHES), budget_unit=(config.budget_unit, BUDGETS))
     if not config.budget > 0 or config.max_trials < 1:
         raise ValueError(
             f"budget must be > 0 and max_trials >= 1, got {config.budget} and {config.max_trials}"
         )
+    checks.among(methods=(config.methods, sorted(config.spaces)))
     for method in config.methods:
-        if method not in config.spaces:
-            raise ValueError(f"method must be one of {sorted(config.spaces)}, got {method!r}")
         unknown = set(config.spaces[method]) - set(config.unlearn[method])
         if unknown:
             raise ValueError(f"spaces.{method} has fields unknown to it: {sorted(unknown)}")

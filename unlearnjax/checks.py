@@ -4,7 +4,8 @@ Numbers may be traced, so that a hyper-parameter can be an argument of a compile
 mapped over; what is traced is not checked.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +15,9 @@ def one_of(**choices: tuple[Any, Sequence[Any]]) -> None:
     """Raises `ValueError` unless each `name=(given, allowed)` is among the allowed."""
     for name, (given, allowed) in choices.items():
         if given not in allowed:
-            raise ValueError(f"{name} must be one of {allowed}, got {given!r}")
+            raise ValueError(
+                f"{name} must be one of {allowed}, got {given!r}{near([given], allowed)}"
+            )
 
 
 def among(**choices: tuple[Sequence[Any], Sequence[Any]]) -> None:
@@ -22,7 +25,21 @@ def among(**choices: tuple[Sequence[Any], Sequence[Any]]) -> None:
     for name, (given, allowed) in choices.items():
         unknown = [x for x in given if x not in allowed]
         if unknown:
-            raise ValueError(f"{name} must be among {allowed}, got {unknown}")
+            raise ValueError(
+                f"{name} must be among {allowed}, got {unknown}{near(unknown, allowed)}"
+            )
+
+
+def near(given: Iterable[Any], allowed: Iterable[Any]) -> str:
+    """What the first of `given` may have been meant to be, as the end of an error; '' if nothing.
+
+    Examples:
+      >>> near(["sdd"], ["ssd", "scrub"])
+      "; did you mean 'ssd'?"
+    """
+    names = [str(name) for name in allowed]
+    close = [name for x in given for name in difflib.get_close_matches(str(x), names, n=1)]
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def at_least(minimum: float, **values: float) -> None:

@@ -13,7 +13,7 @@ CONFIG = "configs/unlearn.py:"
     [
         (CONFIG + "digitts", (), "a tfds name, got 'digitts'; nearest: digits"),
         (CONFIG + "digits,model=mpl", (), "model must be one of"),
-        (CONFIG + "digits,method=sdd", (), "method must be one of"),
+        (CONFIG + "digits,method=sdd", (), "got 'sdd'; did you mean 'ssd'?"),
         (CONFIG + "digits,forget=class:11", (), "class must be one of [0, 1, 2,"),
         (CONFIG + "digits,forget=indices:", (), "the forget set is empty"),
         (CONFIG + "digits,forget=class:0+1+2+3+4+5+6+7+8+9", (), "is the whole training set"),
@@ -111,7 +111,7 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("arg", "message"),
         [
-            ("digits,methd=ssd", "got 'methd' .did you mean 'method'"),
+            ("digits,methd=ssd", "got 'methd'; did you mean 'method'"),
             ("digits,method=ssd+xyz", "method must be one of .* got 'xyz'"),
             ("digits,seeds=0", "seeds must be a positive integer, got '0'"),
             ("digits,seeds=two", "seeds must be a positive integer"),

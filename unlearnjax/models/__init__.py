@@ -1,6 +1,5 @@
 """Flax Linen models. All but `VAE` return `{'logits': [B, C], 'features': [B, D]}`."""
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -10,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 from flax import nnx
 
+from unlearnjax import checks
 from unlearnjax.models import layers
 from unlearnjax.models.convnet import ConvNet
 from unlearnjax.models.mlp import MLP
@@ -81,10 +81,9 @@ def _constructor(name: str) -> Callable[..., Any]:
     if ":" in name:
         return _imported(name)
     if name not in BY_NAME:
-        close = difflib.get_close_matches(name, BY_NAME, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"model must be one of {sorted(BY_NAME)} or 'module:Class', got {name!r}{hint}"
+            f"model must be one of {sorted(BY_NAME)} or 'module:Class', got {name!r}"
+            + checks.near([name], BY_NAME)
         )
     return BY_NAME[name]
 
