@@ -16,6 +16,7 @@ forgetting) and target (a field of the data set to be learned in the place of it
     --config=configs/unlearn.py:cifar100,target=coarse_label,forget=field:subclass:8
     --config=configs/unlearn.py:cifar10,model=resnet18
     --config=configs/unlearn.py:digits,model=my_module:MyClass  (Linen or NNX, imported)
+    --config=configs/unlearn.py:digits,method=ssd+my_module:my_unlearner  (imported)
 
 Single fields by flags: `--config.train.num_epochs=5`, `--config.unlearn.ssd.alpha=3`, or for every
 method that has the field `--config.unlearn.alpha=3`.
@@ -23,10 +24,11 @@ method that has the field `--config.unlearn.alpha=3`.
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from unlearnjax import checks, models
+from unlearnjax import checks, importing, models
 
 # Training and model per data set; any other set uses the last.
 DATASETS = {
@@ -197,7 +199,9 @@ def get_config(
         {"learning_rate": 3e-4, "max_steps": 100, "margin": 0.05, "num_examples": 256}
     )
     config.columns = ()  # further columns of the printed table, e.g. ("unseen_accuracy",)
-    config.methods = tuple(options.get("method", "+".join(methods)).split("+"))
+    paths = options.get("method", "+".join(methods)).split("+")
+    methods = methods | {name_of(path): own_method(path) for path in paths if ":" in path}
+    config.methods = tuple(name_of(path) for path in paths)
     unknown = [method for method in config.methods if method not in methods]
     if unknown:
         raise ValueError(
@@ -214,6 +218,19 @@ def get_config(
                 kind = type(value) if isinstance(value, int | str) else float
                 config.unlearn[field] = config_dict.placeholder(kind)
     return config
+
+
+def name_of(method: str) -> str:
+    """'gentle' of 'my_module:gentle', an unlearner of one's own."""
+    return method.rpartition(":")[2]
+
+
+def own_method(path: str) -> dict[str, Any]:
+    """The fields of a constructor outside of the library: its arguments with their defaults."""
+    parameters = importing.parameters(importing.imported(path))
+    fields = importing.defaults(parameters, ("tx",), f"method {path!r}")
+    rate = {"optimizer": "adam", "learning_rate": 1e-3} if "tx" in parameters else {}
+    return {"constructor": path, **rate, **fields}
 
 
 def with_defaults(arg: str, dataset: str, **defaults: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from unlearnjax import checks, models, tasks, unlearning
+from unlearnjax import checks, importing, models, tasks, unlearning
 from unlearnjax import data as data_lib
 from unlearnjax.types import Data, Task, Unlearner
 
@@ -206,7 +206,8 @@ def unlearner(
     own.update(values or {})
     if "learning_rate" in own:
         own["tx"] = optimizer(own.pop("optimizer"), own.pop("learning_rate"))
-    constructor = getattr(unlearning, own.pop("constructor", name))
+    path = own.pop("constructor", name)
+    constructor = importing.imported(path) if ":" in path else getattr(unlearning, path)
     allowed = list(inspect.signature(constructor).parameters)
     unknown = sorted(set(own) - set(allowed))
     if unknown:

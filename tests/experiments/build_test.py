@@ -53,6 +53,28 @@ def test_training_fields_are_validated(name, value, message):
         build.training_optimizer(config, 100)
 
 
+def test_fields_of_an_unlearner_of_ones_own_are_its_arguments(tmp_path, monkeypatch):
+    (tmp_path / "own_unlearners.py").write_text(
+        "from unlearnjax.unlearning import finetune\n"
+        "def gentle(tx, *, num_epochs=2):\n"
+        "    return finetune(tx, num_epochs=num_epochs, batch_size=32)\n"
+        "def wants(tx, strength):\n"
+        "    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = config_lib.get_config("digits,method=ssd+own_unlearners:gentle")
+    assert config.methods == ("ssd", "gentle")
+    assert config.unlearn.gentle.num_epochs == 2 and config.unlearn.gentle.learning_rate == 1e-3
+    assert build.unlearner("gentle", config, 100).needs == {"retain", "labels"}
+    for method, message in (
+        ("own_unlearners:wants", "argument 'strength' of method 'own_unlearners:wants'"),
+        ("own_unlearners:absent", "cannot be imported"),
+        ("absent:gentle", "No module named 'absent'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            config_lib.get_config(f"digits,method={method}")
+
+
 def test_every_optimizer_by_name_takes_a_step():
     import jax.numpy as jnp
 

@@ -1,7 +1,6 @@
 """Flax Linen models. All but `VAE` return `{'logits': [B, C], 'features': [B, D]}`."""
 
 import functools
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 from flax import nnx
 
-from unlearnjax import checks
+from unlearnjax import checks, importing
 from unlearnjax.models import layers
 from unlearnjax.models.convnet import ConvNet
 from unlearnjax.models.mlp import MLP
@@ -69,12 +68,7 @@ def default_options(name: str) -> dict[str, Any]:
     Raises:
       ValueError: for an unknown name, or an option of a class of your own that has no default.
     """
-    parameters = _parameters(_constructor(name))
-    options = {key: p.default for key, p in parameters.items() if key not in _GIVEN}
-    for key, default in options.items():
-        if default is inspect.Parameter.empty:
-            raise ValueError(f"argument {key!r} of model {name!r} must have a default")
-    return options
+    return importing.defaults(_parameters(_constructor(name)), _GIVEN, f"model {name!r}")
 
 
 def _constructor(name: str) -> Callable[..., Any]:
@@ -89,23 +83,16 @@ def _constructor(name: str) -> Callable[..., Any]:
 
 
 def _imported(name: str) -> type:
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"model {name!r} cannot be imported: {error}") from error
+    found = importing.imported(name)
     if not (isinstance(found, type) and issubclass(found, nn.Module | nnx.Module)):
         raise ValueError(f"model {name!r} must be a class of Flax Linen or NNX, got {found!r}")
     return found
 
 
 def _parameters(constructor) -> dict[str, inspect.Parameter]:
-    """By name, without those that stand for any number of arguments."""
     # The signature of an NNX class is that of its metaclass; the first parameter is `self`.
     bound = functools.partial(constructor.__init__, None) if _is_nnx(constructor) else constructor
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(bound).parameters.items()
-    return {key: p for key, p in parameters if p.kind in named}
+    return importing.parameters(bound)
 
 
 def _is_nnx(constructor) -> bool:
