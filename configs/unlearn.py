@@ -55,6 +55,8 @@ DATASETS = {
     },
 }
 OTHER_DATASET = DATASETS["cifar10"]
+# Of one's own, by the import path of what loads it.
+OWN_DATASET = {"model": "mlp", "num_epochs": 20, "batch_size": 32, "learning_rate": 2e-3}
 
 _ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 64}
 
@@ -159,7 +161,7 @@ def get_config(
     """The config of a string; other families of configs start from it with defaults of theirs."""
     options = _parse(arg, dataset)
     dataset = options["dataset"]
-    defaults = DATASETS.get(dataset, OTHER_DATASET)
+    defaults = DATASETS.get(dataset, OWN_DATASET if importing.is_path(dataset) else OTHER_DATASET)
     model = options.get("model", defaults["model"])
 
     config = ConfigDict()
@@ -200,7 +202,9 @@ def get_config(
     )
     config.columns = ()  # further columns of the printed table, e.g. ("unseen_accuracy",)
     paths = options.get("method", "+".join(methods)).split("+")
-    methods = methods | {name_of(path): own_method(path) for path in paths if ":" in path}
+    methods = methods | {
+        name_of(path): own_method(path) for path in paths if importing.is_path(path)
+    }
     config.methods = tuple(name_of(path) for path in paths)
     unknown = [method for method in config.methods if method not in methods]
     if unknown:

@@ -207,7 +207,7 @@ def unlearner(
     if "learning_rate" in own:
         own["tx"] = optimizer(own.pop("optimizer"), own.pop("learning_rate"))
     path = own.pop("constructor", name)
-    constructor = importing.imported(path) if ":" in path else getattr(unlearning, path)
+    constructor = importing.imported(path) if importing.is_path(path) else getattr(unlearning, path)
     allowed = list(inspect.signature(constructor).parameters)
     unknown = sorted(set(own) - set(allowed))
     if unknown:

@@ -6,6 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 
+def is_path(text: str) -> bool:
+    """Whether `text` is 'module:name', and not, say, a name with a version.
+
+    Examples:
+      >>> is_path("my_data:wine"), is_path("mnist:3.0.1")
+      (True, False)
+    """
+    module, _, name = text.partition(":")
+    return name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
 def imported(path: str) -> Any:
     """The object that 'module:name' names.
 

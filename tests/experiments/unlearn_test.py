@@ -310,11 +310,9 @@ def test_originals_that_learned_something_else_are_refused(
     assert not (tmp_path / "run" / "rows").exists()
 
 
-def test_the_model_and_the_unlearner_of_the_documentation_run_by_their_import_paths(
-    tmp_path, tfds_dir
-):
+def test_what_the_documentation_brings_of_its_own_runs_by_import_paths(tmp_path, tfds_dir):
     howto = (cli.ROOT / "docs" / "howto.md").read_text()
-    for name in ("my_models", "my_unlearners"):
+    for name in ("my_models", "my_unlearners", "my_data"):
         (code,) = re.findall(rf"```python\n(# {name}.py.*?)```", howto, re.DOTALL)
         (tmp_path / f"{name}.py").write_text(code)
     config = (
@@ -334,3 +332,12 @@ def test_the_model_and_the_unlearner_of_the_documentation_run_by_their_import_pa
     for method in ("oracle", "finetune_last", "ssd", "acu", "uniform_target"):
         assert by_method[method]["test_accuracy"] > 0.85, method
         assert by_method[method]["forget_accuracy"] < 0.3, method
+    config = "configs/unlearn.py:my_data:wine,forget=class:1,seeds=1,method=finetune+acu"
+    process = cli.run(
+        cli.command(tmp_path / "wine", config=config), tfds_dir, PYTHONPATH=str(tmp_path)
+    )
+    assert process.returncode == 0, process.stderr_text
+    results = json.loads((tmp_path / "wine" / "results.json").read_text())
+    by_method = {row["method"]: row for row in results["summary"]}
+    assert by_method["original"]["forget_accuracy"] > 0.9
+    assert by_method["acu"]["forget_accuracy"] < 0.1 and by_method["acu"]["test_accuracy"] > 0.9

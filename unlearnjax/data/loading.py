@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unlearnjax import importing
 from unlearnjax.data import local
 from unlearnjax.data.dataset import Dataset, standardised
 
@@ -54,12 +55,15 @@ def load(
 
     Args:
       name, data_dir: see `builder`; or 'diabetes' (ships with scikit-learn), 'spoken_digits',
-        'image_folder' (see `local`).
+        'image_folder' (see `local`); or 'module:function' of your own, imported and called, which
+        returns a `Dataset` (`standardised` makes one of arrays).
       source: the files of 'spoken_digits' and 'image_folder'.
 
     Raises:
       ValueError: unknown or unpreparable set, or one that has no images with labels.
     """
+    if importing.is_path(name):
+        return _own(name)
     if name == "diabetes":
         return local.diabetes()
     if name in LOCAL:
@@ -75,6 +79,13 @@ def load(
         )
     train, test = (_read(built.as_data_source(split)) for split in ("train", "test"))
     return standardised(train, test, features["label"].names)
+
+
+def _own(path: str) -> Dataset:
+    loaded = importing.imported(path)()
+    if not isinstance(loaded, Dataset):
+        raise ValueError(f"dataset {path!r} must return a data.Dataset, got {type(loaded)}")
+    return loaded
 
 
 def fetcher(
