@@ -2,11 +2,14 @@ import csv
 import json
 import re
 import time
+import types
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from experiments.fit import take_originals
 from tests.experiments import cli
 from unlearnjax.training.checkpoints import Checkpoints
 
@@ -292,24 +295,35 @@ def test_trained_originals_of_another_run_are_taken(finished, tmp_path, tfds_dir
 
 
 @pytest.mark.parametrize(
-    ("flag", "message"),
+    ("field", "value", "message"),
     [
-        ("--config.train.learning_rate=0.5", "config.train.learning_rate: stored 0.002, now 0.5"),
-        ("--config.forget=poison:130:0.5", "config.forget: stored 'of clean data'"),
-        ("--originals=/no/such/run", "originals must be the --workdir of a run, got /no/such/run"),
+        ("num_train", 500, "config.num_train: stored None, now 500"),
+        ("forget", "poison:130:0.5", "config.forget: stored 'of clean data', now 'poison"),
+        ("model", {"name": "mlp", "options": {"hidden": [8]}}, "config.model.options.hidden"),
     ],
 )
 def test_originals_that_learned_something_else_are_refused(
-    finished, tmp_path, tfds_dir, flag, message
+    finished, tmp_path, field, value, message
 ):
     workdir, _ = finished
-    command = cli.command(tmp_path / "run", *cli.SMALL, f"--originals={workdir}", flag)
-    process = cli.run(command, tfds_dir)
-    assert process.returncode != 0
-    assert message in cli.error_lines(process)[0]
-    assert not (tmp_path / "run" / "rows").exists()
+    config = json.loads((workdir / "config.json").read_text()) | {field: value}
+    run = types.SimpleNamespace(config=config, workdir=tmp_path)
+    with pytest.raises(ValueError, match=f"learned something else: .*{message}"):
+        take_originals(run, ["original_seed0"], workdir)
+    assert not list(tmp_path.iterdir())
 
 
+def test_originals_of_no_run_are_refused(finished, tmp_path):
+    workdir, _ = finished
+    config = json.loads((workdir / "config.json").read_text())
+    run = types.SimpleNamespace(config=config, workdir=tmp_path / "new")
+    with pytest.raises(ValueError, match="originals must be the --workdir of a run, got /no/such"):
+        take_originals(run, ["original_seed0"], Path("/no/such/run"))
+    with pytest.raises(ValueError, match="checkpoints has none of original_seed7"):
+        take_originals(run, ["original_seed7"], workdir)
+
+
+@pytest.mark.slow
 def test_what_the_documentation_brings_of_its_own_runs_by_import_paths(tmp_path, tfds_dir):
     howto = (cli.ROOT / "docs" / "howto.md").read_text()
     for name in ("my_models", "my_unlearners", "my_data"):
