@@ -271,7 +271,7 @@ def test_the_default_device_count_is_not_the_tests(finished):
 
 def test_trained_originals_of_another_run_are_taken(finished, tmp_path, tfds_dir):
     workdir, _ = finished
-    config = cli.DEFAULT.replace("seeds=1", "seeds=2,forget=class:4")
+    config = "configs/unlearn.py:digits,model=mlp,seeds=2,forget=class:4,method=ssd"
     same = f"--originals={workdir}"
     process = cli.run(cli.command(tmp_path / "taken", *cli.SMALL, same, config=config), tfds_dir)
     assert process.returncode == 0, process.stderr_text
