@@ -151,6 +151,22 @@ def take_originals(run: Run, names: Sequence[str], other: Path) -> None:
       ValueError: if `other` holds no such run, none of the originals, or what it learned is not
         what `run` learns.
     """
+    folder = run.workdir / "checkpoints"
+    here = [name for name in names if (folder / name).exists()]
+    if here != list(names):
+        found = _trained(run, names, other)
+        if parallel.is_main_process():
+            folder.mkdir(exist_ok=True)
+            for name in (name for name in found if name not in here):
+                partial = run.workdir / f"{name}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(other / "checkpoints" / name, partial)
+                os.replace(partial, folder / name)
+    parallel.sync("originals taken")
+
+
+def _trained(run: Run, names: Sequence[str], other: Path) -> list[str]:
+    """Those of `names` that the run in `other` has trained."""
     try:
         learned = json.loads((other / "config.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
@@ -161,15 +177,7 @@ def take_originals(run: Run, names: Sequence[str], other: Path) -> None:
     found = [name for name in names if (other / "checkpoints" / name).is_dir()]
     if not found:
         raise ValueError(f"originals: {other / 'checkpoints'} has none of {', '.join(names)}")
-    if parallel.is_main_process():
-        folder = run.workdir / "checkpoints"
-        folder.mkdir(exist_ok=True)
-        for name in (name for name in found if not (folder / name).exists()):
-            partial = run.workdir / f"{name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(other / "checkpoints" / name, partial)
-            os.replace(partial, folder / name)
-    parallel.sync("originals taken")
+    return found
 
 
 def other_training(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
