@@ -19,8 +19,11 @@ def digits():
 
 @pytest.fixture(scope="session")
 def tfds_dir(tmp_path_factory):
-    """A directory of prepared data sets, shared by the tests of one session."""
-    return tmp_path_factory.mktemp("tfds")
+    """A directory of prepared data sets and compiled programs, shared by all tests of one run."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "tfds"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,7 @@ def test_a_second_launch_finds_what_the_first_compiled(tmp_path, tfds_dir):
             assert all((a[name] == b[name]).all() for name in a)
 
 
+@pytest.mark.slow
 def test_without_a_directory_nothing_is_kept(tmp_path, tfds_dir):
     found = counts(tmp_path / "run", tfds_dir, "--compilation_cache=")
     assert found["hits"] == 0
