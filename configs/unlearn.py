@@ -152,6 +152,18 @@ METHODS = {
     "adaptive_ssd": {"dampening": 1.0, "batch_size": 128},
 }
 TUNED = Path(__file__).parent / "tuned"
+# What a model that has learned everything depends on.
+LEARNED = (
+    "seed",
+    "task",
+    "dataset",
+    "source",
+    "target",
+    "superclasses",
+    "num_train",
+    "model",
+    "train",
+)
 KEYS = ("dataset", "model", "method", "forget", "seeds", "train", "test", "superclasses", "target")
 
 
@@ -259,9 +271,8 @@ def split(arg: str, keys: tuple[str, ...]) -> tuple[dict[str, str], str]:
 def learned(base: ConfigDict) -> ConfigDict:
     """The part of a config that says what is learned, and how, without anything being forgotten."""
     config = ConfigDict()
-    for field in ("seed", "task", "dataset", "source", "num_train", "num_test", "model", "train"):
+    for field in (*LEARNED, "num_test"):
         config[field] = base[field]
-    config.target, config.superclasses = base.target, base.superclasses
     return config
 
 

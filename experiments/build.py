@@ -130,11 +130,8 @@ def subset(data: Data, indices: np.ndarray) -> Data:
 def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
     """The task of `config.model` on the data set."""
     dtypes = {"float32": None, "bfloat16": jnp.bfloat16}
-    choices = {
-        "task": (config.task, tuple(TASKS)),
-        "model.dtype": (config.model.dtype, sorted(dtypes)),
-    }
-    checks.one_of(**choices)
+    checks.one_of(task=(config.task, tuple(TASKS)))
+    checks.one_of(**{"model.dtype": (config.model.dtype, sorted(dtypes))})
     options = config.model.options.to_dict()
     model = models.by_name(
         config.model.name,

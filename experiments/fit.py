@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from configs.unlearn import LEARNED
 from experiments.runner import Run, differences
 from unlearnjax import audit, parallel, training
 from unlearnjax.audit import Cost
@@ -20,20 +21,6 @@ from unlearnjax.data import corruption
 from unlearnjax.training.checkpoints import Checkpoints
 from unlearnjax.training.train import Augment
 from unlearnjax.types import Data, Task, Variables
-
-# What the originals of a run depend on.
-LEARNED = (
-    "seed",
-    "task",
-    "dataset",
-    "source",
-    "target",
-    "superclasses",
-    "num_train",
-    "validation_fraction",
-    "model",
-    "train",
-)
 
 
 class Fit(NamedTuple):
@@ -184,7 +171,7 @@ def other_training(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
     """In what the originals of two configurations differ, one line each; empty if in nothing."""
 
     def learned(config):
-        kept = {name: config.get(name) for name in LEARNED}
+        kept = {name: config.get(name) for name in (*LEARNED, "validation_fraction")}
         kept["train"] = {k: v for k, v in config["train"].items() if k != "checkpoint_every"}
         forget = config.get("forget") or ""
         corrupts = forget.partition(":")[0] in corruption.KINDS  # the training data itself

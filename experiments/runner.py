@@ -4,7 +4,6 @@ An experiment is a function `story(config, run)` that `python -m experiments.NAM
 """
 
 import contextlib
-import difflib
 import json
 import os
 import platform
@@ -31,7 +30,7 @@ from rich.progress import (
 
 import unlearnjax
 from experiments import compilation
-from unlearnjax import parallel
+from unlearnjax import checks, parallel
 from unlearnjax.report import html, table
 
 SCHEMA = 1
@@ -310,8 +309,8 @@ def _parse(argv: list[str]) -> list[str]:
 def _near_config(line: str) -> str:
     """What the config file that is not there may have been meant to be."""
     known = sorted(str(path) for path in Path("configs").glob("[!_]*.py"))
-    near = difflib.get_close_matches(line.rpartition(": ")[2].strip("'"), known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+    given = line.rpartition(": ")[2].strip("'")
+    return checks.near([given], known, cutoff=0.5) or f"; there are {', '.join(known)}"
 
 
 def _one_line_errors(call: Callable[[], None]) -> None:

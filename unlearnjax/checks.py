@@ -30,15 +30,17 @@ def among(**choices: tuple[Sequence[Any], Sequence[Any]]) -> None:
             )
 
 
-def near(given: Iterable[Any], allowed: Iterable[Any]) -> str:
+def near(given: Iterable[Any], allowed: Iterable[Any], cutoff: float = 0.6) -> str:
     """What the first of `given` may have been meant to be, as the end of an error; '' if nothing.
+
+    Names are near that are alike by at least `cutoff`, see `difflib`.
 
     Examples:
       >>> near(["sdd"], ["ssd", "scrub"])
       "; did you mean 'ssd'?"
     """
     names = [str(name) for name in allowed]
-    close = [name for x in given for name in difflib.get_close_matches(str(x), names, n=1)]
+    close = [y for x in given for y in difflib.get_close_matches(str(x), names, 1, cutoff)]
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -1,4 +1,4 @@
-"""Objects of the user's own code by their import path: models and unlearners of one's own."""
+"""Objects of the user's own code by their import path: models, unlearners and data."""
 
 import importlib
 import inspect

@@ -13,6 +13,7 @@ CONFIG = "configs/unlearn.py:"
     [
         (CONFIG + "digitts", (), "a tfds name, got 'digitts'; nearest: digits"),
         (CONFIG + "digits,model=mpl", (), "model must be one of"),
+        (CONFIG + "digits,method=sdd", (), "method must be one of"),
         (CONFIG + "digits,method=sdd", (), "got 'sdd'; did you mean 'ssd'?"),
         (CONFIG + "digits,forget=class:11", (), "class must be one of [0, 1, 2,"),
         (CONFIG + "digits,forget=indices:", (), "the forget set is empty"),
@@ -29,7 +30,11 @@ CONFIG = "configs/unlearn.py:"
             "no field 'alhpa' Did you mean \"alpha\"",
         ),
         (CONFIG + "digits,modle=mlp", (), "did you mean 'model'?"),
-        ("configs/unlern.py", (), "'configs/unlern.py'; did you mean configs/unlearn.py?"),
+        (
+            "configs/unlern.py",
+            (),
+            "No such file or directory: 'configs/unlern.py'; did you mean 'configs/unlearn.py'?",
+        ),
         ("own.py", (), "'own.py'; there are configs/continual.py, configs/corrective.py,"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.startswith("configs") else "",

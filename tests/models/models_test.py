@@ -63,6 +63,10 @@ def test_unknown_names_and_options_are_refused():
         models.by_name("convnett", num_classes=3)
     with pytest.raises(ValueError, match="'depth' is not an option of model 'mlp'.*hidden"):
         models.by_name("mlp", num_classes=3, depth=3)
+    with pytest.raises(ValueError, match="'parent' is not an option of model 'mlp'"):
+        models.by_name("mlp", num_classes=3, parent=None)
+    with pytest.raises(ValueError, match="model 'mlp' has no argument axis_name, got batch"):
+        models.by_name("mlp", num_classes=3, axis_name="batch")
     with pytest.raises(ValueError, match="norm must be 'batch' or 'group', got 'layer'"):
         models.ResNet(3, norm="layer").init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
     with pytest.raises(ValueError, match="patch_size must divide"):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unlearnjax import checks, training
+from unlearnjax import checks, tasks, training
 from unlearnjax.analytic import features as features_lib
 from unlearnjax.analytic import recursive
 from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
@@ -86,7 +86,7 @@ def acu(
             width = data["inputs"][0].size
             params = {}
         else:
-            width = training.feature_width(task, variables, data)
+            width = tasks.features(shapes).shape[-1]
             params = {"backbone": variables}
         params["projection"] = features_lib.random_projection(rng, width, num_features)
         with jax.enable_x64(True):

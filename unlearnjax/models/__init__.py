@@ -35,7 +35,8 @@ def by_name(name: str, **options: Any) -> nn.Module | Callable[[nnx.Rngs], nnx.M
     Args:
       name: one of `BY_NAME`, or 'module:Class' of your own, imported: a Linen or NNX module class.
         Its arguments `num_classes` and `dtype`, if it has them, are given; others are options.
-      **options: by argument; a `dtype` of `None` is left out where the class has none.
+      **options: by argument; a `dtype` or `axis_name` of `None`, and `num_classes`, are left out
+        where the class has none.
 
     Returns:
       For Linen the module; for NNX what `tasks.from_nnx` takes.
@@ -49,13 +50,14 @@ def by_name(name: str, **options: Any) -> nn.Module | Callable[[nnx.Rngs], nnx.M
     """
     constructor = _constructor(name)
     has = _parameters(constructor)
-    for option in sorted(options.keys() - default_options(name).keys() - set(_GIVEN)):
+    allowed = default_options(name).keys() | {"num_classes", "dtype", "axis_name"}
+    for option in sorted(options.keys() - allowed):
         raise ValueError(
-            f"{option!r} is not an option of model {name!r}; options are "
-            f"{sorted(default_options(name).keys() | {'num_classes', 'dtype', 'axis_name'})}"
+            f"{option!r} is not an option of model {name!r}; options are {sorted(allowed)}"
         )
-    if options.get("dtype") is not None and "dtype" not in has:
-        raise ValueError(f"model {name!r} has no argument dtype, got {options['dtype']}")
+    for option in ("dtype", "axis_name"):
+        if options.get(option) is not None and option not in has:
+            raise ValueError(f"model {name!r} has no argument {option}, got {options[option]}")
     options = {key: value for key, value in options.items() if key in has}
     if _is_nnx(constructor):
         return lambda rngs: constructor(**options, rngs=rngs)
@@ -72,7 +74,7 @@ def default_options(name: str) -> dict[str, Any]:
 
 
 def _constructor(name: str) -> Callable[..., Any]:
-    if ":" in name:
+    if importing.is_path(name):
         return _imported(name)
     if name not in BY_NAME:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Model + loss + metrics -> Task."""
 
-from unlearnjax.tasks.adapters import Model, from_linen, from_nnx
+from unlearnjax.tasks.adapters import Model, features, from_linen, from_nnx
 from unlearnjax.tasks.autoencoding import autoencoding
 from unlearnjax.tasks.classification import classification, margin
 from unlearnjax.tasks.layers import layer_names
@@ -10,6 +10,7 @@ __all__ = [
     "Model",
     "autoencoding",
     "classification",
+    "features",
     "from_linen",
     "from_nnx",
     "layer_names",

@@ -111,5 +111,19 @@ def from_nnx(constructor: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     return Model(init, apply)
 
 
+def features(outputs: Outputs) -> Array:
+    """What a model returns as 'features' `[B, D]` beside its logits; also of outputs' shapes.
+
+    Raises:
+      ValueError: if it returns none.
+    """
+    if "features" not in outputs:
+        raise ValueError(
+            "the model must return {'logits': [B, C], 'features': [B, D]}, it returns "
+            f"{sorted(outputs)} alone"
+        )
+    return outputs["features"]
+
+
 def _as_outputs(outputs: Any) -> Outputs:
     return outputs if isinstance(outputs, Mapping) else {"logits": outputs}

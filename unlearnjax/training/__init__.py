@@ -3,7 +3,6 @@
 from unlearnjax.training import ensembles
 from unlearnjax.training.evaluate import (
     evaluate,
-    feature_width,
     map_batches,
     output_shapes,
     outputs,
@@ -15,7 +14,6 @@ __all__ = [
     "TrainState",
     "ensembles",
     "evaluate",
-    "feature_width",
     "init_state",
     "init_variables",
     "make_step",

@@ -34,21 +34,6 @@ def output_shapes(task: Task, variables: Variables, data: Data) -> dict[str, jax
     return jax.eval_shape(lambda v: task.apply(v, example, None, False)[0], variables)
 
 
-def feature_width(task: Task, variables: Variables, data: Data) -> int:
-    """How many features an example has, D of 'features' `[B, D]`; computes nothing.
-
-    Raises:
-      ValueError: if the model returns none.
-    """
-    shapes = output_shapes(task, variables, data)
-    if "features" not in shapes:
-        raise ValueError(
-            "the model must return {'logits': [B, C], 'features': [B, D]}, it returns "
-            f"{sorted(shapes)} alone"
-        )
-    return shapes["features"].shape[-1]
-
-
 def evaluate(
     task: Task, variables: Variables, data: Data, *, batch_size: int = 256
 ) -> dict[str, Array]:

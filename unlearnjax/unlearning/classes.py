@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import checks, training
+from unlearnjax import checks, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import Array, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import objectives
@@ -34,8 +34,8 @@ def boundary_expand(tx: Transform, *, num_epochs: int = 10, batch_size: int = 64
     )
 
     def update(rng, task, variables, memory, request: Request):
-        width = training.feature_width(task, variables, request.forget)
-        num_classes = training.output_shapes(task, variables, request.forget)["logits"].shape[-1]
+        outputs = training.output_shapes(task, variables, request.forget)
+        num_classes, width = outputs["logits"].shape[-1], tasks.features(outputs).shape[-1]
         extra = {"kernel": jnp.zeros((width, 1)), "bias": jnp.zeros(1)}
         wider = {**variables, "params": {"model": variables["params"], "extra": extra}}
         n = data_lib.num_examples(request.forget)

@@ -96,11 +96,10 @@ def laf(
         return state.variables
 
     def update(rng, task, variables, memory, request: Request):
-        training.feature_width(task, variables, request.forget)
         all_rng, forget_rng, rng = jax.random.split(rng, 3)
         frozen = original(variables, request)
         forget, retain = (
-            training.outputs(task, frozen, part)["features"]
+            tasks.features(training.outputs(task, frozen, part))
             for part in (request.forget, request.retain)
         )
         everything = jnp.concatenate([forget, retain])
