@@ -10,6 +10,16 @@ from tests import problems
 
 jax.config.update("jax_num_cpu_devices", 8)
 
+# Compiling is half of the time of small tests. Slow tests, notebooks and benchmarks keep the real
+# compiler, and so do users.
+QUICK_COMPILER = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def pytest_configure(config):
+    """Before the first use of a device, which is when XLA reads its flags; children inherit them."""
+    if "not slow" in config.option.markexpr:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILER}".strip()
+
 
 @pytest.fixture(scope="session")
 def digits():
