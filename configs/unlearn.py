@@ -77,8 +77,23 @@ METHODS = {
         "max_loss": config_dict.placeholder(float),
     },
     "gradient_ascent_plus": {**_ADAM, "num_epochs": 2, "beta": 0.9},
-    "random_label": {**_ADAM, "learning_rate": 5e-4, "num_epochs": 3, "retain_weight": 1.0},
-    "salun": {**_ADAM, "learning_rate": 5e-4, "num_epochs": 3, "retain_weight": 1.0, "keep": 0.5},
+    "random_label": {
+        **_ADAM,
+        "learning_rate": 5e-4,
+        "num_epochs": 3,
+        "over": "union",
+        "weighting": "example",
+        "retain_weight": 1.0,
+    },
+    "salun": {
+        **_ADAM,
+        "learning_rate": 5e-4,
+        "num_epochs": 3,
+        "over": "union",
+        "weighting": "example",
+        "retain_weight": 1.0,
+        "keep": 0.5,
+    },
     "scrub": {**_ADAM, "num_epochs": 4, "max_epochs": 2, "alpha": 0.001, "gamma": 0.99},
     "scrub_rewind": {
         **_ADAM,
@@ -89,7 +104,13 @@ METHODS = {
         "alpha": 0.001,
         "gamma": 0.99,
     },
-    "bad_teacher": {**_ADAM, "num_epochs": 3, "retain_fraction": 0.3, "temperature": 1.0},
+    "bad_teacher": {
+        **_ADAM,
+        "num_epochs": 3,
+        "retain_fraction": 0.3,
+        "temperature": 1.0,
+        "weighting": "example",
+    },
     "unsir": {
         "optimizer": "momentum",
         "learning_rate": 0.02,
@@ -212,6 +233,9 @@ def get_config(
     config.evaluate.relearn = ConfigDict(
         {"learning_rate": 3e-4, "max_steps": 100, "margin": 0.05, "num_examples": 256}
     )
+    # Methods also run from originals perturbed by `size` of their size, as others would round;
+    # those that spread by more than five points get `num_seeds` seeds (0: no more than others).
+    config.rounding = ConfigDict({"num_perturbed": 1, "size": 1e-6, "num_seeds": 0})
     config.columns = ()  # further columns of the printed table, e.g. ("unseen_accuracy",)
     paths = options.get("method", "+".join(methods)).split("+")
     methods = methods | {

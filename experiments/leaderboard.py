@@ -56,11 +56,11 @@ def rank(summaries: dict[str, list[table.Row]], column: str = "average_gap") -> 
     """
     rows = []
     for method in [row["method"] for row in next(iter(summaries.values()))]:
-        row = {"method": method}
         own = {
             name: next(r for r in summary if r["method"] == method)
             for name, summary in summaries.items()
         }
+        row = {"method": method, "sensitive": any(r["sensitive"] for r in own.values())}
         for name, result in own.items():
             row[f"gap: {name}"] = result[column]
             row[f"gap: {name}_std"] = result[f"{column}_std"]
@@ -77,7 +77,7 @@ def columns(rows: list[table.Row], scenarios: list[str]) -> list[tuple[str, list
         (name, [table.cell(row, f"gap: {name}", gap=False) for row in rows]) for name in scenarios
     ]
     return [
-        ("method", [str(row["method"]) for row in rows]),
+        ("method", [table.name_cell(row) for row in rows]),
         *gaps,
         ("mean", [table.cell(row, "gap", gap=False) for row in rows]),
         ("time", [f"{row['seconds_ratio']:.2g}x" for row in rows]),
@@ -102,11 +102,14 @@ def report(
         lead,
         cells,
         {"Gap against time; the line joins the methods that none beats in both.": figure},
-        {name: f"{config.rank} with {name} forgotten" for name in scenarios},
+        {name: f"{config.rank} with {name} forgotten" for name in scenarios}
+        | {"*": table.SENSITIVE_MEANS},
         {"Configuration": config.to_yaml()},
     )
     run.write_results(rows, rows, page, {"scenarios": scenarios})
     run.write_figures({"frontier": figure})
     if parallel.is_main_process():
-        table.print_columns(cells, title, "gap in points, mean ± std over seeds; x oracle")
+        table.print_columns(
+            cells, title, "gap in points, mean ± std over seeds; x oracle; * sensitive"
+        )
         print(f"report: {run.workdir / 'report.html'}")

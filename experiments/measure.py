@@ -1,7 +1,7 @@
 """From models to numbers: training, forgetting and evaluating one problem, each step costed."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -85,14 +85,29 @@ def fitter(config: ConfigDict, task: Task, train: Data, indices: np.ndarray):
     )
 
 
-def fit(bench: Bench, run: runner.Run, name: str, indices: np.ndarray) -> list[Fit]:
+def fit(
+    bench: Bench, run: runner.Run, name: str, indices: np.ndarray, seeds: Iterable[int]
+) -> dict[int, Fit]:
     """A model per seed, see `fitter`."""
-    config = bench.config
-    one = fitter(config, bench.task, bench.train, indices)
-    return [
-        one(run, f"{name}_seed{seed}", runner.key(config.seed, name, seed))
-        for seed in range(config.num_seeds)
+    one = fitter(bench.config, bench.task, bench.train, indices)
+    return {
+        seed: one(run, f"{name}_seed{seed}", runner.key(bench.config.seed, name, seed))
+        for seed in seeds
+    }
+
+
+def perturbed(variables: Variables, rng: jax.Array, size: float) -> Variables:
+    """The model with every parameter moved at random by about `size` of its own size.
+
+    What another processor's rounding does to a trained model, for methods that notice.
+    """
+    leaves, treedef = jax.tree.flatten(variables["params"])
+    keys = jax.random.split(rng, len(leaves))
+    moved = [
+        (x * (1 + size * jax.random.normal(key, x.shape))).astype(x.dtype)
+        for key, x in zip(keys, leaves, strict=True)
     ]
+    return {**variables, "params": treedef.unflatten(moved)}
 
 
 def validate(bench: Bench, unlearners: Mapping[str, Unlearner]) -> None:

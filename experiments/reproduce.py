@@ -3,9 +3,9 @@
     python -m experiments.reproduce --row=digits_convnet/ssd --workdir=/tmp/reproduce
 
 A row is FILE/METHOD (of a stream FILE/STREAM/METHOD) for `docs/results/FILE.json`, which holds the
-configuration of its run. Every number is compared within a band: three standard deviations of the
-published seeds and one point (0.01), so that another machine's rounding passes and another result
-does not. The exit status is 1 if a number falls outside.
+configuration of its run. Every number is compared within a band: three standard deviations over the
+published seeds and perturbed originals, and one point (0.01), so that another machine's rounding
+passes and another result does not. The exit status is 1 if a number falls outside.
 """
 
 import json
@@ -123,7 +123,11 @@ def story(config: ConfigDict, run: runner.Run) -> None:
         ("band", [f"± {line['band']:.4f}" for line in lines]),
         ("within", ["yes" if line["within"] else "NO" for line in lines]),
     ]
-    table.print_columns(cells, f"{_ROW.value}", "band: 3 standard deviations over seeds + 0.01")
+    table.print_columns(
+        cells,
+        f"{_ROW.value}",
+        "band: 3 standard deviations over seeds and perturbed originals + 0.01",
+    )
     outside = [line["column"] for line in lines if not line["within"]]
     if outside:
         raise ValueError(f"{_ROW.value} is not reproduced: {', '.join(outside)} outside the band")

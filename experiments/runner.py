@@ -121,6 +121,11 @@ class Run:
         self.progress.start()
         self._bar = self.progress.add_task(self.name, total=total)
 
+    def extend(self, amount: int) -> None:
+        """`amount` more units of work turned out to be needed."""
+        total = self.progress.tasks[self._bar].total + amount
+        self.progress.update(self._bar, total=total)
+
     def advance(self, description: str, amount: int = 1, *, resumed: bool = False) -> None:
         """`amount` more units are done, `resumed` by an earlier launch; `description` comes now."""
         text = f"{description:<28}"

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import unlearn
 from experiments import build, measure, runner
+from experiments.fit import Fit
 from unlearnjax import audit, checks, parallel
 from unlearnjax.report import html, table
 
@@ -52,13 +53,12 @@ def sweep(config: ConfigDict, run: runner.Run, name: str) -> list[table.Row]:
     problem = build.problem(config, run.data_dir)
     bench = measure.bench(config, problem)
     run.start(config.num_seeds * 2 * config.train.num_epochs + len(config.methods))
-    originals = measure.fit(
-        bench, run, f"{name}-original", np.arange(len(problem.train["targets"]))
-    )
-    oracles = measure.fit(bench, run, f"{name}-oracle", problem.oracle)
-    audits = [summary(bench, bench.task, fit.variables, s) for s, fit in enumerate(oracles)]
+    seeds, everything = range(config.num_seeds), np.arange(len(problem.train["targets"]))
+    originals = measure.fit(bench, run, f"{name}-original", everything, seeds)
+    oracles = measure.fit(bench, run, f"{name}-oracle", problem.oracle, seeds)
+    audits = [summary(bench, bench.task, fit.variables, s) for s, fit in oracles.items()]
     ideal = {k: float(np.mean([row[k] for row in audits])) for k in audits[0]}
-    cost = float(np.mean([getattr(fit.cost, config.budget_unit) for fit in oracles]))
+    cost = float(np.mean([getattr(fit.cost, config.budget_unit) for fit in oracles.values()]))
     best = []
     for method in config.methods:
         run.advance(f"{name} {method}", 0)
@@ -85,7 +85,7 @@ def try_out(
     run: runner.Run,
     name: str,
     method: str,
-    originals: list,
+    originals: Mapping[int, Fit],
     ideal: Mapping[str, float],
     cost: float,
 ) -> list[dict]:
@@ -103,7 +103,7 @@ def try_out(
 
         def compute(forget=forgetters[group], traced=traced, values=values, serve=serve):
             gaps, costs, units = [], [], []
-            for seed, original in enumerate(originals):
+            for seed, original in originals.items():
                 rng = runner.key(config.seed, method, seed)
                 variables, costed = forget(rng, original.variables, traced)
                 row = summary(bench, serve(bench.task), variables, seed)
@@ -153,7 +153,7 @@ def report(config: ConfigDict, run: runner.Run, rows: list[table.Row], tuned: di
         ("with given values", [f"{100 * row['default_gap']:.1f}" for row in rows]),
         ("cost", [f"{row['ratio']:.2g}x" for row in rows]),
         ("trials", [str(row["num_trials"]) for row in rows]),
-        ("values", [", ".join(f"{k}={v:g}" for k, v in r["values"].items()) for r in rows]),
+        ("values", [", ".join(f"{k}={v}" for k, v in row["values"].items()) for row in rows]),
     ]
     lead = (
         "Average gap in points to oracles on validation data, of models and a split that the "

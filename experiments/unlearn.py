@@ -57,7 +57,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     run.start(config.num_seeds * (2 * config.train.num_epochs + len(unlearners)))
     rows, losses, curves, predicted, targets = [], {}, {}, [], {}
 
-    def add_row(method: str, seed: int, task, compute) -> None:
+    def add_row(name: str, method: str, seed: int, task, compute, number: int = 0) -> None:
         """`compute` gives a model and its cost."""
 
         def measured():
@@ -69,38 +69,65 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
             numbers["relearn_steps"] = int(bench.relearn(task, variables, target))
             arrays = {name: np.asarray(outputs[name]["loss"]) for name in measure.SETS}
             arrays["predictions"] = np.asarray(outputs["forget"]["predictions"])
-            return {"method": method, "seed": seed, **numbers, **cost}, arrays
+            labels = {"method": method, "seed": seed, "perturbed": number}
+            return {**labels, **numbers, **cost}, arrays
 
-        row, arrays = run.row(f"{method}_seed{seed}", measured)
+        row, arrays = run.row(name, measured)
         if method == "original":
             targets[seed] = measure.relearn_target(bench, row)
         rows.append(row)
         predicted.append(arrays.pop("predictions"))
-        losses.setdefault(method, []).append(arrays)
+        if number == 0:
+            losses.setdefault(method, []).append(arrays)
 
-    def add_fits(name: str, indices: np.ndarray) -> list[Variables]:
-        fits = measure.fit(bench, run, name, indices)
-        for seed, fit in enumerate(fits):
+    def add_fits(method: str, indices: np.ndarray, seeds: range) -> dict[int, Variables]:
+        fits = measure.fit(bench, run, method, indices, seeds)
+        for seed, fit in fits.items():
             compute = lambda fit=fit: (fit.variables, fit.cost._asdict())
-            add_row(name, seed, bench.task, compute)
-        curves[name] = np.stack([fit.history["loss"] for fit in fits])
-        return [fit.variables for fit in fits]
+            add_row(f"{method}_seed{seed}", method, seed, bench.task, compute)
+        losses_by_epoch = [fit.history["loss"] for fit in fits.values()]
+        curves[method] = np.stack([*curves.get(method, ()), *losses_by_epoch])
+        return {seed: fit.variables for seed, fit in fits.items()}
 
-    originals = add_fits("original", np.arange(len(problem.train["targets"])))
-    add_fits("oracle", problem.oracle)
-    for method, unlearner in unlearners.items():
-        forget = measure.forgetter(bench, lambda values, unlearner=unlearner: unlearner)
-        for seed, original in enumerate(originals):
+    def add_forgetting(method: str, originals: dict[int, Variables]) -> None:
+        """A row per original, and one for each of its perturbations."""
+        unlearner, forget = unlearners[method], forgetters[method]
+        for seed, original in originals.items():
+            name = f"{method}_seed{seed}"
+            run.advance(name, 0)
+            old = run.has_row(name)
+            for number in range(1 + config.rounding.num_perturbed):
+                own = name if number == 0 else f"{name}_perturbed{number}"
 
-            def compute(method=method, seed=seed, original=original, forget=forget):
-                variables, cost = forget(runner.key(config.seed, method, seed), original)
-                save(run, f"{method}_seed{seed}", variables)
-                return variables, cost
+                def compute(own=own, seed=seed, original=original, number=number):
+                    if number:
+                        rng = runner.key(config.seed, "rounding", seed, number)
+                        original = measure.perturbed(original, rng, config.rounding.size)
+                    variables, cost = forget(runner.key(config.seed, method, seed), original)
+                    save(run, own, variables)
+                    return variables, cost
 
-            run.advance(f"{method}_seed{seed}", 0)
-            old = run.has_row(f"{method}_seed{seed}")
-            add_row(method, seed, unlearner.serve(bench.task), compute)
-            run.advance(f"{method}_seed{seed}", resumed=old)
+                add_row(own, method, seed, unlearner.serve(bench.task), compute, number)
+            run.advance(name, resumed=old)
+
+    seeds = range(config.num_seeds)
+    everything = np.arange(len(problem.train["targets"]))
+    originals = add_fits("original", everything, seeds)
+    add_fits("oracle", problem.oracle, seeds)
+    forgetters = {
+        method: measure.forgetter(bench, lambda values, unlearner=unlearner: unlearner)
+        for method, unlearner in unlearners.items()
+    }
+    for method in unlearners:
+        add_forgetting(method, originals)
+    summary = table.summarise_rows(rows)
+    unsure = [row["method"] for row in summary if row["sensitive"] and row["method"] in unlearners]
+    more = range(config.num_seeds, config.rounding.num_seeds) if unsure else range(0)
+    if more:
+        run.extend(len(more) * (config.train.num_epochs + len(unsure)))
+        originals = add_fits("original", everything, more)
+        for method in unsure:
+            add_forgetting(method, originals)
 
     run.progress.stop()
     rows = measure.against_oracles(bench, rows, predicted)
@@ -150,6 +177,7 @@ def report(bench: measure.Bench, run: runner.Run, rows, losses, curves) -> list[
         "peak_bytes": "arguments, outputs and temporary buffers of the compiled program",
         "± and brackets": "standard deviation over seeds; difference to the oracle's mean; shares "
         "are printed in percent and points, gaps times 100",
+        "*": table.SENSITIVE_MEANS,
     }
     figures = {
         f"{metric}_gaps": (

@@ -16,7 +16,7 @@ QUICK_COMPILER = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensiv
 
 
 def pytest_configure(config):
-    """Before the first use of a device, which is when XLA reads its flags; children inherit them."""
+    """Before the first use of a device, when XLA reads its flags; child processes inherit them."""
     if "not slow" in config.option.markexpr:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILER}".strip()
 

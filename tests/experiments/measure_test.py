@@ -1,6 +1,7 @@
 import types
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 import pytest
@@ -33,3 +34,16 @@ def test_every_method_that_a_model_cannot_serve_is_named_with_the_reason(digits)
     with pytest.raises(ValueError, match=f"^boundary_expand: {why}; laf: {why}; acu: {why}$"):
         measure.validate(bench, unlearners)
     measure.validate(bench, {"finetune": unlearners["finetune"]})
+
+
+def test_perturbations_are_relative_and_of_the_stated_size():
+    params = {"a": 100 * jnp.ones(4000), "b": jnp.full(4000, 1e-3, jnp.bfloat16)}
+    given = {"params": params, "batch_stats": {"mean": jnp.ones(3)}}
+    moved = measure.perturbed(given, jax.random.key(0), 0.1)
+    for name, value in params.items():
+        change = moved["params"][name].astype(jnp.float32) / value.astype(jnp.float32) - 1
+        assert moved["params"][name].dtype == value.dtype
+        assert float(change.std()) == pytest.approx(0.1, rel=0.1)
+        assert abs(float(change.mean())) < 0.01
+    assert moved["batch_stats"] is given["batch_stats"]
+    assert not jnp.array_equal(moved["params"]["a"] / 100, moved["params"]["b"] * 1e3)

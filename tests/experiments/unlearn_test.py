@@ -9,8 +9,11 @@ import jax
 import numpy as np
 import pytest
 
+from configs import unlearn as unlearn_config
+from experiments import runner, unlearn
 from experiments.fit import take_originals
 from tests.experiments import cli
+from unlearnjax.report import table
 from unlearnjax.training.checkpoints import Checkpoints
 
 
@@ -41,7 +44,10 @@ def test_results_are_complete_and_consistent(finished):
     assert results["schema"] == 1 and results["experiment"] == "unlearn"
     assert results["config"]["forget"] == "class:3" and results["environment"]["jax"]
     methods = ["original", "oracle", *cli.METHODS]
-    assert sorted(row["method"] for row in results["rows"]) == sorted(methods)
+    rows = [row["method"] for row in results["rows"] if not row["perturbed"]]
+    assert sorted(rows) == sorted(methods)
+    perturbed = [row["method"] for row in results["rows"] if row["perturbed"] == 1]
+    assert perturbed == list(cli.METHODS)
     for row in results["rows"]:
         for column in (
             "forget_accuracy",
@@ -64,6 +70,39 @@ def test_results_are_complete_and_consistent(finished):
     assert results["sizes"]["forget"] + results["sizes"]["retain"] == 1294
     # Retraining on the retain set costs what the oracle cost.
     assert by_method["retrain"]["flops_ratio"] == pytest.approx(1, rel=0.05)
+
+
+def test_methods_run_again_from_originals_moved_as_rounding_moves_them(finished):
+    workdir, _ = finished
+    for method, least in (("finetune", 1e-7), ("retrain", 0.0)):  # retraining looks at no original
+        before, after = (
+            parameters(workdir, f"{method}_seed0{suffix}") for suffix in ("", "_perturbed1")
+        )
+        for name in before:
+            apart = np.abs(after[name] - before[name]).max() / np.abs(before[name]).max()
+            assert least <= apart <= 1e-2 and (apart > 0) == (least > 0), (method, name)
+
+
+def test_sensitive_methods_get_more_seeds(tmp_path, monkeypatch, tfds_dir):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tfds_dir))
+    # All that spreads at all is sensitive; retraining by perturbed originals does not.
+    monkeypatch.setattr(table, "SENSITIVE", 1e-9)
+    config = unlearn_config.get_config("digits,model=mlp,seeds=1,method=finetune+retrain")
+    config.train.num_epochs = 1
+    config.model.options.hidden = (8,)
+    config.rounding.update({"size": 0.5, "num_perturbed": 2, "num_seeds": 2})
+    run = runner.Run("unlearn", config, tmp_path / "run", None)
+    unlearn.scenario(config, run)
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    runs = [(row["method"], row["seed"], row["perturbed"]) for row in rows]
+    assert runs == [
+        ("original", 0, 0),
+        ("oracle", 0, 0),
+        *(("finetune", 0, number) for number in range(3)),
+        *(("retrain", 0, number) for number in range(3)),
+        ("original", 1, 0),
+        *(("finetune", 1, number) for number in range(3)),
+    ]
 
 
 def test_a_second_launch_recomputes_nothing_and_gives_the_same(finished, tfds_dir):

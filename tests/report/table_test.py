@@ -25,6 +25,28 @@ def test_summary_by_hand():
     assert ssd["num_seeds"] == 2 and "seed" not in ssd
 
 
+def test_perturbed_originals_count_as_rows_and_not_as_seeds():
+    perturbed = [{**row, "perturbed": 0} for row in ROWS]
+    perturbed += [{**ROWS[3], "perturbed": 1, "forget_accuracy": 0.9}]
+    ssd = table.summarise_rows(perturbed)[1]
+    assert ssd["num_seeds"] == 2 and "perturbed" not in ssd
+    assert ssd["forget_accuracy"] == pytest.approx(0.5)
+    assert ssd["forget_accuracy_std"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("name", table.SPREADING)
+def test_what_spreads_by_more_than_five_points_is_starred(name):
+    def summary(second):
+        rows = [{"method": "oracle", "seed": s, name: v} for s, v in enumerate((0.5, second))]
+        return table.summarise_rows(rows)[0]
+
+    # The standard deviation of two numbers is their distance by the root of 2.
+    calm, sensitive = summary(0.5 + 0.049 * 2**0.5), summary(0.5 + 0.051 * 2**0.5)
+    assert (table.name_cell(calm), table.name_cell(sensitive)) == ("oracle", "oracle *")
+    lone = table.summarise_rows([{"method": "oracle", "seed": 0, name: 0.5}])[0]
+    assert table.name_cell(lone) == "oracle"
+
+
 def test_one_seed_has_no_spread_and_no_oracle_is_refused():
     (oracle,) = table.summarise_rows(ROWS[:1])
     assert math.isnan(oracle["forget_accuracy_std"])

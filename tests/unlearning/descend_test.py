@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from tests import problems
-from unlearnjax import models, training, unlearning
+from unlearnjax import training, unlearning
 from unlearnjax.types import Request
 
 OBJECTIVE = unlearning.objectives.combine(retain=[(1.0, unlearning.objectives.task_loss)])
@@ -36,64 +36,6 @@ def test_finetune_is_training_continued_on_the_retain_set(digits, request_of):
     expected = kernel - 0.3 * x.T @ (probs - y) / 100
     np.testing.assert_allclose(updated["params"]["Dense_0"]["kernel"], expected, atol=1e-5)
     assert memory == ()
-
-
-def test_gradient_ascent_climbs_the_forget_loss_by_the_negative_gradient(digits, request_of):
-    task = problems.softmax_regression()
-    variables = problems.init(task, digits)
-    method = unlearning.gradient_ascent(
-        optax.sgd(0.01), num_epochs=1, batch_size=20, max_loss=100.0
-    )
-    updated, _ = method.update(jax.random.key(0), task, variables, (), request_of)
-
-    def loss(params):
-        outputs, _ = task.apply({"params": params}, request_of.forget, None, False)
-        return task.loss(outputs, request_of.forget).mean()
-
-    grads = jax.grad(loss)(variables["params"])
-    expected = jax.tree.map(lambda p, g: p + 0.01 * g, variables["params"], grads)
-    problems.assert_trees_close(updated["params"], expected)
-
-
-def test_ascent_stops_pushing_examples_beyond_the_bound(digits, request_of):
-    task = problems.softmax_regression()
-    variables = problems.init(task, digits)
-    lost = jax.tree.map(lambda p: 1e3 * p, variables)  # every loss is huge, right or wrong
-    wrong = training.evaluate(task, lost, request_of.forget)["loss"] > np.log(10)
-    forget = {k: v[np.asarray(wrong)] for k, v in request_of.forget.items()}
-    assert len(forget["targets"]) > 5
-    method = unlearning.gradient_ascent(optax.sgd(1.0))
-    updated, _ = method.update(jax.random.key(0), task, lost, (), Request(forget))
-    problems.assert_trees_equal(updated["params"], lost["params"])
-
-
-def test_ascent_raises_the_forget_loss_to_about_the_bound_and_no_further(digits, request_of):
-    task = problems.mlp()
-    state, _ = training.train(
-        task,
-        optax.adam(1e-2),
-        digits,
-        jnp.arange(200),
-        jax.random.key(0),
-        num_epochs=10,
-        batch_size=50,
-    )
-    method = unlearning.gradient_ascent(optax.sgd(0.05), num_epochs=100, batch_size=20)
-    updated, _ = method.update(jax.random.key(0), task, state.variables, (), request_of)
-    before, after = (mean(task, v, request_of.forget) for v in (state.variables, updated))
-    assert before < 0.5
-    assert np.log(10) * 0.8 < after < 3 * np.log(10)
-
-
-def test_ascent_leaves_batch_statistics_alone(digits, request_of):
-    task = problems.linen(models.ResNet(10, stage_sizes=(1,), width=4))
-    variables = problems.init(task, digits)
-    method = unlearning.gradient_ascent(optax.sgd(0.1), num_epochs=1)
-    updated, _ = method.update(jax.random.key(0), task, variables, (), request_of)
-    problems.assert_trees_equal(updated["batch_stats"], variables["batch_stats"])
-    assert not np.array_equal(
-        updated["params"]["Dense_0"]["kernel"], variables["params"]["Dense_0"]["kernel"]
-    )
 
 
 def test_retrain_is_training_on_the_retain_set_alone(digits, request_of):
@@ -179,7 +121,6 @@ def test_update_jits_vmaps_over_models_and_repeats(digits, request_of, method):
         ),
         (lambda: unlearning.finetune(optax.sgd(1.0), num_epochs=0), "num_epochs must be >= 1"),
         (lambda: unlearning.finetune(optax.sgd(1.0), batch_size=0), "batch_size must be >= 1"),
-        (lambda: unlearning.gradient_ascent(optax.sgd(1.0), max_loss=-2.0), "max_loss must be > 0"),
         (
             lambda: unlearning.descend(
                 OBJECTIVE, optax.sgd(1.0), over="test", num_epochs=1, batch_size=1

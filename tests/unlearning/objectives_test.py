@@ -7,6 +7,7 @@ import scipy.special
 import scipy.stats
 
 from tests import problems
+from tests.unlearning import linear
 from unlearnjax import training, unlearning
 from unlearnjax.types import Request
 from unlearnjax.unlearning import objectives
@@ -46,7 +47,8 @@ def test_terms_agree_with_scipy():
     )
 
 
-def test_combination_takes_the_mean_of_each_part_by_itself():
+@pytest.mark.parametrize("weighting", ["part", "example"])
+def test_combination_takes_the_mean_of_each_part_or_of_the_step(weighting):
     """However many examples of which part are in the batch, and with uneven weights."""
     batch = {
         "targets": jnp.asarray(TARGETS),
@@ -59,16 +61,46 @@ def test_combination_takes_the_mean_of_each_part_by_itself():
         forget=[(-0.3, objectives.task_loss)],
         retain=[(0.7, objectives.task_loss)],
         penalty=objectives.l2(0.1),
+        weighting=weighting,
     )
     variables = {"params": jnp.asarray(1.5)}
     losses, _ = objective(task, {"original": variables})(variables, batch, None)
     actual = (losses * batch["weight"]).sum() / batch["weight"].sum()
     each = -scipy.special.log_softmax(1.5 * LOGITS, axis=1)[range(3), TARGETS]
-    expected = -0.3 * each[0] + 0.7 * (1 * each[1] + 3 * each[2]) / 4 + 0.1 * 1.5**2
-    assert float(actual) == pytest.approx(expected, rel=1e-5)
+    retained = 0.7 * (1 * each[1] + 3 * each[2])
+    expected = {
+        "part": -0.3 * each[0] + retained / 4,
+        "example": (2 * -0.3 * each[0] + retained) / 6,
+    }
+    assert float(actual) == pytest.approx(expected[weighting] + 0.1 * 1.5**2, rel=1e-5)
     alone = {k: v[:1] for k, v in batch.items()}
     losses, _ = objective(task, {"original": variables})(variables, alone, None)
     assert float(losses[0]) == pytest.approx(-0.3 * each[0] + 0.1 * 1.5**2, rel=1e-5)
+
+
+def test_what_is_prepared_is_what_the_step_sees_and_has_no_gradient():
+    batch = {
+        "targets": jnp.asarray(TARGETS),
+        "forget": jnp.zeros(3),
+        "weight": jnp.ones(3),
+        "inputs": jnp.asarray(LOGITS),
+    }
+    task = TASK._replace(apply=lambda v, b, r, t: ({"logits": b["inputs"] * v["params"]}, v))
+    seen = []
+
+    def prepare(task, variables, batch, rng):
+        seen.append(rng)
+        return {**batch, "inputs": batch["inputs"] * variables["params"]}
+
+    loss_fn = objectives.combine(retain=[(1.0, objectives.task_loss)], prepare=prepare)(task, {})
+    rng = jax.random.key(0)
+    total = lambda w: loss_fn({"params": w}, batch, rng)[0].sum()
+    value, slope = jax.value_and_grad(total)(jnp.asarray(1.5))
+    loss = lambda w: -scipy.special.log_softmax(w * 1.5 * LOGITS, axis=1)[range(3), TARGETS].sum()
+    assert float(value) == pytest.approx(loss(1.5), rel=1e-5)
+    # Saturated predictions cost float32 three of its digits.
+    assert float(slope) == pytest.approx((loss(1.5 + 1e-5) - loss(1.5 - 1e-5)) / 2e-5, rel=1e-3)
+    assert not jnp.array_equal(*(jax.random.key_data(key) for key in (seen[0], rng)))
 
 
 def test_penalties():
@@ -197,25 +229,61 @@ def test_recorded_curves_are_the_evaluation_after_each_epoch(digits):
             assert float(curve[-1]) == pytest.approx(float(outputs[metric].mean()), rel=1e-4)
 
 
-def test_keep_best_returns_the_model_of_the_best_epoch(digits):
+def test_select_returns_the_model_of_the_epoch_that_it_names(digits):
     task = problems.mlp()
     variables = problems.init(task, digits)
     request = Request(None, {k: jnp.asarray(v[:100]) for k, v in digits.items()})
     objective = objectives.combine(retain=[(1.0, objectives.task_loss)])
-    options = {"over": "retain", "batch_size": 50, "record": ("retain",)}
+    options = {"over": "retain", "batch_size": 50}
+
+    def nearest(seen, given):
+        """The epoch whose loss is nearest to that of the last one plus a half."""
+        assert seen["retain"]["loss"].shape == (6, 100) and given is request
+        loss = seen["retain"]["loss"].mean(axis=1)
+        return jnp.argmin(jnp.abs(loss - loss[-1] - 0.5))
+
     method = unlearning.descend(
-        objective,
-        optax.adam(3e-2),
-        num_epochs=6,
-        # The epoch whose loss is nearest to 1.
-        keep_best=lambda seen, request: -jnp.abs(seen["retain"]["loss"].mean() - 1.0),
-        **options,
+        objective, optax.adam(3e-2), num_epochs=6, record=("retain",), select=nearest, **options
     )
     kept, trace = method.update(jax.random.key(0), task, variables, (), request)
-    best = int(np.argmin(np.abs(np.asarray(trace.curves["retain_loss"]) - 1.0)))
-    assert 0 <= best < 5
-    loss = float(training.evaluate(task, kept, request.retain)["loss"].mean())
-    assert loss == pytest.approx(float(trace.curves["retain_loss"][best]), rel=1e-4)
+    curve = np.asarray(trace.curves["retain_loss"])
+    chosen = int(np.argmin(np.abs(curve - curve[-1] - 0.5)))
+    assert 0 < chosen < 5
+    fewer = unlearning.descend(objective, optax.adam(3e-2), num_epochs=chosen + 1, **options)
+    expected, _ = fewer.update(jax.random.key(0), task, variables, (), request)
+    problems.assert_trees_close(kept, expected)
+
+
+@pytest.mark.parametrize("over", ["union", "paired", "alternate"])
+@pytest.mark.parametrize("weighted", ["forget", "retain", "both"])
+def test_weights_of_one_part_count_as_ones_in_the_other(over, weighted):
+    """Against the same request with the weights of both written out."""
+    request, given, _ = linear.problem(num_forget=4, num_retain=4)
+    weight = {"forget": jnp.array([2.0, 0.0, 1.0, 3.0]), "retain": jnp.array([0.5, 1.0, 0.0, 2.0])}
+    named = ("forget", "retain") if weighted == "both" else (weighted,)
+
+    def weigh(part, name):
+        return {**part, "weight": weight[name]} if name in named else part
+
+    request = Request(weigh(request.forget, "forget"), weigh(request.retain, "retain"))
+    objective = objectives.combine(
+        forget=[(-0.5, objectives.task_loss)], retain=[(1.0, objectives.task_loss)]
+    )
+    loop = unlearning.descend(objective, optax.sgd(0.5), over=over, num_epochs=1, batch_size=100)
+    updated, _ = loop.update(jax.random.key(0), linear.TASK, given, (), request)
+    w = linear.weights(given)
+
+    def mean(w, name):
+        slopes = linear.cross_entropy_slopes(w, getattr(request, name))
+        own = np.asarray(weight[name]) if name in named else np.ones(4)
+        return np.average(slopes, axis=0, weights=own)
+
+    if over == "alternate":
+        w = w + 0.5 * 0.5 * mean(w, "forget")
+        w = w - 0.5 * mean(w, "retain")
+    else:
+        w = w - 0.5 * (mean(w, "retain") - 0.5 * mean(w, "forget"))
+    np.testing.assert_allclose(linear.weights(updated), w, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +293,7 @@ def test_keep_best_returns_the_model_of_the_best_epoch(digits):
         ({"teachers": ("original",)}, "teachers must map names to functions"),
         ({"record": ("test",)}, r"record\[0\] must be one of .* got 'test'"),
         ({"retain_fraction": 0.0}, r"retain_fraction must lie in \(0, 1\], got 0.0"),
-        ({"keep_best": lambda seen, request: 0.0}, "keep_best needs record"),
+        ({"select": lambda seen, request: 0}, "select needs record"),
     ],
 )
 def test_bad_options_of_the_loop_are_named(options, message):

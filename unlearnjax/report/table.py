@@ -42,13 +42,29 @@ QUALITY = (
     "average_gap",
 )
 
+# A method is sensitive where one of these spreads by more than `SENSITIVE`.
+SPREADING = (
+    "forget_accuracy",
+    "retain_accuracy",
+    "test_accuracy",
+    "forget_error",
+    "retain_error",
+    "test_error",
+)
+SENSITIVE = 0.05
+SENSITIVE_MEANS = (
+    "sensitive: an accuracy (or error) spreads by more than 5 points over seeds and perturbed "
+    "originals; do not rely on one run"
+)
+
 
 def summarise_rows(rows: Sequence[Row], reference: str = "oracle") -> list[Row]:
     """One row per method from one per (method, seed), in the order in which methods appear.
 
-    Every number becomes `<name>` (mean over seeds) and `<name>_std` (sample standard deviation, NaN
-    for one seed). `<name>_gap` is the mean's difference to the mean of `reference`; for costs,
-    `<name>_ratio` is the share of the reference's.
+    Every number becomes `<name>` (mean over seeds, and over perturbed originals where a seed has
+    several rows) and `<name>_std` (sample standard deviation, NaN for one row). `<name>_gap` is the
+    mean's difference to the mean of `reference`; for costs, `<name>_ratio` is the share of the
+    reference's. `sensitive` says whether one of `SPREADING` spreads by more than `SENSITIVE`.
 
     Raises:
       ValueError: if no row is of the method `reference`.
@@ -65,13 +81,17 @@ def summarise_rows(rows: Sequence[Row], reference: str = "oracle") -> list[Row]:
     means = {}
     for method in methods:
         own = [row for row in rows if row["method"] == method]
-        names = [k for k, v in own[0].items() if isinstance(v, int | float) and k != "seed"]
+        labels = ("seed", "perturbed")
+        names = [k for k, v in own[0].items() if isinstance(v, int | float) and k not in labels]
         values = {k: np.array([row[k] for row in own], float) for k in names}
-        means[method] = {"method": method, "num_seeds": len(own)}
+        seeds = {row.get("seed", number) for number, row in enumerate(own)}
+        means[method] = {"method": method, "num_seeds": len(seeds)}
         for name, value in values.items():
             means[method][name] = float(value.mean())
             spread = value.std(ddof=1) if len(value) > 1 else float("nan")
             means[method][f"{name}_std"] = float(spread)
+        spreads = [means[method].get(f"{name}_std", 0.0) for name in SPREADING]
+        means[method]["sensitive"] = any(spread > SENSITIVE for spread in spreads)
     base = means[reference]
     for row in means.values():
         for name in [n for n in row if f"{n}_std" in row]:
@@ -80,6 +100,11 @@ def summarise_rows(rows: Sequence[Row], reference: str = "oracle") -> list[Row]:
             else:
                 row[f"{name}_gap"] = row[name] - base[name] if name in base else float("nan")
     return list(means.values())
+
+
+def name_cell(row: Row) -> str:
+    """The method's name, with a star if it is sensitive."""
+    return f"{row['method']} *" if row.get("sensitive") else str(row["method"])
 
 
 def cell(row: Row, name: str, gap: bool = True) -> str:
@@ -113,7 +138,7 @@ def cost_cell(row: Row, name: str) -> str:
 
 def columns(summary: Sequence[Row], extra: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
     """The printed table: (header, one cell per row) of `QUALITY`, `extra` and `COSTS`."""
-    table = [("method", [str(row["method"]) for row in summary])]
+    table = [("method", [name_cell(row) for row in summary])]
     for name in (*QUALITY, *extra):
         if any(name in row for row in summary):
             header = UNITS[name][0] if name in UNITS else name
@@ -140,7 +165,7 @@ def init_costs(summary: Sequence[Row]) -> str:
 
 def print_table(summary: Sequence[Row], title: str, extra: Sequence[str] = ()) -> None:
     """The table in the terminal."""
-    caption = "mean ± std over seeds; (difference to the oracle); (x oracle)"
+    caption = "mean ± std over seeds; (difference to the oracle); (x oracle); * sensitive"
     print_columns(columns(summary, extra), title, caption)
 
 

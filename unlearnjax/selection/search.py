@@ -54,6 +54,7 @@ def search(
     learning_rate: float = 0.01,
     gamma: float = 0.0,
     round_every: int = 20,
+    start: Array | None = None,
     **options,
 ) -> Selection:
     """Selects `size` of G groups so that a model which unlearned them still fits them (or not).
@@ -71,6 +72,8 @@ def search(
       num_epochs: upper updates.
       learning_rate: of the weights.
       round_every: after so many upper updates the weights are rounded to the `size` largest.
+      start: `[G]` weights to start from. `None` is `size / G` for every group, so that the result
+        does not depend on a draw; the published code starts from a random selection of `size`.
       options: reference, lower_epochs, batch_size, damping, cg_steps of `hypergradient`.
 
     Returns:
@@ -125,7 +128,10 @@ def search(
         rounds = (number + 1) % round_every == 0
         return jnp.where(rounds, top(weights, size), weights), value
 
-    start = jnp.full(num_groups, size / num_groups)
+    if start is None:
+        start = jnp.full(num_groups, size / num_groups)
+    if start.shape != (num_groups,):
+        raise ValueError(f"start must be [{num_groups}], got {start.shape}")
     weights, values = jax.lax.scan(epoch, start, jnp.arange(num_epochs))
     return Selection(top(weights, size), weights, values)
 

@@ -14,7 +14,13 @@ from unlearnjax.unlearning.lipschitz import just_in_time
 from unlearnjax.unlearning.matching import dm_direct, dmm, match_outputs, oracle_matching
 from unlearnjax.unlearning.needs import enforce
 from unlearnjax.unlearning.regression import blindspot, gaussian_amnesiac
-from unlearnjax.unlearning.relabel import boundary_shrink, random_label, relabelled, salun
+from unlearnjax.unlearning.relabel import (
+    boundary_shrink,
+    other_classes,
+    random_label,
+    relabelled,
+    salun,
+)
 from unlearnjax.unlearning.retrain import retrain
 from unlearnjax.unlearning.s3t import S3TMemory, s3t
 from unlearnjax.unlearning.sisa import SISAMemory, averaged, sisa
@@ -66,6 +72,7 @@ __all__ = [
     "objectives",
     "oracle_matching",
     "original_model",
+    "other_classes",
     "prune",
     "prune_finetune",
     "random_label",

@@ -22,8 +22,8 @@ Transform = (
 )
 # A frozen model, made at the time of the request.
 Teacher = Callable[[Array, Task, Variables, Request], Variables]
-# ({part: {'loss': [N], 'accuracy': [N], ...}}, request) -> score of an epoch's model
-KeepBest = Callable[[Mapping[str, Mapping[str, Array]], Request], Array]
+# ({part: {'loss': [E, N], 'accuracy': [E, N], ...}}, request) -> number of an epoch, from 0
+Select = Callable[[Mapping[str, Mapping[str, Array]], Request], Array]
 
 
 class Trace(NamedTuple):
@@ -49,7 +49,7 @@ def descend(
     forget_epochs: int | None = None,
     retain_fraction: float = 1.0,
     record: Sequence[str] = (),
-    keep_best: KeepBest | None = None,
+    select: Select | None = None,
     labels: bool = True,
 ) -> Unlearner:
     """Minimises `objective` over the request, starting from the given model.
@@ -77,8 +77,8 @@ def descend(
       retain_fraction: share of the retain set that is used, drawn once per request.
       record: parts of the request whose mean loss and accuracy are evaluated after every epoch,
         among 'forget', 'retain', 'validation'; the memory is then a `Trace`.
-      keep_best: `(per_example, request) -> score` of an epoch, from the recorded parts' per-example
-        outputs; the model with the highest score is returned, not the last.
+      select: `(per_example, request) -> epoch`, from the recorded parts' per-example outputs after
+        each of the E epochs; the model of that epoch is returned, not the last. Memory: E models.
       labels: whether the objective reads `targets`.
 
     Returns:
@@ -118,8 +118,8 @@ def descend(
     checks.at_least(1, batch_size=batch_size, **length)
     if not 0 < retain_fraction <= 1:
         raise ValueError(f"retain_fraction must lie in (0, 1], got {retain_fraction}")
-    if keep_best is not None and not record:
-        raise ValueError("keep_best needs record, got none")
+    if select is not None and not record:
+        raise ValueError("select needs record, got none")
     teachers = teachers or {}
     if not isinstance(teachers, Mapping) or not all(map(callable, teachers.values())):
         raise ValueError(
@@ -151,8 +151,7 @@ def descend(
             order, epochs = _cut(order, num_steps)
         step = _skipping_empty(training.make_step(objective(task, frozen), transform))
 
-        def epoch(carry, _):
-            state, best = carry
+        def epoch(state, _):
             state, _ = training.run_epochs(
                 step,
                 state,
@@ -167,20 +166,15 @@ def descend(
                 part: training.evaluate(task, state.variables, getattr(request, part))
                 for part in record
             }
-            if keep_best is not None:
-                score = keep_best(outputs, request)
-                better = score > best[0]
-                best = (
-                    jnp.where(better, score, best[0]),
-                    _where(better, state.variables, best[1]),
-                )
-            return (state, best), _curves(outputs)
+            return state, (outputs, () if select is None else state.variables)
 
         state = training.init_state(variables, transform)
-        best = (-jnp.inf, variables) if keep_best is not None else ()
-        (state, best), curves = jax.lax.scan(epoch, (state, best), length=epochs)
-        result = best[1] if keep_best is not None else state.variables
-        return result, Trace(curves) if record else memory
+        state, (outputs, models) = jax.lax.scan(epoch, state, length=epochs)
+        result = state.variables
+        if select is not None:
+            chosen = select(outputs, request)
+            result = jax.tree.map(lambda x: x[chosen], models)
+        return result, Trace(_curves(outputs)) if record else memory
 
     needs = {*parts, *record} | ({"labels"} if labels or record else set())
     return Unlearner(init_nothing, update, frozenset(needs))
@@ -210,8 +204,13 @@ def incompetent_model(rng: Array, task: Task, variables: Variables, request: Req
 
 
 def _join(request: Request, parts: Sequence[str]) -> tuple[Data, int]:
-    """The parts one after another with the flag 'forget', and how many of them it marks."""
+    """The parts one after another with the flag 'forget', and how many of them it marks.
+
+    Of the columns those that all parts have; `weight` counts as 1 where a part has none.
+    """
     given = [getattr(request, name) for name in parts]
+    if any("weight" in part for part in given):
+        given = [{"weight": jnp.ones(data_lib.num_examples(part)), **part} for part in given]
     sizes = [data_lib.num_examples(part) for part in given]
     shared = [key for key in given[0] if all(key in part for part in given)]
     data = {key: jnp.concatenate([part[key] for part in given]) for key in shared}
@@ -256,11 +255,16 @@ def _order(over: str, num_forget: int, indices: Array, batch_size: int, forget_e
         if forget_epochs is not None:  # later on, batches of padding, which are skipped
             rows[0] = jnp.where(epoch < forget_epochs, rows[0], -1 - data_lib.position(rows[0]))
         width = max(r.shape[1] for r in rows)
-        return jnp.concatenate(
-            [jnp.pad(r, ((0, 0), (0, width - r.shape[1])), constant_values=-1) for r in rows]
-        )
+        return jnp.concatenate([_widened(r, width) for r in rows])
 
     return {"paired": paired, "alternate": alternate}.get(over, one_part)
+
+
+def _widened(rows: Array, width: int) -> Array:
+    """Batches of another width; padding takes a batch's own examples in turn, as its statistics."""
+    turns = jnp.arange(width)
+    padded = -1 - data_lib.position(rows[:, turns % rows.shape[1]])
+    return jnp.where(turns < rows.shape[1], rows[:, jnp.minimum(turns, rows.shape[1] - 1)], padded)
 
 
 def _cut(order, num_steps: int):
@@ -297,7 +301,7 @@ def _skipping_empty(step):
 
 def _curves(outputs: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
     return {
-        f"{part}_{metric}": values[metric].mean()
+        f"{part}_{metric}": values[metric].mean(axis=1)
         for part, values in outputs.items()
         for metric in ("loss", "accuracy")
         if metric in values

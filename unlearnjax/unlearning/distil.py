@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from unlearnjax import checks
-from unlearnjax.types import Unlearner
+from unlearnjax.types import Array, Request, Unlearner
 from unlearnjax.unlearning import objectives
 from unlearnjax.unlearning.descend import (
     Transform,
@@ -32,14 +32,17 @@ def scrub(
     training mode.
 
     Args:
-      tx: optax transformation; the published runs use Adam 5e-4, decayed by 10 at epochs 3, 5, 9.
+      tx: optax transformation. The published runs use Adam with 5e-4, divided by 10 after epochs
+        3, 5 and 9; an optax schedule over steps does that, the rate of ours is constant otherwise.
       num_epochs: min passes.
       max_epochs: how many of them a max pass precedes.
       batch_size: examples per step.
       alpha, gamma: coefficients on the retain set, >= 0.
       temperature: of the softened predictions, > 0.
       rewind: SCRUB+R, which returns the model of the epoch whose forget error is nearest to the
-        error on validation examples of the forget set's classes. Needs validation data.
+        error that the last epoch's model makes on validation examples of the forget set's classes:
+        what is unseen must be as wrong as what is forgotten. Needs validation data. Ours looks at
+        the models after each epoch, the published code at the original, too.
 
     Returns:
       An unlearner that needs forget and retain data and labels. Cost: the passes, and one forward
@@ -67,7 +70,7 @@ def scrub(
         teachers={"original": original_model},
         forget_epochs=max_epochs,
         record=("forget", "validation") if rewind else (),
-        keep_best=_forget_error_near_unseen if rewind else None,
+        select=_forget_error_near_unseen if rewind else None,
     )
 
 
@@ -78,15 +81,20 @@ def bad_teacher(
     batch_size: int = 128,
     retain_fraction: float = 0.3,
     temperature: float = 1.0,
+    weighting: str = "example",
 ) -> Unlearner:
     """Bad Teacher: a freshly initialised teacher on the forget set, the original on the retain set.
+
+    Minimises `T^2 KL(teacher || student)`, the student in training mode. The published code has no
+    factor `T^2` and divides by the number of classes, which Adam does not see.
 
     Args:
       tx: optax transformation; the paper's is Adam 1e-4.
       num_epochs: passes over the forget set and the retain subset, shuffled together.
       batch_size: examples per step.
       retain_fraction: share of the retain set that is used, in (0, 1].
-      temperature: of the softened predictions, > 0.
+      temperature: T of the softened predictions, > 0; 1 in the paper.
+      weighting: see `objectives.combine`; in the paper every example weighs alike.
 
     Returns:
       An unlearner that needs forget and retain data, no labels.
@@ -101,6 +109,7 @@ def bad_teacher(
         forget=[(1.0, objectives.divergence("incompetent", temperature))],
         retain=[(1.0, objectives.divergence("original", temperature))],
         train=True,
+        weighting=weighting,
     )
     return descend(
         objective,
@@ -114,8 +123,12 @@ def bad_teacher(
     )
 
 
-def _forget_error_near_unseen(models, request):
-    """SCRUB+R's proxy, with validation examples of the forgotten classes as the reference."""
+def _forget_error_near_unseen(seen, request: Request) -> Array:
+    """The epoch whose forget error is nearest to the last model's error on unseen examples.
+
+    Of these, validation examples of the forgotten classes count.
+    """
     member = jnp.isin(request.validation["targets"], request.forget["targets"])
-    unseen = jnp.sum(models["validation"]["accuracy"] * member) / jnp.maximum(member.sum(), 1)
-    return -jnp.abs(models["forget"]["accuracy"].mean() - unseen)
+    unseen = seen["validation"]["accuracy"][-1]
+    reference = jnp.sum(unseen * member) / jnp.maximum(member.sum(), 1)
+    return jnp.argmin(jnp.abs(seen["forget"]["accuracy"].mean(axis=1) - reference))

@@ -22,7 +22,8 @@ def gradient_ascent(
       tx: optax transformation; its learning rate is the method's main hyper-parameter.
       num_epochs: passes over the forget set.
       batch_size: examples per step.
-      max_loss: where an example stops pushing, see `objectives.bounded_loss`.
+      max_loss: where an example stops pushing, see `objectives.bounded_loss`. The bound is ours:
+        the published codes have none, `inf` here, and pick the number of steps by hand.
 
     Returns:
       An unlearner that needs forget data and labels; it never sees the retain set.
@@ -54,7 +55,8 @@ def gradient_ascent_plus(
       num_epochs: passes over the retain set.
       batch_size: examples of each set per step.
       beta: share of the retain loss, in [0, 1]; the published search is 0.95 to 0.9999.
-      max_loss: where a forget example stops pushing, see `objectives.bounded_loss`.
+      max_loss: where a forget example stops pushing, see `objectives.bounded_loss`. The bound is
+        ours, so that a small beta does not diverge; `inf` is the published objective.
 
     Returns:
       An unlearner that needs forget and retain data and labels.

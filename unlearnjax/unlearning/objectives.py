@@ -17,10 +17,13 @@ from unlearnjax.types import Array, Batch, Outputs, PyTree, Task, Variables
 Term = Callable[[Task, Outputs, Batch, Mapping[str, Outputs]], Array]
 # (parameters, parameters of the original model) -> scalar
 Penalty = Callable[[PyTree, PyTree], Array]
+# (task, variables, batch, key of the step) -> batch
+Prepare = Callable[[Task, Variables, Batch, Array], Batch]
 # (task, frozen models by name) -> training.step.LossFn; the batch has 'forget' [B], 1 or 0
 Objective = Callable[[Task, Mapping[str, Variables]], Callable]
 
 PARTS = ("forget", "retain")
+WEIGHTINGS = ("part", "example")
 
 
 def combine(
@@ -29,24 +32,37 @@ def combine(
     retain: Sequence[tuple[float, Term]] = (),
     penalty: Penalty | None = None,
     train: bool = False,
+    weighting: str = "part",
+    prepare: Prepare | None = None,
 ) -> Objective:
-    """Sum over terms of `coefficient * mean of the term over its part of the batch`.
-
-    Means are taken over each part by itself, so that coefficients do not depend on how many
-    examples of which part a batch happens to hold; a part that a batch lacks contributes nothing.
+    """Sum over terms of `coefficient * mean of the term`, each over its part of the batch.
 
     Args:
       forget, retain: (coefficient, term) pairs.
       penalty: added once per step.
       train: whether the student runs in training mode, with dropout and updates of running
         statistics. Teachers always run in evaluation mode.
+      weighting: what a mean is taken over. 'part': each part by itself, so that coefficients do
+        not depend on how many examples of which part a batch happens to hold; in a shuffled union
+        a forgotten example then weighs `n_retain / n_forget` times as much as a retained one.
+        'example': the whole step, so that every example weighs alike. Where a step holds one part
+        only both are the same; a part that a batch lacks contributes nothing.
+      prepare: what changes the batch before the step, such as targets drawn anew; no gradient goes
+        through it.
 
     Returns:
       An objective for `descend`.
+
+    Raises:
+      ValueError: for an unknown `weighting`.
     """
+    checks.one_of(weighting=(weighting, WEIGHTINGS))
 
     def objective(task: Task, teachers: Mapping[str, Variables]):
         def loss_fn(variables, batch, rng):
+            if prepare is not None:
+                rng, prepare_rng = jax.random.split(rng)
+                batch = jax.lax.stop_gradient(prepare(task, variables, batch, prepare_rng))
             outputs, updated = task.apply(variables, batch, rng if train else None, train)
             seen = {
                 name: teacher_outputs(task, name, frozen, batch)
@@ -56,7 +72,8 @@ def combine(
             for terms, member in ((forget, batch["forget"]), (retain, 1 - batch["forget"])):
                 if terms:
                     values = sum(c * term(task, outputs, batch, seen) for c, term in terms)
-                    losses += jnp.where(member > 0, values, 0.0) * _share(batch, member)
+                    scale = _share(batch, member) if weighting == "part" else 1.0
+                    losses += jnp.where(member > 0, values, 0.0) * scale
             if penalty is not None:
                 losses += penalty(variables["params"], teachers["original"]["params"])
             return losses, ({"objective": losses}, updated)

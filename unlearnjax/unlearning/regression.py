@@ -82,7 +82,12 @@ def blindspot(
 
 
 def gaussian_amnesiac(
-    tx: Transform, *, num_epochs: int = 5, batch_size: int = 64, retain_weight: float = 1.0
+    tx: Transform,
+    *,
+    num_epochs: int = 5,
+    batch_size: int = 64,
+    retain_weight: float = 1.0,
+    weighting: str = "example",
 ) -> Unlearner:
     """Gaussian-Amnesiac: the forget set's targets are redrawn from a Gaussian of all targets.
 
@@ -94,6 +99,7 @@ def gaussian_amnesiac(
       num_epochs: passes over both sets, shuffled together.
       batch_size: examples per step.
       retain_weight: coefficient of the retain loss.
+      weighting: see `objectives.combine`; in the paper every example weighs alike.
 
     Returns:
       An unlearner that needs forget and retain data and labels.
@@ -110,5 +116,6 @@ def gaussian_amnesiac(
         num_epochs=num_epochs,
         batch_size=batch_size,
         retain_weight=retain_weight,
+        weighting=weighting,
         relabel=relabel,
     )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from unlearnjax import checks, curvature, training
-from unlearnjax.types import Array, Request, Task, Unlearner, Variables
+from unlearnjax.types import Array, Batch, Data, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import objectives, transforms
 from unlearnjax.unlearning.descend import Transform, descend, original
 
@@ -33,33 +33,54 @@ def random_label(
     num_epochs: int = 10,
     batch_size: int = 128,
     retain_weight: float = 1.0,
+    over: str = "union",
+    weighting: str = "example",
     relabel: Relabel | None = None,
 ) -> Unlearner:
-    """Trains on the forget set with random wrong labels, and on the retain set with its own.
+    """Trains on the forget set with random labels, and on the retain set with its own.
 
-    The labels are drawn once per request, uniformly among the other classes. In training mode.
+    The labels are drawn anew every time that an example is visited, uniformly over all classes, its
+    own among them, as in the code of Fan et al. In training mode.
 
     Args:
       tx: optax transformation.
-      num_epochs: passes over both sets, shuffled together.
+      num_epochs: passes over both sets.
       batch_size: examples per step.
-      retain_weight: coefficient of the retain loss.
-      relabel: what draws the labels; `None` is as said above.
+      retain_weight: coefficient of the retain loss; 1 in the papers.
+      over: 'union', both sets shuffled together, or 'alternate', in every pass first the batches of
+        the forget set, then those of the retain set. Fan et al. do the latter on CIFAR-10 and
+        SVHN, the former on CIFAR-100 and Tiny-ImageNet.
+      weighting: of the union, see `objectives.combine`; in the papers every example weighs alike.
+      relabel: what draws the labels once per request instead; `other_classes` is Graves et al.'s.
 
     Returns:
       An unlearner that needs forget and retain data and labels.
 
+    Raises:
+      ValueError: for a value out of range.
+
     References:
       Golatkar et al., "Eternal Sunshine of the Spotless Net", CVPR 2020; Graves et al., "Amnesiac
-      Machine Learning", AAAI 2021.
+      Machine Learning", AAAI 2021; Fan et al., "SalUn", ICLR 2024.
     """
+    checks.one_of(over=(over, ("union", "alternate")))
+    checks.at_least(0, retain_weight=retain_weight)
     objective = objectives.combine(
         forget=[(1.0, objectives.task_loss)],
         retain=[(retain_weight, objectives.task_loss)],
         train=True,
+        weighting=weighting,
+        prepare=_any_class if relabel is None else None,
     )
-    loop = descend(objective, tx, over="union", num_epochs=num_epochs, batch_size=batch_size)
-    return relabelled(loop, relabel or _random)
+    loop = descend(objective, tx, over=over, num_epochs=num_epochs, batch_size=batch_size)
+    return loop if relabel is None else relabelled(loop, relabel)
+
+
+def other_classes(rng: Array, task: Task, frozen: Variables, request: Request) -> Array:
+    """`[N]` labels for the forget set, each uniform among the classes other than its own."""
+    return objectives.random_targets(
+        rng, request.forget["targets"], _num_classes(task, frozen, request.forget)
+    )
 
 
 def salun(
@@ -69,6 +90,8 @@ def salun(
     num_epochs: int = 10,
     batch_size: int = 128,
     retain_weight: float = 1.0,
+    over: str = "union",
+    weighting: str = "example",
 ) -> Unlearner:
     """SalUn: random labelling that moves only the weights most salient to the forget set.
 
@@ -77,7 +100,7 @@ def salun(
 
     Args:
       keep: share of the parameters that may move, in (0, 1]; 0.5 is the paper's median.
-      tx, num_epochs, batch_size, retain_weight: see `random_label`.
+      tx, num_epochs, batch_size, retain_weight, over, weighting: see `random_label`.
 
     Returns:
       An unlearner that needs forget and retain data and labels. Cost: that of `random_label` and
@@ -96,6 +119,8 @@ def salun(
         "num_epochs": num_epochs,
         "batch_size": batch_size,
         "retain_weight": retain_weight,
+        "over": over,
+        "weighting": weighting,
     }
 
     def update(rng, task, variables, memory, request: Request):
@@ -151,7 +176,13 @@ def boundary_shrink(
     return relabelled(loop, relabel)
 
 
-def _random(rng: Array, task: Task, frozen: Variables, request: Request) -> Array:
-    forget = request.forget
-    num_classes = training.output_shapes(task, frozen, forget)["logits"].shape[-1]
-    return objectives.random_targets(rng, forget["targets"], num_classes)
+def _any_class(task: Task, variables: Variables, batch: Batch, rng: Array) -> Batch:
+    """The batch with the forget set's targets drawn uniformly over all classes."""
+    targets = batch["targets"]
+    drawn = jax.random.randint(rng, targets.shape, 0, _num_classes(task, variables, batch))
+    drawn = drawn.astype(targets.dtype)
+    return {**batch, "targets": jnp.where(batch["forget"] > 0, drawn, targets)}
+
+
+def _num_classes(task: Task, variables: Variables, data: Data) -> int:
+    return training.output_shapes(task, variables, data)["logits"].shape[-1]
