@@ -93,17 +93,17 @@ def test_image_folders_give_labels_and_identities(faces, rng):
     dataset = data_lib.local.image_folder(faces, size=8)
     assert dataset.class_names == ("old", "young")
     assert dataset.train["inputs"].shape == (15, 8, 8, 3)
-    chosen = data_lib.forget_sets.select("identity:0+1", dataset.train, dataset.test, rng)
-    assert set(dataset.train["identity"][chosen.forget]) == {0, 1}
-    assert set(dataset.test["identity"][chosen.unseen]) == {3}  # nobody trained on
-    assert set(dataset.test["identity"][chosen.test]) == {2}
+    chosen = data_lib.forget_sets.select("identity:p1+p2", dataset.train, dataset.test, rng)
+    assert set(dataset.train["identity"][chosen.forget]) == {"p1", "p2"}
+    assert set(dataset.test["identity"][chosen.unseen]) == {"p4"}  # nobody trained on
+    assert set(dataset.test["identity"][chosen.test]) == {"p3"}
 
 
 def test_identity_needs_people_that_nobody_trained_on(digits, rng):
     known = {**digits, "identity": digits["targets"]}
     with pytest.raises(ValueError, match="every identity of the held-out data"):
         data_lib.forget_sets.select("identity:3", known, known, rng)
-    with pytest.raises(ValueError, match="no field 'identity'"):
+    with pytest.raises(ValueError, match="of the training data, got 'identity'"):
         data_lib.forget_sets.select("identity:3", digits, digits, rng)
 
 
