@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unlearnjax.data import fields
-from unlearnjax.data.validation import listed, validate
+from unlearnjax.data.validation import listed, validate, validate_numbers
 
 
 class Dataset(NamedTuple):
@@ -53,12 +53,15 @@ def standardised(train: dict, test: dict, class_names: Sequence[str]) -> Dataset
     def part(raw):
         return _typed(renumbered({**raw, "inputs": scaled(raw["inputs"], mean, std)}))
 
-    return Dataset(part(train), part(test), len(class_names), tuple(class_names), mean, std)
+    train, test = part(train), part(test)
+    validate_numbers(test["inputs"], "standardised test inputs")  # far from what train has
+    return Dataset(train, test, len(class_names), tuple(class_names), mean, std)
 
 
 def scaled(inputs: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     """Raw inputs as a `Dataset` of that mean and deviation has them, float32."""
-    return ((inputs - mean) / std).astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        return ((inputs - mean) / std).astype(np.float32, copy=False)
 
 
 def entered(dataset: Dataset) -> Dataset:

@@ -37,12 +37,12 @@ def validate(part: Mapping[str, np.ndarray], num_classes: int, name: str = "data
     if not size or set(lengths.values()) != {(size,)}:
         given = ", ".join(f"{field} {value.shape}" for field, value in part.items())
         raise ValueError(f"{name} must have one value per example in each field, got {given}")
-    _validate_numbers(part["inputs"], f"{name} inputs")
+    validate_numbers(part["inputs"], f"{name} inputs")
     targets = part["targets"]
     if targets.ndim != 1:
         raise ValueError(f"{name} targets must be [N], got shape {targets.shape}")
     if num_classes == 1 and jnp.issubdtype(targets.dtype, jnp.floating):
-        _validate_numbers(targets, f"{name} targets")
+        validate_numbers(targets, f"{name} targets")
     elif targets.dtype.kind not in "iu":
         raise ValueError(
             f"{name} targets must be integers, the class numbers in [0, {num_classes}), or floats "
@@ -55,6 +55,17 @@ def validate(part: Mapping[str, np.ndarray], num_classes: int, name: str = "data
         _validate_index(part["index"], f"{name} index")
 
 
+def validate_numbers(values: np.ndarray, name: str) -> None:
+    """Raises `ValueError` unless all are real, and finite once they are float32."""
+    if not any(jnp.issubdtype(values.dtype, kind) for kind in (jnp.floating, jnp.integer, bool)):
+        raise ValueError(f"{name} must be real numbers, got {values.dtype}")
+    # Extremes know NaN, and need no array of the size of the data.
+    if values.size and not _finite(np.array([values.min(), values.max()])).all():
+        rows = _finite(values).reshape(len(values), -1).all(1)
+        bad = np.flatnonzero(~rows)
+        raise ValueError(f"{name} must be finite, got others in row {listed(bad)}")
+
+
 def listed(values: Sequence) -> str:
     """The first of `values`, and how many there are.
 
@@ -64,17 +75,6 @@ def listed(values: Sequence) -> str:
     """
     shown = ", ".join(str(value) for value in values[:SHOWN])
     return shown if len(values) <= SHOWN else f"{shown}, ... ({len(values)} in all)"
-
-
-def _validate_numbers(values: np.ndarray, name: str) -> None:
-    """Real, and finite once they are float32."""
-    if not any(jnp.issubdtype(values.dtype, kind) for kind in (jnp.floating, jnp.integer, bool)):
-        raise ValueError(f"{name} must be real numbers, got {values.dtype}")
-    # Extremes know NaN, and need no array of the size of the data.
-    if values.size and not _finite(np.array([values.min(), values.max()])).all():
-        rows = _finite(values).reshape(len(values), -1).all(1)
-        bad = np.flatnonzero(~rows)
-        raise ValueError(f"{name} must be finite, got others in row {listed(bad)}")
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
