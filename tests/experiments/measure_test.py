@@ -1,12 +1,14 @@
 import types
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 from experiments import measure
-from unlearnjax import tasks, unlearning
+from unlearnjax import parallel, tasks, unlearning
 from unlearnjax.types import Request
 
 
@@ -33,3 +35,14 @@ def test_every_method_that_a_model_cannot_serve_is_named_with_the_reason(digits)
     with pytest.raises(ValueError, match=f"^boundary_expand: {why}; laf: {why}; acu: {why}$"):
         measure.validate(bench, unlearners)
     measure.validate(bench, {"finetune": unlearners["finetune"]})
+
+
+def test_fields_that_no_device_holds_stay_on_the_host(digits):
+    part = {name: value[:4] for name, value in digits.items()}
+    fields = {"who": np.array(["ann", "anna", "bob", "ann"]), "age": np.linspace(0, 1, 4)}
+    placed = measure.place({**part, **fields})
+    assert sorted(placed) == ["age", "index", "inputs", "targets"]
+    assert placed["age"].dtype == jnp.float32
+    with jax.set_mesh(parallel.mesh(jax.devices()[:2])):
+        assert sorted(measure.place({**part, **fields})) == sorted(placed)
+    assert measure.place(np.arange(3)).tolist() == [0, 1, 2]

@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +69,7 @@ def spoken_digits(source: str | os.PathLike, held_out_speaker: str = "yweweler")
         raise ValueError(f"held_out_speaker must be one of {speakers}, got {held_out_speaker!r}")
     spectrogram = lambda name: _spectrogram(read(name))
     everything = {
-        "inputs": np.stack([_read(f"{name} in {source}", spectrogram, name) for name in names]),
+        "inputs": np.stack([_read(name, spectrogram, f"{name} in {source}") for name in names]),
         "targets": np.array([int(digit) for digit, _, _ in labels], np.int32),
         "identity": np.array([speakers.index(speaker) for _, speaker, _ in labels], np.int32),
     }
@@ -100,7 +101,7 @@ def image_folder(source: str | os.PathLike, size: int = 64) -> Dataset:
     index = Path(source) / "labels.csv"
     if not index.is_file():
         raise ValueError(f"source must be a directory with a labels.csv, got {source}")
-    rows = _read(index, _rows, index)
+    rows = _read(index, _rows)
     names = sorted({row["label"] for row in rows})
 
     def pixels(path):
@@ -112,7 +113,7 @@ def image_folder(source: str | os.PathLike, size: int = 64) -> Dataset:
         if not own:
             raise ValueError(f"{index} must have rows of split {split!r}")
         paths = [Path(source) / row["file"] for row in own]
-        images = np.stack([_read(path, pixels, path) for path in paths])
+        images = np.stack([_read(path, pixels) for path in paths])
         return {
             "inputs": images.astype(np.float32),
             "targets": np.array([names.index(row["label"]) for row in own], np.int32),
@@ -169,18 +170,22 @@ def _spectrogram(recording: bytes) -> np.ndarray:
     """`log_mel` of a wav file."""
     from scipy.io import wavfile
 
-    rate, wave = wavfile.read(io.BytesIO(recording))
+    with warnings.catch_warnings():
+        # A file that breaks off would be read as a shorter one.
+        warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
+        rate, wave = wavfile.read(io.BytesIO(recording))
     if wave.ndim != 1 or not wave.size:
         raise ValueError(f"one channel of sound is needed, got shape {wave.shape}")
     return log_mel(wave, rate)
 
 
-def _read(name: str | os.PathLike, read: Callable[[Any], Any], path: Any) -> Any:
-    """`read(path)`; what goes wrong, of which decoders have many kinds, comes with the file."""
+def _read(path: Any, read: Callable[[Any], Any], name: str | None = None) -> Any:
+    """`read(path)`; what goes wrong, and decoders raise anything, comes with the file's name."""
     try:
         return read(path)
     except Exception as error:
-        raise ValueError(f"{name} cannot be read: {error or type(error).__name__}") from error
+        what = str(error) or type(error).__name__
+        raise ValueError(f"{name or path} cannot be read: {what}") from error
 
 
 def _files(source: str | os.PathLike, suffix: str):
@@ -191,6 +196,6 @@ def _files(source: str | os.PathLike, suffix: str):
         return names, lambda name: (source / name).read_bytes()
     if not zipfile.is_zipfile(source):
         raise ValueError(f"source must be a zip or a directory of {suffix} files, got {source}")
-    archive = _read(source, zipfile.ZipFile, source)
+    archive = _read(source, zipfile.ZipFile)
     names = sorted(name for name in archive.namelist() if name.endswith(suffix))
     return names, archive.read
