@@ -66,8 +66,9 @@ def extremes(values: np.ndarray, num_high: int, num_low: int = 0) -> np.ndarray:
             f"num_high and num_low must be >= 0 and together lie in [1, {len(values)}), got "
             f"{num_high} and {num_low}"
         )
-    if np.isnan(values).any():
-        raise ValueError(f"values must be numbers, got NaN at {np.flatnonzero(np.isnan(values))}")
+    missing = np.flatnonzero(np.isnan(values))
+    if missing.size:
+        raise ValueError(f"values must be numbers, got NaN in row {validation.listed(missing)}")
     order = np.argsort(values, kind="stable")
     return np.sort(np.concatenate([order[:num_low], order[len(order) - num_high :]]))
 
