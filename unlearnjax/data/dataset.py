@@ -20,7 +20,8 @@ class Dataset(NamedTuple):
         or numbers (float32) for regression.
       num_classes: C; 1 for regression.
       class_names: C names.
-      mean, std: the standardisation, per channel; `inputs * std + mean` is the stored input.
+      mean, std: the standardisation, per channel; `inputs * std + mean` is the stored input. Of
+        float64 where rounding the mean to float32 would show.
     """
 
     train: dict[str, np.ndarray]
