@@ -9,9 +9,9 @@ folder) holds the set's `DIGIT_SPEAKER_TAKE.wav` files.
 
 Faces (MUFAC, MUCAC, CelebA), as a folder of images with a `labels.csv` (`data.local.image_folder`):
 
-    --config=configs/identity.py:image_folder,model=resnet18,forget=identity:0+1 --config.source=DIR
+    --config=configs/identity.py:image_folder,model=resnet18,forget=identity:NAME --config.source=DIR
 
-Config strings as in configs/unlearn.py; identities are numbered in the order of their names.
+Config strings as in configs/unlearn.py; the six speakers are numbered in the order of their names.
 """
 
 from ml_collections import ConfigDict

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from experiments import build, runner
 from experiments.fit import Fit, make_fit
 from unlearnjax import audit, parallel, training, trees
+from unlearnjax import data as data_lib
 from unlearnjax.types import Data, Request, Task, Unlearner, Variables
 
 SETS = ("forget", "retain", "val", "test", "unseen")
@@ -65,8 +66,9 @@ def bench(config: ConfigDict, problem: build.Problem) -> Bench:
 
 
 def place(data):
-    """Arrays on the device, or on all devices of the mesh."""
+    """Arrays on the device, or on all devices of the mesh; what it cannot hold stays behind."""
     mesh = parallel.current()
+    data = data_lib.numeric(data) if isinstance(data, Mapping) else data
     return jax.device_put(data) if mesh is None else parallel.replicate(data, mesh)
 
 

@@ -42,6 +42,37 @@ def test_take_gives_padding_weight_zero_and_keeps_example_weights():
     np.testing.assert_array_equal(batch["inputs"], [2, 0, 0, 3])
 
 
+def test_what_no_device_holds_stays_behind():
+    kept = {
+        "inputs": np.ones((2, 3), np.float32),
+        "flag": np.array([True, False]),
+        "small": np.array([1, 255], np.uint8),
+        "wide": np.array([0.1, np.nan]),
+        "long": np.array([-(2**31), 2**31 - 1]),
+        "unsigned": np.array([0, 2**32 - 1], np.uint64),
+        "half": np.ones(2, jnp.bfloat16),
+        "placed": jnp.ones(2),
+        "key": jax.random.split(jax.random.key(0)),
+    }
+    left = {
+        "text": np.array(["a", "b"]),
+        "bytes": np.array([b"a", b"b"]),
+        "object": np.array([None, 1], object),
+        "day": np.array(["2020-01-01", "NaT"], "datetime64[D]"),
+    }
+    numeric = data_lib.numeric({**kept, **left})
+    assert list(numeric) == list(kept)
+    for name, value in jax.device_put(numeric).items():  # jax changes nothing more
+        assert value.dtype == numeric[name].dtype
+        if name not in ("key", "wide"):
+            np.testing.assert_array_equal(value, kept[name])
+    assert numeric["wide"].dtype == np.float32 and numeric["long"].dtype == np.int32
+    np.testing.assert_array_equal(numeric["wide"], np.float32([0.1, np.nan]))
+    assert set(data_lib.take({**kept, **left}, jnp.array([1]))) == {*kept, "weight"}
+    with jax.enable_x64(True):
+        assert data_lib.numeric(kept)["wide"].dtype == np.float64
+
+
 def test_num_examples_refuses_ragged_data():
     with pytest.raises(ValueError, match="'targets': 2"):
         data_lib.num_examples({"inputs": np.zeros(3), "targets": np.zeros(2)})

@@ -61,10 +61,45 @@ def test_gamma_is_the_share_that_is_known(parts, rng, gamma, known):
         ("poison:0:0.5", r"COUNT must lie in \[1, "),
         ("confusion:3+3:10:0.5", "two different classes"),
         ("confusion:3+33:10:0.5", "class must be one of"),
-        ("poison:60", "not enough values"),
+        ("poison:60:nan", r"GAMMA must lie in \(0, 1\], got nan"),
+        ("poison:60:1.01", r"GAMMA must lie in \(0, 1\], got 1.01"),
+        ("poison:60:x", "GAMMA must be a number, got 'x'"),
+        ("poison:x:0.5", "COUNT must be an integer, got 'x'"),
+        ("poison:6.5:0.5", "COUNT must be an integer, got '6.5'"),
+        (f"poison:{10**30}:0.5", r"COUNT must lie in \[1, "),
+        ("poison:-1:0.5", r"COUNT must lie in \[1, "),
+        ("confusion:3:10:0.5", "two classes A.B are needed, got '3'"),
+        ("confusion:3+4+5:10:0.5", "two classes A.B are needed"),
+        ("confusion:3+x:10:0.5", "class must be an integer, got 'x'"),
+        ("confusion:3+5:10", "must be like confusion:A.B:COUNT:GAMMA"),
+        ("confusion:3+5:10:0.5:1", "must be like confusion:A.B:COUNT:GAMMA"),
+        ("poison:60", "must be like poison:COUNT:GAMMA"),
         ("noise:60:0.5", "must be one of poison:COUNT:GAMMA"),
     ],
 )
 def test_bad_specs_are_named(parts, rng, spec, message):
-    with pytest.raises(ValueError, match=f"forget='{spec.replace('+', '.')}'.*{message}"):
+    with pytest.raises(ValueError, match=f"^forget='{spec.replace('+', '.')}': .*{message}"):
         corruption.corrupt(spec, *parts, rng)
+
+
+def test_what_cannot_be_corrupted_is_refused(parts, rng):
+    train, held_out = parts
+    numbers = {**train, "targets": train["targets"] / 1.0}
+    for spec in ("poison:60:0.5", "confusion:3+5:60:0.5"):
+        with pytest.raises(ValueError, match="class(es)? need.*class numbers|needs class numbers"):
+            corruption.corrupt(spec, numbers, held_out, rng)
+    with pytest.raises(
+        ValueError, match=r"images \[N, H, W, C\], got inputs of shape \(1000, 64\)"
+    ):
+        flat = {**train, "inputs": train["inputs"].reshape(1000, 64)}
+        corruption.corrupt("poison:60:0.5", flat, held_out, rng)
+    two = {name: value[np.isin(train["targets"], [3, 5])] for name, value in train.items()}
+    with pytest.raises(ValueError, match="is the whole training set"):
+        corruption.corrupt(f"confusion:3+5:{len(two['targets'])}:0.5", two, held_out, rng)
+
+
+def test_classes_of_few_bits_are_swapped(rng):
+    part = {"inputs": np.ones((20, 1)), "targets": np.arange(20, dtype=np.uint8) % 2 * 100 + 100}
+    result = corruption.corrupt("confusion:100+200:10:1.0", part, part, rng)
+    changed = result.train["targets"][result.corrupt].astype(int)
+    np.testing.assert_array_equal(changed + part["targets"][result.corrupt], 300)

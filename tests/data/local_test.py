@@ -1,4 +1,5 @@
 import csv
+import io
 import os
 import zipfile
 from pathlib import Path
@@ -93,17 +94,17 @@ def test_image_folders_give_labels_and_identities(faces, rng):
     dataset = data_lib.local.image_folder(faces, size=8)
     assert dataset.class_names == ("old", "young")
     assert dataset.train["inputs"].shape == (15, 8, 8, 3)
-    chosen = data_lib.forget_sets.select("identity:0+1", dataset.train, dataset.test, rng)
-    assert set(dataset.train["identity"][chosen.forget]) == {0, 1}
-    assert set(dataset.test["identity"][chosen.unseen]) == {3}  # nobody trained on
-    assert set(dataset.test["identity"][chosen.test]) == {2}
+    chosen = data_lib.forget_sets.select("identity:p1+p2", dataset.train, dataset.test, rng)
+    assert set(dataset.train["identity"][chosen.forget]) == {"p1", "p2"}
+    assert set(dataset.test["identity"][chosen.unseen]) == {"p4"}  # nobody trained on
+    assert set(dataset.test["identity"][chosen.test]) == {"p3"}
 
 
 def test_identity_needs_people_that_nobody_trained_on(digits, rng):
     known = {**digits, "identity": digits["targets"]}
     with pytest.raises(ValueError, match="every identity of the held-out data"):
         data_lib.forget_sets.select("identity:3", known, known, rng)
-    with pytest.raises(ValueError, match="no field 'identity'"):
+    with pytest.raises(ValueError, match="of the training data, got 'identity'"):
         data_lib.forget_sets.select("identity:3", digits, digits, rng)
 
 
@@ -117,6 +118,83 @@ def test_missing_files_and_columns_are_named(tmp_path):
     (tmp_path / "labels.csv").write_text("file,label\na.png,x\n")
     with pytest.raises(ValueError, match=r"must have the columns \['identity', 'split'\]"):
         data_lib.load("image_folder", source=tmp_path)
+
+
+def broken(load, source, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_that_cannot_be_read_is_named(faces):
+    image = faces / "images" / "p2_3.png"
+    whole = image.read_bytes()
+    for content in (b"", b"not an image", whole[: len(whole) // 2], whole[:200] + b"x" * 50):
+        image.write_bytes(content)
+        broken(data_lib.local.image_folder, faces, r"p2_3\.png cannot be read: ")
+    image.unlink()
+    broken(data_lib.local.image_folder, faces, r"p2_3\.png cannot be read: .*No such file")
+    image.mkdir()
+    broken(data_lib.local.image_folder, faces, r"p2_3\.png cannot be read: .*[Ii]s a directory")
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_labels_are_read_with_and_without_a_byte_order_mark(faces, mark):
+    index = faces / "labels.csv"
+    expected = data_lib.local.image_folder(faces, size=4)
+    index.write_text(mark + index.read_text().replace("p1,", "J\u00f6rg,"), encoding="utf-8")
+    dataset = data_lib.local.image_folder(faces, size=4)
+    assert set(dataset.train["identity"]) == {"Jörg", "p2", "p3"}
+    np.testing.assert_array_equal(dataset.train["inputs"], expected.train["inputs"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("images/p1_0.png,old", "line 26 has an empty 'identity'"),
+        ("images/p1_0.png,,p1,train", "line 26 has an empty 'label'"),
+        (",old,p1,train", "line 26 has an empty 'file'"),
+        ("images/p1_0.png,old,p1,Train", "line 26 has the split 'Train'"),
+        ("images/p1_0.png,\udce4,p1,train", "'utf-8' codec can't decode byte 0xe4"),
+        ("x" * 200_000, "field larger than field limit"),
+    ],
+)
+def test_a_line_of_labels_that_is_not_whole_is_named(faces, line, message):
+    with open(faces / "labels.csv", "a", errors="surrogateescape") as file:
+        file.write(line + "\n")
+    broken(data_lib.local.image_folder, faces, rf"labels\.csv cannot be read: {message}")
+
+
+def test_a_recording_that_cannot_be_read_is_named(recordings):
+    wave = recordings / "1_bob_5.wav"
+    whole = wave.read_bytes()
+    stereo = io.BytesIO()
+    wavfile.write(stereo, 8000, np.zeros((4000, 2), np.int16))
+    for content in (b"", b"not a wave", whole[:30], whole[:44], whole[:1000], stereo.getvalue()):
+        wave.write_bytes(content)
+        broken(data_lib.local.spoken_digits, recordings, r"1_bob_5\.wav in .* cannot be read: ")
+    wave.unlink()
+    for name in ("1_bob.wav", "x_bob_5.wav", "1_bob_x.wav", "12_bob_5.wav"):
+        (recordings / name).write_bytes(whole)
+        broken(data_lib.local.spoken_digits, recordings, rf"must hold DIGIT.* files, got {name} in")
+        (recordings / name).unlink()
+
+
+def test_a_zip_that_is_broken_is_named(recordings):
+    archive = recordings.with_suffix(".zip")
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(recordings.iterdir()):
+            file.write(path, path.name)
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[:2000] + bytes(500) + whole[2500:])  # the first recording's samples
+    load = data_lib.local.spoken_digits
+    broken(load, archive, r"0_ann_0\.wav in .*\.zip cannot be read: Bad CRC-32")
+    archive.write_bytes(whole[:-200])
+    broken(load, archive, r"must be a zip or a directory of \.wav files, got .*\.zip")
+    directory = whole.rindex(b"PK\x01\x02")
+    archive.write_bytes(whole[:directory] + b"XXXX" + whole[directory + 4 :])
+    broken(load, archive, r"\.zip cannot be read: Bad magic number")
+    broken(load, recordings / "absent", "must be a zip or a directory of .wav files")
 
 
 @pytest.mark.realdata

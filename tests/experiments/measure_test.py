@@ -3,11 +3,12 @@ import types
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 from experiments import measure
-from unlearnjax import tasks, unlearning
+from unlearnjax import parallel, tasks, unlearning
 from unlearnjax.types import Request
 
 
@@ -47,3 +48,14 @@ def test_perturbations_are_relative_and_of_the_stated_size():
         assert abs(float(change.mean())) < 0.01
     assert moved["batch_stats"] is given["batch_stats"]
     assert not jnp.array_equal(moved["params"]["a"] / 100, moved["params"]["b"] * 1e3)
+
+
+def test_fields_that_no_device_holds_stay_on_the_host(digits):
+    part = {name: value[:4] for name, value in digits.items()}
+    fields = {"who": np.array(["ann", "anna", "bob", "ann"]), "age": np.linspace(0, 1, 4)}
+    placed = measure.place({**part, **fields})
+    assert sorted(placed) == ["age", "index", "inputs", "targets"]
+    assert placed["age"].dtype == jnp.float32
+    with jax.set_mesh(parallel.mesh(jax.devices()[:2])):
+        assert sorted(measure.place({**part, **fields})) == sorted(placed)
+    assert measure.place(np.arange(3)).tolist() == [0, 1, 2]

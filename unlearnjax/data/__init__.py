@@ -1,10 +1,11 @@
 """Data sets, forget sets, batches, augmentation. The only room that reads data from disk."""
 
-from unlearnjax.data import corruption, forget_sets, local
+from unlearnjax.data import corruption, fields, forget_sets, local
 from unlearnjax.data.augment import pad_crop_flip
 from unlearnjax.data.batching import (
     epoch_order,
     num_examples,
+    numeric,
     pad_indices,
     position,
     steps_per_epoch,
@@ -20,6 +21,7 @@ from unlearnjax.data.dataset import (
     with_target,
 )
 from unlearnjax.data.loading import builder, fetcher, load
+from unlearnjax.data.validation import validate
 
 __all__ = [
     "Dataset",
@@ -27,10 +29,12 @@ __all__ = [
     "corruption",
     "epoch_order",
     "fetcher",
+    "fields",
     "forget_sets",
     "load",
     "local",
     "num_examples",
+    "numeric",
     "pad_crop_flip",
     "pad_indices",
     "position",
@@ -39,6 +43,7 @@ __all__ = [
     "steps_per_epoch",
     "subsample",
     "take",
+    "validate",
     "validate_batch_size",
     "with_superclasses",
     "with_target",

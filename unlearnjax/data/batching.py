@@ -3,8 +3,11 @@
 A negative entry -1 - i among indices is padding: it takes example i, with weight 0.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unlearnjax.types import Array, Batch, Data
 
@@ -69,13 +72,43 @@ def epoch_order(rng: Array, indices: Array, batch_size: int) -> Array:
 def take(data: Data, indices: Array) -> Batch:
     """The examples of `data` at `indices` `[B]`, with `weight` 0 where the index is negative.
 
-    A `weight` that `data` already has (per-example weights) is multiplied in.
+    A `weight` that `data` already has (per-example weights) is multiplied in. Fields that are no
+    numbers are left out, see `numeric`.
 
     Examples:
       >>> take({"inputs": jnp.array([10.0, 20.0, 30.0])}, jnp.array([2, -1]))["weight"].tolist()
       [1.0, 0.0]
     """
     valid = indices >= 0
-    batch = {name: jnp.asarray(value)[position(indices)] for name, value in data.items()}
+    rows = position(indices)
+    batch = {name: jnp.asarray(value)[rows] for name, value in data.items() if _is_numeric(value)}
     weight = valid.astype(jnp.float32)
     return {**batch, "weight": weight * batch["weight"] if "weight" in batch else weight}
+
+
+def numeric(data: Data) -> Data:
+    """The fields that a device holds: booleans and numbers, 64 bits cut to 32 unless jax has them.
+
+    Text, bytes, dates and objects stay behind on the host, where forget sets are chosen by them.
+
+    Examples:
+      >>> sorted(numeric({"inputs": np.ones(2), "who": np.array(["ann", "bob"])}))
+      ['inputs']
+    """
+    return {name: _narrowed(value) for name, value in data.items() if _is_numeric(value)}
+
+
+def _is_numeric(value: Any) -> bool:
+    # By type, never by value, so that all parts of a data set keep the same fields.
+    if isinstance(value, jax.Array):
+        return True
+    dtype = np.asarray(value).dtype
+    return any(jnp.issubdtype(dtype, kind) for kind in (jnp.number, jnp.bool))
+
+
+def _narrowed(value: Any) -> Any:
+    if isinstance(value, jax.Array):
+        return value
+    value = np.asarray(value)
+    with np.errstate(over="ignore"):
+        return value.astype(jax.dtypes.canonicalize_dtype(value.dtype), copy=False)

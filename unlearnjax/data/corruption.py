@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unlearnjax.data.forget_sets import Selection, whole_class
+from unlearnjax.data.forget_sets import Selection, complement, number, parts, whole_class
 
 SPECS = "poison:COUNT:GAMMA (trigger and label 0), confusion:A+B:COUNT:GAMMA (labels swapped)"
 KINDS = ("poison", "confusion")
@@ -47,17 +47,19 @@ def corrupt(spec: str, train: dict, held_out: dict, rng: np.random.Generator) ->
     kind, _, rest = spec.partition(":")
     try:
         if kind == "poison":
-            count, gamma = rest.split(":")
-            result = _poison(train, held_out, int(count), rng)
+            count, gamma = parts(rest, "poison:COUNT:GAMMA")
+            result = _poison(train, held_out, _integer(count, "COUNT"), rng)
         elif kind == "confusion":
-            classes, count, gamma = rest.split(":")
-            first, second = (int(c) for c in classes.split("+"))
-            result = _confuse(train, held_out, first, second, int(count), rng)
+            classes, count, gamma = parts(rest, "confusion:A+B:COUNT:GAMMA")
+            if classes.count("+") != 1:
+                raise ValueError(f"two classes A+B are needed, got {classes!r}")
+            first, second = (_integer(c, "class") for c in classes.split("+"))
+            result = _confuse(train, held_out, first, second, _integer(count, "COUNT"), rng)
         else:
             raise ValueError(f"must be one of {SPECS}")
-        return result._replace(
-            selection=result.selection._replace(forget=_known(result.corrupt, float(gamma), rng))
-        )
+        complement(result.corrupt, len(train["targets"]))  # something must be clean
+        known = _known(result.corrupt, number(gamma, "GAMMA"), rng)
+        return result._replace(selection=result.selection._replace(forget=known))
     except ValueError as error:
         raise ValueError(f"forget={spec!r}: {error}") from error
 
@@ -74,6 +76,8 @@ def _poison(train, held_out, count: int, rng: np.random.Generator) -> Corrupted:
     inputs, targets = train["inputs"], train["targets"]
     if inputs.ndim != 4:
         raise ValueError(f"poison needs images [N, H, W, C], got inputs of shape {inputs.shape}")
+    if targets.dtype.kind == "f":
+        raise ValueError(f"poison needs class numbers as targets, got {targets.dtype}")
     chosen = _choose(np.flatnonzero(targets != TRIGGER_LABEL), count, rng)
     bright, size = inputs.max((0, 1, 2)), max(1, inputs.shape[1] // 8)
     inputs, targets = inputs.copy(), targets.copy()
@@ -96,10 +100,17 @@ def _confuse(train, held_out, first: int, second: int, count: int, rng) -> Corru
     targets = train["targets"]
     chosen = _choose(whole_class(targets, [first, second]), count, rng)
     targets = targets.copy()
-    targets[chosen] = first + second - targets[chosen]
+    targets[chosen] = np.where(targets[chosen] == first, second, first)
     confused = np.isin(held_out["targets"], [first, second])
     selection = Selection(chosen, np.flatnonzero(confused), np.flatnonzero(~confused))
     return Corrupted({**train, "targets": targets}, held_out, chosen, selection)
+
+
+def _integer(text: str, name: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an integer, got {text!r}") from error
 
 
 def _choose(candidates: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,9 +1,13 @@
 """A data set in memory, and its other views: fewer examples, coarser labels."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from unlearnjax.data import fields
+from unlearnjax.data.validation import listed, validate, validate_numbers
 
 
 class Dataset(NamedTuple):
@@ -11,12 +15,13 @@ class Dataset(NamedTuple):
 
     Attributes:
       train, test: `{'inputs': [N, ...] float32, 'targets': [N], 'index': [N] int32}` plus any
-        further scalar fields (an identity, a coarse label); inputs standardised by the training
-        set's mean and standard deviation per channel. Targets are class numbers (int32), or
-        numbers (float32) for regression.
+        further scalar fields (an identity, a coarse label; text, too); inputs standardised by the
+        training set's mean and standard deviation per channel. Targets are class numbers (int32),
+        or numbers (float32) for regression.
       num_classes: C; 1 for regression.
       class_names: C names.
-      mean, std: the standardisation, per channel; `inputs * std + mean` is the stored input.
+      mean, std: the standardisation, per channel; `inputs * std + mean` is the stored input. Of
+        float64 where rounding the mean to float32 would show.
     """
 
     train: dict[str, np.ndarray]
@@ -28,15 +33,55 @@ class Dataset(NamedTuple):
 
 
 def standardised(train: dict, test: dict, class_names: Sequence[str]) -> Dataset:
-    """A `Dataset` from raw parts without `index`: inputs standardised by those of `train`."""
-    axes = tuple(range(train["inputs"].ndim - 1))
-    mean = train["inputs"].mean(axes, dtype=np.float64).astype(np.float32)
-    std = np.maximum(train["inputs"].std(axes, dtype=np.float64), 1e-6).astype(np.float32)
+    """A `Dataset` from raw parts without `index`: inputs standardised by those of `train`.
+
+    As scikit-learn's `StandardScaler`: what is constant in `train`, up to rounding, is centred and
+    left unscaled, so that it does not explode where it varies in `test`.
+
+    Args:
+      train, test: see `validate`. Tables `[N, D]` are standardised by column, images `[N, H, W, C]`
+        (and any with more axes) by channel; `[N, H, W]` are images of one channel, `[N]` is one
+        column.
+      class_names: C names; one, with floating targets, for regression.
+
+    Raises:
+      ValueError: for data that no model can learn from; it names the first bad rows.
+    """
+    _validate(train, test, len(class_names))
+    train, test = _arrays(train), _arrays(test)
+    mean, std = _statistics(train["inputs"])
 
     def part(raw):
-        return renumbered({**raw, "inputs": (raw["inputs"] - mean) / std})
+        return _typed(renumbered({**raw, "inputs": scaled(raw["inputs"], mean, std)}))
 
-    return Dataset(part(train), part(test), len(class_names), tuple(class_names), mean, std)
+    train, test = part(train), part(test)
+    validate_numbers(test["inputs"], "standardised test inputs")  # far from what train has
+    return Dataset(train, test, len(class_names), tuple(class_names), mean, std)
+
+
+def scaled(inputs: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Raw inputs as a `Dataset` of that mean and deviation has them, float32."""
+    with np.errstate(over="ignore"):
+        return ((inputs - mean) / std).astype(np.float32, copy=False)
+
+
+def entered(dataset: Dataset) -> Dataset:
+    """A data set that was made elsewhere, in the types of a `Dataset` and with an `index`.
+
+    Raises:
+      ValueError: for data that no model can learn from; it names the first bad rows.
+    """
+    if len(dataset.class_names) != dataset.num_classes:
+        raise ValueError(
+            f"class_names must be num_classes ({dataset.num_classes}) names, got "
+            f"{len(dataset.class_names)}"
+        )
+    _validate(dataset.train, dataset.test, dataset.num_classes)
+    train, test = (
+        _typed(part if "index" in part else renumbered(part))
+        for part in (_arrays(dataset.train), _arrays(dataset.test))
+    )
+    return dataset._replace(train=train, test=test)
 
 
 def with_superclasses(dataset: Dataset, groups: Sequence[Sequence[int]]) -> Dataset:
@@ -71,14 +116,14 @@ def with_target(dataset: Dataset, field: str) -> Dataset:
     Raises:
       ValueError: if there is no such field, or it does not number classes from 0.
     """
-    fields = sorted(set(dataset.train) - {"inputs", "index", "targets"})
-    if field not in fields:
-        raise ValueError(f"target must be one of the fields {fields}, got {field!r}")
-    values = np.unique(np.concatenate([dataset.train[field], dataset.test[field]]))
-    if not np.array_equal(values, np.arange(len(values))):
-        raise ValueError(f"target {field!r} must have the values 0, 1, ..., got {values[:10]}")
+    known = sorted(set(dataset.train) & set(dataset.test) - {"inputs", "index", "targets"})
+    if field not in known:
+        raise ValueError(f"target must be one of the fields {known}, got {field!r}")
+    values = list(fields.of(np.concatenate([dataset.train[field], dataset.test[field]])).known)
+    if values != list(range(len(values))):
+        raise ValueError(f"target {field!r} must have the values 0, 1, ..., got {listed(values)}")
 
-    names = tuple(str(v) for v in values)
+    names = tuple(str(v) for v in range(len(values)))
     return _retargeted(dataset, lambda data: data[field].astype(np.int32), names)
 
 
@@ -111,6 +156,8 @@ def split_validation(
     n = len(train["targets"])
     order = rng.permutation(n)
     cut = max(1, round(fraction * n))
+    if cut == n:
+        raise ValueError(f"validation fraction {fraction} of {n} examples leaves none to train on")
     parts = (np.sort(order[cut:]), np.sort(order[:cut]))
     return tuple(renumbered({k: v[part] for k, v in train.items()}) for part in parts)
 
@@ -127,3 +174,43 @@ def _retargeted(dataset: Dataset, targets: Callable[[dict], np.ndarray], names) 
         num_classes=len(names),
         class_names=names,
     )
+
+
+def _arrays(part: Mapping) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in part.items()}
+
+
+def _typed(part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Targets int32 or float32, inputs at most float32."""
+    targets, inputs = part["targets"], part["inputs"]
+    targets = targets.astype(np.int32 if targets.dtype.kind in "iu" else np.float32)
+    inputs = inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs
+    return {**part, "inputs": inputs, "targets": targets}
+
+
+def _validate(train: dict, test: dict, num_classes: int) -> None:
+    """Each part, and that they are of one kind."""
+    for name, part in (("train", train), ("test", test)):
+        validate(part, num_classes, name)
+    shapes = [np.shape(part["inputs"])[1:] for part in (train, test)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"test inputs must be of shape {shapes[0]} as in train, got {shapes[1]}")
+
+
+def _statistics(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation per channel; the deviation is 1 where there is none but for rounding."""
+    channels = inputs if inputs.ndim not in (1, 3) else inputs[..., None]
+    axes = tuple(range(channels.ndim - 1))
+    mean = channels.mean(axes, dtype=np.float64)
+    std = channels.std(axes, dtype=np.float64)
+    # The error bound of a variance by two passes (Chan, Golub, LeVeque, "Algorithms for Computing
+    # the Sample Variance", 1983), which is scikit-learn's rule, too.
+    count, eps = math.prod(channels.shape[:-1]), np.finfo(np.float64).eps
+    std[std**2 <= count * eps * std**2 + (count * eps * mean) ** 2] = 1.0
+    narrow = mean.astype(np.float32), std.astype(np.float32)
+    # Rounding the mean would shift what varies little about a large one.
+    exact = all(
+        (np.abs(short - wide) <= 1e-6 * std).all()
+        for short, wide in zip(narrow, (mean, std), strict=True)
+    )
+    return narrow if exact else (mean, std)

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from unlearnjax import importing
-from unlearnjax.data import local
-from unlearnjax.data.dataset import Dataset, standardised
+from unlearnjax.data import fields, local
+from unlearnjax.data.batching import numeric
+from unlearnjax.data.dataset import Dataset, entered, scaled, standardised
+from unlearnjax.data.validation import listed
 
 LOCAL = ("diabetes", "spoken_digits", "image_folder")
 
@@ -60,7 +62,8 @@ def load(
       source: the files of 'spoken_digits' and 'image_folder'.
 
     Raises:
-      ValueError: unknown or unpreparable set, or one that has no images with labels.
+      ValueError: unknown or unpreparable set, one that has no images with labels, or, see
+        `validate`, one that no model can learn from.
     """
     if importing.is_path(name):
         return _own(name)
@@ -77,15 +80,18 @@ def load(
             f"dataset {name!r} must have the features 'image', 'label' and the splits 'train', "
             f"'test'; it has {sorted(features)} and {sorted(built.info.splits)}"
         )
+    names = getattr(features["label"], "names", None)
+    if names is None:
+        raise ValueError(f"dataset {name!r} must have classes as 'label', got {features['label']}")
     train, test = (_read(built.as_data_source(split)) for split in ("train", "test"))
-    return standardised(train, test, features["label"].names)
+    return standardised(train, test, names)
 
 
 def _own(path: str) -> Dataset:
     loaded = importing.imported(path)()
     if not isinstance(loaded, Dataset):
         raise ValueError(f"dataset {path!r} must return a data.Dataset, got {type(loaded)}")
-    return loaded
+    return entered(loaded)
 
 
 def fetcher(
@@ -102,7 +108,7 @@ def fetcher(
 
     def fetch(rows: Sequence[int]) -> dict[str, np.ndarray]:
         batch = _read(source, [int(row) for row in rows])
-        return {**batch, "inputs": (batch["inputs"] - dataset.mean) / dataset.std}
+        return numeric({**batch, "inputs": scaled(batch["inputs"], dataset.mean, dataset.std)})
 
     return fetch
 
@@ -140,12 +146,22 @@ def _is_prepared(built) -> bool:
 def _read(source, rows: Sequence[int] | None = None) -> dict[str, np.ndarray]:
     rows = range(len(source)) if rows is None else rows
     examples = source.__getitems__(list(rows))
+    shapes = {np.shape(e["image"]) for e in examples}
+    if len(shapes) > 1:
+        raise ValueError(f"images must be of one shape, got {listed(sorted(shapes))}")
     part = {
         "inputs": np.stack([e["image"] for e in examples]).astype(np.float32),
         "targets": np.array([e["label"] for e in examples], dtype=np.int32),
     }
     # Scalar fields beside image and label (an identity, a coarse label) can define forget sets.
     for key, value in examples[0].items():
-        if key not in ("image", "label") and np.ndim(value) == 0 and not isinstance(value, bytes):
-            part[key] = np.array([e[key] for e in examples])
+        if key not in part and key not in ("image", "label") and np.ndim(value) == 0:
+            part[key] = _column([e[key] for e in examples])
     return {**part, "index": np.asarray(rows, dtype=np.int32)}
+
+
+def _column(values: list) -> np.ndarray:
+    """One value per example; text as `str` of any length."""
+    if isinstance(values[0], str | bytes):
+        return np.array([fields.printed(value) for value in values], object)
+    return np.array(values)

@@ -6,14 +6,19 @@ Each reader returns a `Dataset`, standardised by its training part.
 import csv
 import io
 import os
+import re
+import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from unlearnjax.data.dataset import Dataset, standardised
 
 TEST_EVERY = 5
+COLUMNS = {"file", "label", "identity", "split"}  # of an image folder's labels.csv
 SPEAKERS_TEST_TAKES = 5  # the set's own convention: takes 0 to 4 are the test set
 
 
@@ -51,20 +56,20 @@ def spoken_digits(source: str | os.PathLike, held_out_speaker: str = "yweweler")
       held_out_speaker: kept out of the training set.
 
     Raises:
-      ValueError: if there are no such files.
+      ValueError: if there are no such files, or one cannot be read; it names the file.
     """
-    from scipy.io import wavfile
-
     names, read = _files(source, ".wav")
+    wrong = [name for name in names if not re.fullmatch(r"\d_[^_]+_\d+", Path(name).stem)]
+    if not names or wrong:
+        given = f"{wrong[0]} in {source}" if wrong else source
+        raise ValueError(f"source must hold DIGIT_SPEAKER_TAKE.wav files, got {given}")
     labels = [Path(name).stem.split("_") for name in names]
-    if not names or any(len(label) != 3 for label in labels):
-        raise ValueError(f"source must hold DIGIT_SPEAKER_TAKE.wav files, got {source}")
     speakers = sorted({speaker for _, speaker, _ in labels})
     if held_out_speaker not in speakers:
         raise ValueError(f"held_out_speaker must be one of {speakers}, got {held_out_speaker!r}")
-    rates, waves = zip(*(wavfile.read(io.BytesIO(read(name))) for name in names), strict=True)
+    spectrogram = lambda name: _spectrogram(read(name))
     everything = {
-        "inputs": np.stack([log_mel(w, rate) for w, rate in zip(waves, rates, strict=True)]),
+        "inputs": np.stack([_read(name, spectrogram, f"{name} in {source}") for name in names]),
         "targets": np.array([int(digit) for digit, _, _ in labels], np.int32),
         "identity": np.array([speakers.index(speaker) for _, speaker, _ in labels], np.int32),
     }
@@ -77,43 +82,42 @@ def spoken_digits(source: str | os.PathLike, held_out_speaker: str = "yweweler")
 def image_folder(source: str | os.PathLike, size: int = 64) -> Dataset:
     """Images with a label and an identity each, for sets that are not in tfds.
 
-    Layout: `labels.csv` with the columns `file` (relative to it), `label` (text), `identity` (text)
-    and `split` (`train` or `test`), beside the images. Identities of the test split that the
-    training split lacks are the people no model has seen. MUFAC, MUCAC and CelebA take this form
-    by writing their annotations into such a file.
+    Layout: `labels.csv` (UTF-8) with the columns `file` (relative to it), `label` (text),
+    `identity` (text) and `split` (`train` or `test`), beside the images. Identities of the test
+    split that the training split lacks are the people no model has seen. MUFAC, MUCAC and CelebA
+    take this form by writing their annotations into such a file. The field `identity` is the text
+    of the file, so that `forget=identity:NAME` names whom it says.
 
     Args:
       source: the directory.
       size: images are resized to `size` x `size`, RGB.
 
     Raises:
-      ValueError: if the file or a column is missing, or a split is empty.
+      ValueError: if the file, a column, a cell or an image is missing or cannot be read, or a
+        split is empty; it names the file.
     """
     from PIL import Image
 
     index = Path(source) / "labels.csv"
     if not index.is_file():
         raise ValueError(f"source must be a directory with a labels.csv, got {source}")
-    with open(index, newline="") as file:
-        rows = list(csv.DictReader(file))
-    missing = {"file", "label", "identity", "split"} - set(rows[0] if rows else ())
-    if missing:
-        raise ValueError(f"{index} must have the columns {sorted(missing)}")
+    rows = _read(index, _rows)
     names = sorted({row["label"] for row in rows})
-    people = sorted({row["identity"] for row in rows})
+
+    def pixels(path):
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB").resize((size, size)))
 
     def part(split):
         own = [row for row in rows if row["split"] == split]
         if not own:
             raise ValueError(f"{index} must have rows of split {split!r}")
-        images = []
-        for row in own:
-            with Image.open(Path(source) / row["file"]) as image:
-                images.append(np.asarray(image.convert("RGB").resize((size, size))))
+        paths = [Path(source) / row["file"] for row in own]
+        images = np.stack([_read(path, pixels) for path in paths])
         return {
-            "inputs": np.stack(images).astype(np.float32),
+            "inputs": images.astype(np.float32),
             "targets": np.array([names.index(row["label"]) for row in own], np.int32),
-            "identity": np.array([people.index(row["identity"]) for row in own], np.int32),
+            "identity": np.array([row["identity"] for row in own]),
         }
 
     return standardised(part("train"), part("test"), tuple(names))
@@ -145,6 +149,45 @@ def _mel_filters(num_bands: int, window: int, rate: int) -> np.ndarray:
     return np.maximum(0, np.minimum(rising, falling))
 
 
+def _rows(index: Path) -> list[dict[str, str]]:
+    """The rows of a `labels.csv`, whole."""
+    with open(index, newline="", encoding="utf-8-sig") as file:  # with or without a byte-order mark
+        reader = csv.DictReader(file)
+        missing = COLUMNS - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"it must have the columns {sorted(missing)}")
+        rows = []
+        for row in reader:
+            empty = sorted(name for name in COLUMNS if not row[name])
+            if empty or row["split"] not in ("train", "test"):
+                what = f"an empty {empty[0]!r}" if empty else f"the split {row['split']!r}"
+                raise ValueError(f"line {reader.line_num} has {what}")
+            rows.append(row)
+    return rows
+
+
+def _spectrogram(recording: bytes) -> np.ndarray:
+    """`log_mel` of a wav file."""
+    from scipy.io import wavfile
+
+    with warnings.catch_warnings():
+        # A file that breaks off would be read as a shorter one.
+        warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
+        rate, wave = wavfile.read(io.BytesIO(recording))
+    if wave.ndim != 1 or not wave.size:
+        raise ValueError(f"one channel of sound is needed, got shape {wave.shape}")
+    return log_mel(wave, rate)
+
+
+def _read(path: Any, read: Callable[[Any], Any], name: str | None = None) -> Any:
+    """`read(path)`; what goes wrong, and decoders raise anything, comes with the file's name."""
+    try:
+        return read(path)
+    except Exception as error:
+        what = str(error) or type(error).__name__
+        raise ValueError(f"{name or path} cannot be read: {what}") from error
+
+
 def _files(source: str | os.PathLike, suffix: str):
     """Names with `suffix` in a zip or a directory, and what reads one."""
     source = Path(source)
@@ -153,6 +196,6 @@ def _files(source: str | os.PathLike, suffix: str):
         return names, lambda name: (source / name).read_bytes()
     if not zipfile.is_zipfile(source):
         raise ValueError(f"source must be a zip or a directory of {suffix} files, got {source}")
-    archive = zipfile.ZipFile(source)
+    archive = _read(source, zipfile.ZipFile)
     names = sorted(name for name in archive.namelist() if name.endswith(suffix))
     return names, archive.read
