@@ -1,16 +1,13 @@
 """The NeurIPS 2023 unlearning challenge's score: forgetting as an epsilon per example.
 
 Triantafillou et al., "Are we making progress in unlearning?", 2024 (arXiv 2406.09073); published
-code: github.com/google-deepmind/unlearning_evaluation, `metric.py`. Where ours differs:
+code: github.com/google-deepmind/unlearning_evaluation, `metric.py`. Differences to it:
 
-- The attackers there try a grid of a hundred thresholds per unit, intervals about as wide as the
-  narrower population, and one direction: what is inside is the narrower, what is above has the
-  larger median. Ours try every threshold and interval in both directions: epsilons are at least as
-  large, also of equal populations, so read `forgetting_quality_null`.
-- There, a rule that has one rate of 0 is skipped and a population a hundred times narrower than the
-  other is separated by definition. Ours keep the ratio that is defined: outputs with ties
-  (saturated, of low precision) may have no other.
-- There, `ceil(2 log(models - 1))` bins at most, 14 of 512 models, and no points beyond the last.
+- Thresholds there are a grid of a hundred per unit. Ours are all that matter: between every two
+  neighbouring outputs.
+- A rule that has one rate of 0 is skipped there. Ours keeps the ratio that is defined: outputs with
+  ties (saturated, of low precision) may have no other.
+- There are `ceil(2 log(models - 1))` bins there, 14 of 512 models, and no points beyond the last.
 """
 
 import warnings
@@ -21,6 +18,8 @@ from unlearnjax import checks
 from unlearnjax.audit import inputs
 
 DELTA = 1e-5
+BUFFER = 2.0
+PEAK = 0.01
 NUM_BINS = 13
 BIN_WIDTH = 0.5
 
@@ -30,19 +29,20 @@ def example_epsilons(
 ) -> np.ndarray:
     """`[N]`: the largest epsilon that a threshold attack certifies between two sets of models.
 
-    For each forget example the attacker sees one scalar output per model and guesses 'unlearned' on
-    one side of a threshold, or between two; false-positive and false-negative rates of every such
-    rule give `max(log((1 - delta - FPR) / FNR), log((1 - delta - FNR) / FPR))`. A rule with both
-    rates 0 separates perfectly: infinity; one with a single rate 0 certifies nothing by that ratio.
-    Outputs count by their order alone.
+    For each forget example the attacker sees one scalar output per model and tells the populations
+    apart by a threshold, above which lies the one of larger median, or by an interval, in which
+    lies the narrower one; the interval is as wide as that one's range and ends at its maximum, both
+    within 2. False-positive and false-negative rates of every such rule give
+    `max(log((1 - delta - FPR) / FNR), log((1 - delta - FNR) / FPR))`. A rule with both rates 0
+    separates perfectly: infinity, as for a population a hundred times narrower than the other; one
+    with a single rate 0 certifies nothing by that ratio.
 
-    Needs: hundreds of models on each side. Value of a perfect unlearner: 0 with infinitely many
-    models; larger is worse. Null value: far from 0, since the best of so many rules fits noise:
-    about 2.3 with 100 models on each side, 1.3 with 500. See `forgetting_quality_null`.
+    Needs: hundreds of models on each side. Value of a perfect unlearner: not 0, since the best of
+    many rules fits noise, but the null value: about 1.6 (the median) with 50 to 500 models on each
+    side. Larger is worse.
 
     Args:
-      unlearned: `[M, N]` outputs (e.g. `tasks.margin`, the logit-scaled confidence) of M unlearned
-        models.
+      unlearned: `[M, N]` logit-scaled confidences (`tasks.margin`) of M unlearned models.
       oracle: `[K, N]` of K retrained models.
       delta: of (epsilon, delta), in [0, 1].
 
@@ -50,19 +50,18 @@ def example_epsilons(
       ValueError: if the two do not have the same examples, an output is not finite, or `delta` is
         out of range.
 
-    Cost: `N (M + K)^2 / 2` look-ups; 0.1 s for 1000 examples and 100 models on each side.
+    Cost: up to `N (M + K)^2 / 2` rules; 0.3 s for 1000 examples and 100 models on each side.
     """
     outputs = _validated(unlearned, oracle, delta)
-    labels = np.repeat([True, False], [*map(len, outputs)])
-    return _largest(*_ranked(outputs), labels, _certified(*map(len, outputs), delta))
+    return _epsilons(*outputs, delta)
 
 
 def forgetting_quality(epsilons: np.ndarray) -> float:
     """Mean over examples of `2 / 2^n`, n the bin (1 to 13, width 0.5) of the example's epsilon.
 
-    In (0, 1], larger is better. A perfect unlearner has 1 with infinitely many models only; with as
-    many as there are it has the null value, `forgetting_quality_null`: 0.06 with 100 models on each
-    side, 0.2 with 500. Print it beside.
+    In (0, 1], larger is better. Value of a perfect unlearner: not 1, which takes epsilons below
+    0.5 that a finite number of models hardly has, but the null value, about 0.19 with 50 to 500
+    models on each side. Print `forgetting_quality_null` beside it.
 
     Args:
       epsilons: `[N]` of `example_epsilons`.
@@ -76,7 +75,8 @@ def forgetting_quality(epsilons: np.ndarray) -> float:
     """
     epsilons = np.asarray(epsilons, np.float64)
     if not epsilons.size or np.isnan(epsilons).any():
-        raise ValueError(f"epsilons must be numbers, at least one, got {epsilons}")
+        bad = int(np.isnan(epsilons).sum())
+        raise ValueError(f"epsilons must be at least one, none NaN, got {epsilons.size}, {bad} NaN")
     bins = np.clip(np.floor(np.maximum(epsilons, 0) / BIN_WIDTH), 0, NUM_BINS - 1) + 1
     return float(np.mean(2.0 / 2.0**bins))
 
@@ -92,8 +92,8 @@ def forgetting_quality_null(
     """`[num_permutations]`: forgetting qualities of populations that do not differ.
 
     Each time the models of both populations are dealt anew into as many 'unlearned' and 'oracle'
-    ones; all examples of a model stay together. The mean is what a perfect unlearner scores with as
-    many models; unlearning fails by this audit where its quality is below nearly all of these.
+    ones; a model's examples stay together. The mean is what a perfect unlearner scores with as many
+    models, the quantiles are its interval: unlearning fails by this audit if its quality is below.
 
     Args:
       unlearned, oracle, delta: as in `example_epsilons`.
@@ -101,26 +101,26 @@ def forgetting_quality_null(
       num_permutations: how many; 20 for the mean, hundreds for a significance.
 
     Raises:
-      ValueError: as in `example_epsilons`.
+      ValueError: as in `example_epsilons`, and for no permutation.
 
     Cost: `num_permutations` times `example_epsilons`.
 
     Examples:
       >>> rng = np.random.default_rng(0)
-      >>> unlearned, oracle = rng.normal(size=(2, 120, 50))
+      >>> unlearned, oracle = rng.normal(size=(2, 100, 50))
       >>> quality = forgetting_quality(example_epsilons(unlearned, oracle))
       >>> null = forgetting_quality_null(unlearned, oracle)
-      >>> round(quality, 2), round(null.mean(), 2)  # perfect: the null value, not 1
-      (0.07, 0.07)
+      >>> round(quality, 1), round(null.mean(), 1)  # perfect
+      (0.2, 0.2)
     """
     outputs = _validated(unlearned, oracle, delta)
     checks.at_least(1, num_permutations=num_permutations)
-    ranked = _ranked(outputs)
-    table = _certified(*map(len, outputs), delta)
-    labels = np.repeat([True, False], [*map(len, outputs)])
-    rng = np.random.default_rng(seed)
-    dealt = (rng.permutation(labels) for _ in range(num_permutations))
-    return np.array([forgetting_quality(_largest(*ranked, own, table)) for own in dealt])
+    models, rng = np.concatenate(outputs), np.random.default_rng(seed)
+    qualities = []
+    for _ in range(num_permutations):
+        dealt = np.split(rng.permutation(models), [len(outputs[0])])
+        qualities.append(forgetting_quality(_epsilons(*dealt, delta)))
+    return np.array(qualities)
 
 
 def challenge_score(
@@ -132,7 +132,7 @@ def challenge_score(
 ) -> float:
     """Forgetting quality times the retain and test accuracies relative to the oracle's.
 
-    Larger is better; a perfect unlearner has the null value of the quality.
+    Larger is better; the value of a perfect unlearner is the null value of the quality.
 
     Raises:
       ValueError: if an oracle's accuracy is not above 0.
@@ -156,52 +156,56 @@ def _validated(unlearned, oracle, delta: float) -> list[np.ndarray]:
     return outputs
 
 
-def _ranked(outputs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """`[M + K, N]`: the models of each example in the order of their outputs, and what is tied.
-
-    That is, has the same output as the model above it.
-    """
-    both = np.concatenate(outputs)
-    order = np.argsort(both, axis=0)
-    ranked = np.take_along_axis(both, order, axis=0)
-    tied = np.zeros(both.shape, bool)
-    tied[:-1] = ranked[:-1] == ranked[1:]
-    return order, tied
+def _epsilons(unlearned: np.ndarray, oracle: np.ndarray, delta: float) -> np.ndarray:
+    return np.array([_epsilon(u, o, delta) for u, o in zip(unlearned.T, oracle.T, strict=True)])
 
 
-def _certified(num_unlearned: int, num_oracles: int, delta: float) -> np.ndarray:
-    """`[(M + 1) (K + 1)]`: epsilons of the rules by an interval with h unlearned and f oracles.
+def _epsilon(unlearned: np.ndarray, oracle: np.ndarray, delta: float) -> float:
+    """Of one example; a pair of populations is (the one to be called, the other)."""
+    by_median = (unlearned, oracle)
+    if np.median(oracle) > np.median(unlearned):
+        by_median = (oracle, unlearned)
+    by_range = by_median if np.ptp(by_median[0]) < np.ptp(by_median[1]) else by_median[::-1]
+    if np.ptp(by_range[0]) < PEAK * np.ptp(by_range[1]):
+        return np.inf
+    # Cut i lies above the i-th value and not above the next, by which models are compared: a number
+    # between two neighbours need not exist.
+    values = np.unique(np.concatenate(by_median))
+    after, before = np.append(values, np.inf), np.insert(values, 0, -np.inf)
+    above = lambda x: len(x) - np.searchsorted(np.sort(x), after)
+    left, right = _intervals(before, after, by_range[0])
+    single = [above(x) for x in by_median]
+    double = [above(x)[left] - above(x)[right] for x in by_range]
+    sizes = ([len(x) for x in pair] for pair in (by_median, by_range))
+    return max(
+        _certified(*counts, *size, delta)
+        for counts, size in zip((single, double), sizes, strict=True)
+    )
 
-    At `h (K + 1) + f`. Guessing 'unlearned' inside of the interval, or outside of it.
-    """
-    hit = np.arange(num_unlearned + 1)[:, None]
-    false = np.arange(num_oracles + 1)[None]
-    best = np.zeros((num_unlearned + 1, num_oracles + 1))
-    for missed, called in ((num_unlearned - hit, false), (hit, num_oracles - false)):
-        fnr, fpr = np.broadcast_arrays(missed / num_unlearned, called / num_oracles)
-        for rate, other in ((fnr, fpr), (fpr, fnr)):
-            rest = 1 - delta - other
-            usable = (rate > 0) & (rest > 0)
-            ratio = np.divide(rest, rate, out=np.ones_like(best), where=usable)
-            best = np.maximum(best, np.log(ratio))
-        best[(fnr == 0) & (fpr == 0)] = np.inf
-    return best.ravel()
+
+def _intervals(before, after, narrow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of cuts between which an interval fits: it may have any ends within its cuts."""
+    width, top = np.ptp(narrow), narrow.max()
+    lowest, highest = np.maximum(before, top - BUFFER), np.minimum(after, top + BUFFER)
+    right = np.flatnonzero(lowest <= highest)
+    fits = before[:, None] <= highest[right] - width + BUFFER
+    fits &= after[:, None] >= lowest[right] - width - BUFFER
+    fits &= np.arange(len(before))[:, None] < right
+    left, which = np.nonzero(fits)
+    return left, right[which]
 
 
-def _largest(order, tied, unlearned: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """`[N]`: the largest entry of the table over all intervals between two cuts.
-
-    Args:
-      order, tied: of `_ranked`.
-      unlearned: `[M + K]`, whether the model is an unlearned one.
-      table: of `_certified`.
-    """
-    step = np.where(unlearned[order], len(unlearned) - unlearned.sum() + 1, 1)
-    # No cut between equal outputs: there the last one below counts once more.
-    below = np.maximum.accumulate(np.where(tied, 0, np.cumsum(step, axis=0)), axis=0)
-    below = np.concatenate([np.zeros_like(below[:1]), below])
-    best = np.zeros(below.shape[1])
-    for models in range(1, len(below)):
-        inside = table.take(below[models:] - below[:-models])
-        best = np.maximum(best, inside.max(0))
+def _certified(
+    hits: np.ndarray, false: np.ndarray, num_called: int, num_others: int, delta: float
+) -> float:
+    """The largest epsilon of rules that call `hits` of the one and `false` of the other."""
+    fnr, fpr = (num_called - hits) / num_called, false / num_others
+    if np.any((fnr == 0) & (fpr == 0)):
+        return np.inf
+    best = 0.0
+    for rate, other in ((fnr, fpr), (fpr, fnr)):
+        rest = 1 - delta - other
+        usable = (rate > 0) & (rest > 0)
+        if usable.any():
+            best = max(best, float(np.log(np.max(rest[usable] / rate[usable]))))
     return best
