@@ -1,48 +1,182 @@
+import itertools
+import math
+import warnings
+
+import ml_dtypes
 import numpy as np
 import pytest
 import scipy.stats
 
 from unlearnjax import audit
 
+pytestmark = pytest.mark.filterwarnings("ignore:forgetting quality needs hundreds")
 
-def test_models_from_one_distribution_score_near_the_top_and_separated_ones_near_zero(rng):
-    null = audit.example_epsilons(rng.normal(size=(400, 20)), rng.normal(size=(400, 20)))
-    apart = audit.example_epsilons(rng.normal(size=(400, 20)), 50 + rng.normal(size=(400, 20)))
-    assert np.isinf(apart).all()
-    assert audit.forgetting_quality(apart) == pytest.approx(2 / 2**13)
-    # Rare tails make epsilons of equal distributions larger than 0, never as large as real ones.
-    shifted = audit.example_epsilons(rng.normal(size=(400, 20)), 3 + rng.normal(size=(400, 20)))
-    assert np.median(null) < np.median(shifted)
-    assert audit.forgetting_quality(null) > 2 * audit.forgetting_quality(shifted)
+
+def slow_epsilon(unlearned, oracle, delta):
+    """The challenge's attacks, one rule after another, by thresholds on a fine grid."""
+    high, low = list(unlearned), list(oracle)
+    if np.median(low) > np.median(high):
+        high, low = low, high
+    narrow, wide = (high, low) if np.ptp(high) < np.ptp(low) else (low, high)
+    width = max(narrow) - min(narrow)
+    if width < 0.01 * (max(wide) - min(wide)):
+        return math.inf
+    everything = high + low
+    rules = [
+        (high, low, lambda x, t=t: x >= t) for t in np.arange(min(everything), max(everything), 0.1)
+    ]
+    for right in np.arange(max(narrow) - 2, max(narrow) + 2, 0.1):
+        for left in np.arange(right - width - 2, right - width + 2, 0.1):
+            rules.append((narrow, wide, lambda x, a=left, b=right: a <= x <= b))
+    best = 0.0
+    for called, others, rule in rules:
+        fnr = sum(not rule(x) for x in called) / len(called)
+        fpr = sum(rule(x) for x in others) / len(others)
+        if fnr == fpr == 0:
+            return math.inf
+        for rate, other in ((fnr, fpr), (fpr, fnr)):
+            if rate > 0 and 1 - delta - other > 0:
+                best = max(best, math.log((1 - delta - other) / rate))
+    return best
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-5, 0.2])
+def test_epsilons_are_those_of_the_best_rule(rng, delta):
+    """Outputs halfway between the thresholds of a grid, so that it has all rules there are."""
+    on_grid = lambda x: np.round(x * 10) / 10 + 0.05
+    means, stds = [0, 1, -1, 0, 3, 0], [1, 1, 1, 2.5, 0.5, 0.3]
+    unlearned = on_grid(rng.normal(means, stds, (12, 6)))
+    oracle = on_grid(rng.normal(0, 1, (15, 6)))
+    found = audit.example_epsilons(unlearned, oracle, delta=delta)
+    slow = [slow_epsilon(u, o, delta) for u, o in zip(unlearned.T, oracle.T, strict=True)]
+    # The ends of intervals, too, may lie between a grid's points: not one rule less is tried.
+    assert (found >= np.array(slow) - 1e-12).all()
+    np.testing.assert_allclose(found, slow, rtol=0.1)
+    assert np.mean(np.isclose(found, slow)) >= 5 / 6
 
 
 def test_epsilon_of_coin_flips_is_the_log_odds_ratio():
     """Outputs 0 or 1, P(1) = 3/4 against 1/4: the best rule has FPR = FNR = 1/4: log 3."""
     unlearned = np.repeat([0.0, 1.0], [100, 300])[:, None]
     oracle = np.repeat([0.0, 1.0], [300, 100])[:, None]
-    epsilon = audit.example_epsilons(unlearned, oracle)
-    assert epsilon[0] == pytest.approx(np.log(3))
+    assert audit.example_epsilons(unlearned, oracle, delta=0) == pytest.approx(np.log(3))
+    assert audit.example_epsilons(oracle, unlearned, delta=0) == pytest.approx(np.log(3))
+    for delta in (0.05, 0.3):
+        expected = np.log((1 - delta - 0.25) / 0.25)
+        assert audit.example_epsilons(unlearned, oracle, delta=delta) == pytest.approx(expected)
+    usual = np.log((1 - 1e-5 - 0.25) / 0.25)  # of the challenge
+    assert audit.example_epsilons(unlearned, oracle) == pytest.approx(usual, rel=1e-12)
+    assert audit.example_epsilons(unlearned, oracle, delta=1.0) == 0
 
 
 def test_intervals_catch_what_single_thresholds_miss(rng):
     """Same median, different spread: only a double threshold tells them apart."""
     narrow = rng.uniform(-0.5, 0.5, size=(500, 1))
     wide = rng.uniform(-2, 2, size=(500, 1))
-    epsilon = audit.example_epsilons(narrow, wide)[0]
     inside = scipy.stats.uniform(-2, 4).cdf(0.5) - scipy.stats.uniform(-2, 4).cdf(-0.5)
-    # 'Unlearned inside (-1/2, 1/2)': FNR 0 there; the other ratio certifies log(1 / FPR).
-    assert epsilon > np.log(1 / inside) - 0.3
+    for sides in ((narrow, wide), (wide, narrow)):
+        # 'Narrower inside (-1/2, 1/2)': FNR 0 there; the other ratio certifies log(1 / FPR).
+        assert audit.example_epsilons(*sides)[0] > np.log(1 / inside) - 0.3
+
+
+def test_intervals_are_about_as_wide_as_the_narrower_population():
+    """Any interval would find twenty against one; the best of all intervals fits noise as well."""
+    unlearned = np.concatenate([np.linspace(-50, 50, 80), np.linspace(-0.2, 0.2, 20)])
+    oracle = np.linspace(-50.4, 50.4, 101)
+    assert np.sum(np.abs(oracle) < 0.3) == 1
+    epsilon = audit.example_epsilons(unlearned[:, None], oracle[:, None], delta=0)[0]
+    assert epsilon == pytest.approx(slow_epsilon(unlearned, oracle, 0), abs=0.01)
+    assert epsilon < np.log(20) - 1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_neighbours_of_any_type_are_told_apart(rng, dtype):
+    """No number of the type lies between: a midpoint would be one of the two."""
+    low = dtype(1)
+    high = np.nextafter(low, dtype(2)) if dtype != ml_dtypes.bfloat16 else dtype(1.0078125)
+    one = np.concatenate([np.full(60, low), np.full(40, high)])[:, None]
+    other = np.concatenate([np.full(20, low), np.full(80, high)])[:, None]
+    assert audit.example_epsilons(one, other, delta=0) == pytest.approx(np.log(0.6 / 0.2))
+    values = rng.normal(size=(2, 40, 30)).astype(dtype)
+    expected = audit.example_epsilons(*values.astype(np.float64))
+    np.testing.assert_array_equal(audit.example_epsilons(*values), expected)
+    apart = np.linspace(0, 1, 50).astype(dtype)[:, None]
+    top = np.linspace(1.02, 2, 50).astype(dtype)[:, None]
+    assert np.isinf(audit.example_epsilons(apart, top)).all()
+
+
+def test_a_collapsed_population_is_separated_and_equal_ones_are_not(rng):
+    wide, point = rng.normal(size=(50, 2)), np.zeros((60, 2))
+    assert np.isinf(audit.example_epsilons(point, wide)).all()
+    assert np.isinf(audit.example_epsilons(wide, point)).all()
+    assert (audit.example_epsilons(point, point[:50]) == 0).all()
+    nearly = point + np.linspace(0, 0.02 * np.ptp(wide[:, 0]), 60)[:, None]
+    assert np.isfinite(audit.example_epsilons(nearly, wide)[0])
 
 
 def test_bins_halve_the_score():
     assert audit.forgetting_quality(np.array([0.0, 0.49])) == 1
     assert audit.forgetting_quality(np.array([0.5, 0.99])) == 0.5
     assert audit.forgetting_quality(np.array([0.2, 1.2])) == pytest.approx((1 + 0.25) / 2)
+    assert audit.forgetting_quality(np.array([5.99])) == 2 / 2**12
+    for beyond in (6.0, 9.0, np.inf):
+        assert audit.forgetting_quality(np.array([beyond])) == 2 / 2**13
+    assert audit.forgetting_quality(np.array([0.2, 0.7], np.float16)) == 0.75
+    for bad in (np.zeros(0), np.array([0.0, np.nan])):
+        with pytest.raises(ValueError, match="epsilons must be at least one, none NaN"):
+            audit.forgetting_quality(bad)
+
+
+def test_the_score_is_relative_to_the_oracles_accuracies():
     assert audit.challenge_score(0.5, 0.9, 0.8, 1.0, 0.8) == pytest.approx(0.45)
+    assert audit.challenge_score(0.5, 0.9, 0.4, 0.9, 0.8) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="oracle_test_accuracy must be > 0, got 0"):
+        audit.challenge_score(0.5, 0.9, 0.8, 1.0, 0.0)
 
 
-def test_few_models_warn_and_other_examples_are_refused(rng):
-    with pytest.warns(UserWarning, match="hundreds of models"):
-        audit.example_epsilons(rng.normal(size=(5, 2)), rng.normal(size=(5, 2)))
-    with pytest.raises(ValueError, match="same examples"):
-        audit.example_epsilons(np.zeros((5, 2)), np.zeros((5, 3)))
+def test_a_perfect_unlearner_has_the_null_value_not_1(rng):
+    """More oracles in the place of the unlearned models: within the interval of the null."""
+    oracles = rng.normal(size=(200, 1)) + rng.normal(1, 1.5, size=(200, 60))
+    quality = audit.forgetting_quality(audit.example_epsilons(oracles[:100], oracles[100:]))
+    null = audit.forgetting_quality_null(oracles[:100], oracles[100:])
+    assert null.shape == (20,)
+    assert abs(quality - null.mean()) < 4 * null.std()
+    assert 0.1 < null.mean() < 0.3
+    kept = oracles[:100] + 3.0
+    assert audit.forgetting_quality(audit.example_epsilons(kept, oracles[100:])) < null.min()
+
+
+def test_the_null_deals_models_into_groups_of_their_numbers(rng):
+    """Three against two: all ways to deal five models out, by brute force."""
+    models = rng.normal(size=(5, 40))
+    dealt = []
+    for one in itertools.combinations(range(5), 3):
+        other = [i for i in range(5) if i not in one]
+        epsilons = audit.example_epsilons(models[list(one)], models[other], delta=0.1)
+        dealt.append(audit.forgetting_quality(epsilons))
+    null = audit.forgetting_quality_null(
+        models[:3], models[3:], delta=0.1, seed=1, num_permutations=100
+    )
+    assert len(set(dealt)) > 5 and set(np.round(null, 9)) == set(np.round(dealt, 9))
+    assert null.mean() == pytest.approx(np.mean(dealt), rel=0.1)
+    other = audit.forgetting_quality_null(models[:3], models[3:], delta=0.1, num_permutations=100)
+    assert (null != other).any()
+
+
+def test_few_models_warn_and_what_is_no_population_is_refused(rng):
+    few, many = rng.normal(size=(99, 2)), rng.normal(size=(100, 2))
+    for audited in (audit.example_epsilons, audit.forgetting_quality_null):
+        with pytest.warns(UserWarning, match="hundreds of models on each side, got 99 and 100"):
+            audited(few, many)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            audited(many, many + 0.1)
+        with pytest.raises(ValueError, match="same examples"):
+            audited(np.zeros((5, 2)), np.zeros((5, 3)))
+        with pytest.raises(ValueError, match="^oracle must be finite"):
+            audited(many, np.full((100, 2), np.inf))
+        for delta in (-0.1, 1.1, np.nan):
+            with pytest.raises(ValueError, match="delta must lie in"):
+                audited(many, many, delta=delta)
+    with pytest.raises(ValueError, match="num_permutations must be >= 1"):
+        audit.forgetting_quality_null(many, many, num_permutations=0)

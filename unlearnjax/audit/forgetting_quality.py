@@ -110,7 +110,7 @@ def forgetting_quality_null(
       >>> unlearned, oracle = rng.normal(size=(2, 100, 50))
       >>> quality = forgetting_quality(example_epsilons(unlearned, oracle))
       >>> null = forgetting_quality_null(unlearned, oracle)
-      >>> round(quality, 1), round(null.mean(), 1)  # perfect
+      >>> round(quality, 1), round(float(null.mean()), 1)  # perfect
       (0.2, 0.2)
     """
     outputs = _validated(unlearned, oracle, delta)
