@@ -148,18 +148,18 @@ def test_a_perfect_unlearner_has_the_null_value_not_1(rng):
 
 def test_the_null_deals_models_into_groups_of_their_numbers(rng):
     """Three against two: all ways to deal five models out, by brute force."""
-    models = rng.normal(size=(5, 40))
+    models = rng.normal(size=(5, 15))
     dealt = []
     for one in itertools.combinations(range(5), 3):
         other = [i for i in range(5) if i not in one]
         epsilons = audit.example_epsilons(models[list(one)], models[other], delta=0.1)
         dealt.append(audit.forgetting_quality(epsilons))
     null = audit.forgetting_quality_null(
-        models[:3], models[3:], delta=0.1, seed=1, num_permutations=100
+        models[:3], models[3:], delta=0.1, seed=1, num_permutations=60
     )
     assert len(set(dealt)) > 5 and set(np.round(null, 9)) == set(np.round(dealt, 9))
-    assert null.mean() == pytest.approx(np.mean(dealt), rel=0.1)
-    other = audit.forgetting_quality_null(models[:3], models[3:], delta=0.1, num_permutations=100)
+    assert null.mean() == pytest.approx(np.mean(dealt), rel=0.2)
+    other = audit.forgetting_quality_null(models[:3], models[3:], delta=0.1, num_permutations=60)
     assert (null != other).any()
 
 

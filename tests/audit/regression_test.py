@@ -51,3 +51,16 @@ def test_an_independent_oracle_is_as_near_as_oracles_are_to_one_another(rng):
     oracles = [row["wasserstein"] for row in result[:6]]
     assert abs(result[6]["wasserstein"] - np.mean(oracles)) < 4 * np.std(oracles) + 0.02
     assert result[6]["average_gap"] < 0.2
+
+
+def test_a_diverged_model_leaves_its_own_distance_open(rng):
+    rows = [
+        {"method": m, "forget_error": 1.0, "retain_error": 0.5, "test_error": 0.6}
+        for m in ("oracle", "oracle", "ascent")
+    ]
+    predictions = [rng.normal(size=(40, 1)).astype(np.float16) for _ in rows]
+    predictions[2][3] = np.inf
+    result = audit.regression.against_oracles(rows, predictions)
+    expected = np.abs(np.diff(np.sort([p.ravel().astype(float) for p in predictions[:2]]), axis=0))
+    assert result[0]["wasserstein"] == result[1]["wasserstein"] == pytest.approx(expected.mean())
+    assert np.isnan(result[2]["wasserstein"]) and "anamnesis" not in result[2]

@@ -101,10 +101,10 @@ def test_epochs_are_shuffled():
 
 
 def test_shares_are_compared_in_full_precision():
-    """299 of 300 right are not yet all, though the nearest number that bfloat16 has is 1."""
-    task, forget = one_weight_each(np.ones(300), jnp.bfloat16)
-    count = relearner(task, forget, batch_size=1, max_steps=400, metric="accuracy")
-    assert (count(1.0), count(0.995)) == (300, 299)
+    """599 of 600 right are not yet all, though the nearest number that bfloat16 has is 1."""
+    task, forget = one_weight_each(np.ones(600), jnp.bfloat16)
+    count = relearner(task, forget, batch_size=1, max_steps=700, metric="accuracy")
+    assert (count(1.0), count(0.995)) == (600, 597)
 
 
 def test_what_cannot_be_relearned_is_refused():
