@@ -13,25 +13,24 @@ pytestmark = pytest.mark.filterwarnings("ignore:forgetting quality needs hundred
 
 
 def slow_epsilon(unlearned, oracle, delta):
-    """The challenge's attacks, one rule after another, by thresholds on a fine grid."""
-    high, low = list(unlearned), list(oracle)
+    """The challenge's attacks, rule by rule, by thresholds on a grid of 1/16: sums are exact."""
+    grid = lambda low, high: np.arange(low, high + 1 / 32, 1 / 16)
+    high, low = unlearned, oracle
     if np.median(low) > np.median(high):
         high, low = low, high
     narrow, wide = (high, low) if np.ptp(high) < np.ptp(low) else (low, high)
-    width = max(narrow) - min(narrow)
-    if width < 0.01 * (max(wide) - min(wide)):
+    width, top = np.ptp(narrow), narrow.max()
+    if width < 0.01 * np.ptp(wide):
         return math.inf
-    everything = high + low
-    rules = [
-        (high, low, lambda x, t=t: x >= t) for t in np.arange(min(everything), max(everything), 0.1)
-    ]
-    for right in np.arange(max(narrow) - 2, max(narrow) + 2, 0.1):
-        for left in np.arange(right - width - 2, right - width + 2, 0.1):
-            rules.append((narrow, wide, lambda x, a=left, b=right: a <= x <= b))
+    everything = np.concatenate([unlearned, oracle])
+    rules = [(high, low, t, np.inf) for t in grid(everything.min(), everything.max())]
+    for right in grid(top - 2, top + 2):
+        for left in grid(right - width - 2, right - width + 2):
+            rules.append((narrow, wide, left, right))
     best = 0.0
-    for called, others, rule in rules:
-        fnr = sum(not rule(x) for x in called) / len(called)
-        fpr = sum(rule(x) for x in others) / len(others)
+    for called, others, left, right in rules:
+        fnr = np.mean((called < left) | (called > right))
+        fpr = np.mean((others >= left) & (others <= right))
         if fnr == fpr == 0:
             return math.inf
         for rate, other in ((fnr, fpr), (fpr, fnr)):
@@ -40,19 +39,30 @@ def slow_epsilon(unlearned, oracle, delta):
     return best
 
 
-@pytest.mark.parametrize("delta", [0.0, 1e-5, 0.2])
-def test_epsilons_are_those_of_the_best_rule(rng, delta):
-    """Outputs halfway between the thresholds of a grid, so that it has all rules there are."""
-    on_grid = lambda x: np.round(x * 10) / 10 + 0.05
-    means, stds = [0, 1, -1, 0, 3, 0], [1, 1, 1, 2.5, 0.5, 0.3]
-    unlearned = on_grid(rng.normal(means, stds, (12, 6)))
-    oracle = on_grid(rng.normal(0, 1, (15, 6)))
-    found = audit.example_epsilons(unlearned, oracle, delta=delta)
-    slow = [slow_epsilon(u, o, delta) for u, o in zip(unlearned.T, oracle.T, strict=True)]
-    # The ends of intervals, too, may lie between a grid's points: not one rule less is tried.
-    assert (found >= np.array(slow) - 1e-12).all()
-    np.testing.assert_allclose(found, slow, rtol=0.1)
-    assert np.mean(np.isclose(found, slow)) >= 5 / 6
+@pytest.mark.parametrize(("delta", "apart"), [(0.0, 0.75), (0.2, 1.0)])
+def test_epsilons_are_those_of_the_best_rule(delta, apart):
+    """Outputs in clusters, which the ends of intervals reach, just reach, or miss."""
+    rng, found, slow = np.random.default_rng(1), [], []
+    for spread in (1, 2, 4, 4, 4, 8, 8, 8):
+        centres = spread * rng.normal(size=(2, 3))
+        sides = [
+            rng.choice(c, n) + rng.normal(size=n) for c, n in zip(centres, (12, 15), strict=True)
+        ]
+        sides = [apart * np.round(x / apart) for x in sides]
+        found.append(audit.example_epsilons(*(x[:, None] for x in sides), delta=delta)[0])
+        slow.append(slow_epsilon(*sides, delta))
+    np.testing.assert_allclose(found, slow, rtol=1e-9)
+    assert len(set(found)) > 5
+
+
+def test_of_equally_wide_populations_the_lower_is_the_one_inside():
+    high, low = np.array([0.0, 2, 2, 11, 11, 12]), np.array([0.0, 1, 1, 1, 10, 12])
+    epsilon = lambda a, b: audit.example_epsilons(a[:, None], b[:, None], delta=0)[0]
+    assert epsilon(high, low) == epsilon(low, high) == pytest.approx(slow_epsilon(high, low, 0))
+    assert epsilon(high, low) == pytest.approx(np.log(4))
+    low[-1] += 1 / 16  # the higher is the narrower one
+    assert epsilon(high, low) == pytest.approx(slow_epsilon(high, low, 0))
+    assert epsilon(high, low) == pytest.approx(np.log(5))
 
 
 def test_epsilon_of_coin_flips_is_the_log_odds_ratio():

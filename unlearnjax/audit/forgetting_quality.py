@@ -168,8 +168,8 @@ def _epsilon(unlearned: np.ndarray, oracle: np.ndarray, delta: float) -> float:
     by_range = by_median if np.ptp(by_median[0]) < np.ptp(by_median[1]) else by_median[::-1]
     if np.ptp(by_range[0]) < PEAK * np.ptp(by_range[1]):
         return np.inf
-    # Cut i lies above the i-th value and not above the next, by which models are compared: a number
-    # between two neighbours need not exist.
+    # Cut i lies above `before[i]` and at most at `after[i]`. Models are compared with these values:
+    # a number between two neighbours need not exist.
     values = np.unique(np.concatenate(by_median))
     after, before = np.append(values, np.inf), np.insert(values, 0, -np.inf)
     above = lambda x: len(x) - np.searchsorted(np.sort(x), after)
@@ -186,10 +186,11 @@ def _epsilon(unlearned: np.ndarray, oracle: np.ndarray, delta: float) -> float:
 def _intervals(before, after, narrow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of cuts between which an interval fits: it may have any ends within its cuts."""
     width, top = np.ptp(narrow), narrow.max()
-    lowest, highest = np.maximum(before, top - BUFFER), np.minimum(after, top + BUFFER)
-    right = np.flatnonzero(lowest <= highest)
-    fits = before[:, None] <= highest[right] - width + BUFFER
-    fits &= after[:, None] >= lowest[right] - width - BUFFER
+    right = np.flatnonzero((after > top - BUFFER) & (before <= top + BUFFER))
+    lowest = np.maximum(before[right], top - BUFFER)
+    highest = np.minimum(after[right], top + BUFFER)
+    fits = before[:, None] < highest - width + BUFFER
+    fits &= after[:, None] >= lowest - width - BUFFER
     fits &= np.arange(len(before))[:, None] < right
     left, which = np.nonzero(fits)
     return left, right[which]
