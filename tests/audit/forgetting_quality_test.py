@@ -65,6 +65,41 @@ def test_of_equally_wide_populations_the_lower_is_the_one_inside():
     assert epsilon(high, low) == pytest.approx(np.log(5))
 
 
+FAR = [-40.0] * 6 + [40.0] * 7
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide", "odds"),
+    [
+        # Without the 0 and up to 12: one in five is missed, one in twenty is called falsely.
+        ([0, 6, 8, 9, 10], [3] * 6 + [12], 0.8 / (1 / 20)),
+        ([0, 6, 8, 9, 10], [3] * 6 + [12.5], 1 / 0.2),  # 12.5 is out of reach
+        # Without the 10, from -4: an interval that ends at 8 may be 12 wide, no wider.
+        ([0, 1, 2, 4, 10], [9] * 6 + [-4], 0.8 / (1 / 20)),
+        ([0, 1, 2, 4, 10], [9] * 6 + [-4.5], 1 / 0.2),
+        # One that ends at 12 is at least 8 wide: whatever has the 10 has the fours.
+        ([0, 5, 6, 8, 10], [4] * 6 + [20], 0.7 / 0.2),
+        ([0, 5, 6, 8, 10], [3.5] * 6 + [20], 1 / 0.2),
+    ],
+)
+def test_ends_of_intervals_reach_as_far_as_the_challenges(narrow, wide, odds):
+    sides = np.array(narrow, float), np.array(wide + FAR)
+    for a, b in (sides, sides[::-1]):
+        epsilon = audit.example_epsilons(a[:, None], b[:, None], delta=0)
+        assert epsilon == pytest.approx(np.log(odds))
+        assert epsilon == pytest.approx(slow_epsilon(a, b, 0))
+
+
+def test_of_equal_medians_the_unlearned_are_the_higher():
+    unlearned = np.array([-100.0, -1, 0, 0, 5, 5, 100])
+    oracle = np.array([-100.5, -5, -5, 0, 0, 1, 101])
+    epsilon = lambda a, b: audit.example_epsilons(a[:, None], b[:, None], delta=0)[0]
+    for sides in ((unlearned, oracle), (oracle, unlearned)):
+        assert epsilon(*sides) == pytest.approx(slow_epsilon(*sides, 0))
+    assert epsilon(unlearned, oracle) == pytest.approx(np.log(3))  # one of seven against three
+    assert epsilon(oracle, unlearned) < 1
+
+
 def test_epsilon_of_coin_flips_is_the_log_odds_ratio():
     """Outputs 0 or 1, P(1) = 3/4 against 1/4: the best rule has FPR = FNR = 1/4: log 3."""
     unlearned = np.repeat([0.0, 1.0], [100, 300])[:, None]

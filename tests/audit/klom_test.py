@@ -130,3 +130,4 @@ def test_the_noise_floor_is_the_mean_over_halves(rng):
     expected = np.mean([slow_klom(oracles[list(a)], oracles[list(b)]) for a, b in halves])
     floor = audit.noise_floor(oracles, num_splits=400)[0]
     assert floor == pytest.approx(expected, rel=0.05)
+    assert len({audit.noise_floor(oracles, seed=s, num_splits=1)[0] for s in range(9)}) > 1
