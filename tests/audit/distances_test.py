@@ -37,17 +37,52 @@ def test_layer_distances_by_name():
     assert audit.layer_distances(params, other) == {"a.w": 5.0, "b": 0.0}
 
 
-ORACLE = {
-    "forget_accuracy": 0.1,
-    "retain_accuracy": 1.0,
-    "test_accuracy": 0.9,
-    "mia_efficacy": 0.8,
-}
-ROW = {"forget_accuracy": 0.3, "retain_accuracy": 0.9, "test_accuracy": 0.9, "mia_efficacy": 0.4}
+def test_layer_distances_add_up_where_float16_overflows():
+    big, none = np.full(9, 300.0, np.float16), np.zeros(9, np.float16)
+    assert audit.layer_distances({"w": big}, {"w": none}) == {"w": 900.0}
+    ones = {"w": jnp.ones(1024, jnp.bfloat16)}
+    assert audit.layer_distances(ones, {"w": jnp.zeros(1024)}) == {"w": 32.0}
 
 
-def test_gap_and_tug_of_war_by_hand_and_perfect_for_the_oracle():
-    assert audit.average_gap(ROW, ORACLE) == pytest.approx((0.2 + 0.1 + 0.0 + 0.4) / 4)
-    assert audit.tug_of_war(ROW, ORACLE) == pytest.approx(0.8 * 0.9 * 1.0)
-    assert audit.tug_of_war(ROW, ORACLE, "mia_efficacy") == pytest.approx(0.6 * 0.9 * 1.0)
-    assert audit.average_gap(ORACLE, ORACLE) == 0 and audit.tug_of_war(ORACLE, ORACLE) == 1
+def test_layer_distances_are_of_the_same_arrays():
+    params = {"a": np.ones(2), "b": np.ones((2, 2))}
+    for other, differ in (
+        ({"a": np.ones(2), "c": np.ones((2, 2))}, "'b', 'c'"),
+        ({"a": np.ones(1), "b": np.ones((2, 2))}, "'a'"),
+        ({"a": np.ones(2)}, "'b'"),
+    ):
+        with pytest.raises(ValueError, match=f"^oracle_params must have .* differ: .{differ}.$"):
+            audit.layer_distances(params, other)
+    with pytest.raises(ValueError, match="^oracle_params b must be finite, got 4 of 4"):
+        audit.layer_distances(params, {"a": np.ones(2), "b": np.full((2, 2), np.nan)})
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32])
+def test_low_precision_changes_the_predictions_not_the_distances(rng, dtype):
+    p, q = (probabilities(rng, 2000, 10).astype(dtype) for _ in range(2))
+    for distance_of, exact in (
+        (audit.activation_distance, lambda a, b: np.linalg.norm(a - b, axis=1).mean()),
+        (audit.zero_retrain_forgetting, lambda a, b: 1 - audit.jensen_shannon(a, b).mean()),
+    ):
+        expected = exact(p.astype(np.float64), q.astype(np.float64))
+        assert distance_of(p, q) == pytest.approx(expected, rel=1e-6)
+
+
+def test_nearly_equal_predictions_have_no_negative_divergence(rng):
+    p = probabilities(rng, 2000)
+    q = np.abs(p + 1e-9 * rng.normal(size=p.shape))
+    assert (audit.jensen_shannon(p, q / q.sum(1, keepdims=True)) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    "distance_of", [audit.activation_distance, audit.jensen_shannon, audit.zero_retrain_forgetting]
+)
+def test_distances_are_of_predictions_for_the_same_examples(rng, distance_of):
+    p = probabilities(rng)
+    for other in (p[:1], p[0], p[:, :3], p[None]):
+        with pytest.raises(ValueError, match="^probs and .* must be .N, C. of the same examples"):
+            distance_of(p, other)
+    with pytest.raises(ValueError, match="^probs must be finite"):
+        distance_of(np.where(p > 0.5, np.nan, p), p)
+    with pytest.raises(ValueError, match="must be probabilities, >= 0"):
+        distance_of(p, np.log(p))

@@ -53,7 +53,14 @@ def test_an_independent_oracle_is_as_near_as_oracles_are_to_one_another(rng):
     assert result[6]["average_gap"] < 0.2
 
 
-def test_nomus_is_best_at_chance_whichever_way_the_attack_leans():
-    assert audit.nomus(0.9, 0.5) == pytest.approx(0.95)
-    assert audit.nomus(0.9, 0.7) == audit.nomus(0.9, 0.3) == pytest.approx(0.75)
-    assert audit.nomus(0.0, 1.0) == 0 and audit.nomus(1.0, 0.5) == 1
+def test_a_diverged_model_leaves_its_own_distance_open(rng):
+    rows = [
+        {"method": m, "forget_error": 1.0, "retain_error": 0.5, "test_error": 0.6}
+        for m in ("oracle", "oracle", "ascent")
+    ]
+    predictions = [rng.normal(size=(40, 1)).astype(np.float16) for _ in rows]
+    predictions[2][3] = np.inf
+    result = audit.regression.against_oracles(rows, predictions)
+    expected = np.abs(np.diff(np.sort([p.ravel().astype(float) for p in predictions[:2]]), axis=0))
+    assert result[0]["wasserstein"] == result[1]["wasserstein"] == pytest.approx(expected.mean())
+    assert np.isnan(result[2]["wasserstein"]) and "anamnesis" not in result[2]

@@ -12,6 +12,7 @@ from unlearnjax.audit.forgetting_quality import (
     challenge_score,
     example_epsilons,
     forgetting_quality,
+    forgetting_quality_null,
 )
 from unlearnjax.audit.gaps import average_gap, nomus, tug_of_war
 from unlearnjax.audit.klom import ENOUGH_MODELS as _ENOUGH_FOR_KLOM
@@ -45,6 +46,7 @@ __all__ = [
     "example_epsilons",
     "flops",
     "forgetting_quality",
+    "forgetting_quality_null",
     "jensen_shannon",
     "klom",
     "layer_distances",

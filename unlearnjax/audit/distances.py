@@ -4,11 +4,18 @@ import jax
 import numpy as np
 
 from unlearnjax import trees
+from unlearnjax.audit import inputs
 from unlearnjax.types import PyTree
 
 
 def activation_distance(probs: np.ndarray, oracle_probs: np.ndarray) -> float:
-    """Mean Euclidean distance of the predicted probabilities `[N, C]`; 0 is ideal, at most sqrt 2.
+    """Mean Euclidean distance of the predicted probabilities `[N, C]`, at most sqrt 2.
+
+    Needs: an oracle, better several. Larger is worse. Value of a perfect unlearner, and null value:
+    not 0, but the distance of oracles to one another.
+
+    Raises:
+      ValueError: if the shapes differ, or a probability is negative or not finite.
 
     References:
       Golatkar et al., "Forgetting Outside the Box", ECCV 2020.
@@ -19,25 +26,36 @@ def activation_distance(probs: np.ndarray, oracle_probs: np.ndarray) -> float:
       >>> round(activation_distance(unlearned, oracle), 4)
       0.2121
     """
-    return float(np.linalg.norm(np.asarray(probs) - np.asarray(oracle_probs), axis=-1).mean())
+    probs, oracle_probs = inputs.probabilities(probs=probs, oracle_probs=oracle_probs)
+    return float(np.linalg.norm(probs - oracle_probs, axis=-1).mean())
 
 
 def jensen_shannon(probs: np.ndarray, other: np.ndarray) -> np.ndarray:
     """`[N]`: Jensen-Shannon divergence in bits, symmetric, in [0, 1]; 0 where both agree.
 
+    Needs, values: as `activation_distance`.
+
+    Raises:
+      ValueError: if the shapes differ, or a probability is negative or not finite.
+
     Examples:
       >>> jensen_shannon(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.0, 1.0], [0.5, 0.5]]))
       array([1., 0.])
     """
-    p, q = np.asarray(probs, np.float64), np.asarray(other, np.float64)
+    p, q = (np.asarray(x, np.float64) for x in inputs.probabilities(probs=probs, other=other))
     middle = (p + q) / 2
-    return (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
+    return np.maximum(_relative_entropy(p, middle) + _relative_entropy(q, middle), 0) / 2
 
 
 def zero_retrain_forgetting(probs: np.ndarray, incompetent_probs: np.ndarray) -> float:
     """ZRF: 1 less the mean Jensen-Shannon divergence (bits) to a randomly initialised model.
 
-    On the forget set. In [0, 1]; the ideal is the oracle's value, not 1.
+    On the forget set. Needs: a randomly initialised model, and an oracle to compare with. In
+    [0, 1]. Value of a perfect unlearner, and null value: the oracle's, not 1; what is below it
+    still knows something, what is above it knows too little.
+
+    Raises:
+      ValueError: if the shapes differ, or a probability is negative or not finite.
 
     References:
       Chundawat et al., "Can Bad Teaching Induce Forgetting?", AAAI 2023.
@@ -48,16 +66,31 @@ def zero_retrain_forgetting(probs: np.ndarray, incompetent_probs: np.ndarray) ->
 def layer_distances(params: PyTree, oracle_params: PyTree) -> dict[str, float]:
     """Euclidean distance per parameter array, by dotted name; 0 is equality.
 
-    Oracles of different seeds differ as well: compare with their distance to one another.
+    Needs: an oracle, better several. Larger is worse. Value of a perfect unlearner, and null value:
+    not 0, oracles of different seeds differ as well: compare with their distance to one another.
+
+    Raises:
+      ValueError: if the two do not have the same arrays, or one has a value that is not finite.
 
     Examples:
       >>> params = {"layer": {"kernel": np.ones((2, 2))}}
       >>> layer_distances(params, {"layer": {"kernel": np.zeros((2, 2))}})
       {'layer.kernel': 2.0}
     """
-    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(oracle_params), strict=True)
-    distances = [float(np.linalg.norm(np.asarray(a) - np.asarray(b))) for a, b in pairs]
-    return dict(zip(trees.names(params), distances, strict=True))
+    sides = {"params": params, "oracle_params": oracle_params}
+    given, wanted = (
+        dict(zip(trees.names(tree), jax.tree.leaves(tree), strict=True)) for tree in sides.values()
+    )
+    shapes = [{name: np.shape(x) for name, x in side.items()} for side in (given, wanted)]
+    if shapes[0] != shapes[1]:
+        differ = [n for n in (shapes[0] | shapes[1]) if shapes[0].get(n) != shapes[1].get(n)]
+        raise ValueError(f"oracle_params must have the arrays of params, these differ: {differ}")
+    result = {}
+    for name in given:
+        pair = {f"{side} {name}": x[name] for side, x in zip(sides, (given, wanted), strict=True)}
+        a, b = (np.asarray(x, np.float64) for x in inputs.finite(**pair))
+        result[name] = float(np.linalg.norm(a - b))
+    return result
 
 
 def _relative_entropy(p: np.ndarray, q: np.ndarray) -> np.ndarray:

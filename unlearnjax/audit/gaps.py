@@ -8,7 +8,10 @@ AVG_GAP = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia_efficacy"
 def average_gap(row: Mapping[str, float], oracle: Mapping[str, float]) -> float:
     """Mean absolute difference to the oracle over unlearning, retain and test accuracy and MIA.
 
-    In [0, 1]; 0 is ideal. (A difference in forget accuracy is one in unlearning accuracy.)
+    Needs: an oracle, better several, whose mean is compared with. In [0, 1], larger is worse; NaN
+    where one of the values is. Value of a perfect unlearner: 0 in the mean of many oracles; null
+    value: the gap of one oracle to that mean. (A difference in forget accuracy is one in unlearning
+    accuracy.)
 
     References:
       Fan et al., "SalUn", ICLR 2024, section 5 ("Avg. Gap").
@@ -20,7 +23,7 @@ def average_gap(row: Mapping[str, float], oracle: Mapping[str, float]) -> float:
       >>> round(average_gap(unlearned, oracle), 3)
       0.015
     """
-    return sum(abs(row[name] - oracle[name]) for name in AVG_GAP) / len(AVG_GAP)
+    return sum(_difference(row, oracle, name) for name in AVG_GAP) / len(AVG_GAP)
 
 
 def tug_of_war(
@@ -28,7 +31,9 @@ def tug_of_war(
 ) -> float:
     """ToW: product of `1 - |difference to the oracle|` over forget, retain and test accuracy.
 
-    In [0, 1]; 1 is ideal. With `forget='mia_efficacy'` it is ToW-MIA.
+    Needs: as `average_gap`. In [0, 1], smaller is worse. Value of a perfect unlearner: 1 in the
+    mean of many oracles; null value: that of one oracle. With `forget='mia_efficacy'` it is
+    ToW-MIA.
 
     References:
       Zhao et al., "What makes unlearning hard and what to do about it", NeurIPS 2024.
@@ -42,14 +47,15 @@ def tug_of_war(
     """
     result = 1.0
     for name in (forget, "retain_accuracy", "test_accuracy"):
-        result *= 1 - abs(row[name] - oracle[name])
+        result *= 1 - _difference(row, oracle, name)
     return result
 
 
 def nomus(test_accuracy: float, mia_accuracy: float) -> float:
     """NoMUS: half the test accuracy, half how near a membership attack is to chance.
 
-    `0.5 TA + 0.5 (1 - 2 |MIA - 0.5|)`, in [0, 1], larger is better; compare with the oracle's.
+    `0.5 TA + 0.5 (1 - 2 |MIA - 0.5|)`, in [0, 1], larger is better. Needs: what the attack does.
+    Value of a perfect unlearner, and null value: the oracle's.
 
     References:
       Choi and Na, "Towards Machine Unlearning Benchmarks", 2023 (arXiv 2311.02240).
@@ -59,3 +65,7 @@ def nomus(test_accuracy: float, mia_accuracy: float) -> float:
       0.95
     """
     return 0.5 * test_accuracy + 0.5 * (1 - 2 * abs(mia_accuracy - 0.5))
+
+
+def _difference(row: Mapping[str, float], oracle: Mapping[str, float], name: str) -> float:
+    return abs(float(row[name]) - float(oracle[name]))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from unlearnjax.audit.summary import anamnesis, loss_attack, set_means
+from unlearnjax.audit.summary import anamnesis, loss_attack, mean_over, set_means
 
 GAP = ("forget_error", "retain_error", "test_error")
 COLUMNS = {
@@ -41,6 +41,9 @@ def summarise(
 def against_oracles(rows: Sequence[Mapping], predictions: Sequence[np.ndarray]) -> list[dict]:
     """Rows with the columns that compare with the oracles: `average_gap`, `wasserstein`.
 
+    Needs: several oracles. Larger is worse. Value of a perfect unlearner, and null value: that of
+    an oracle against the others. `wasserstein` is NaN where one of the models has diverged.
+
     Args:
       rows: one per method and seed; some with method 'oracle'.
       predictions: of each row, on the forget set `[N]`.
@@ -50,16 +53,13 @@ def against_oracles(rows: Sequence[Mapping], predictions: Sequence[np.ndarray]) 
     """
     from scipy.stats import wasserstein_distance
 
+    predictions = [np.ravel(np.asarray(x, np.float64)) for x in predictions]
     oracles = [i for i, row in enumerate(rows) if row["method"] == "oracle"]
     mean = {name: np.mean([rows[i][name] for i in oracles]) for name in GAP}
     result = []
     for i, row in enumerate(rows):
-        distances = [
-            wasserstein_distance(np.ravel(predictions[i]), np.ravel(predictions[j]))
-            for j in oracles
-            if j != i
-        ]
+        others = [predictions[j] for j in oracles if j != i]
         gap = float(np.mean([abs(row[name] - mean[name]) for name in GAP]))
-        distance = float(np.mean(distances)) if distances else float("nan")
+        distance = mean_over(others, wasserstein_distance, predictions[i])
         result.append({**row, "average_gap": gap, "wasserstein": distance})
     return anamnesis(result) if "relearn_steps" in rows[0] else result

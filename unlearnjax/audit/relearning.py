@@ -25,10 +25,12 @@ def relearn_time(
 ) -> Array:
     """Steps of fine-tuning on the forget set until it is known again.
 
-    Known: mean loss at most `target`, or, for `metric='accuracy'`, accuracy at least `target`. The
-    ideal is the oracle's count; fewer means that traces are left. `max_steps` where it is not
-    reached. In evaluation mode. Cost: as many steps as it takes, each with an evaluation of the
-    forget set.
+    Known: mean loss at most `target`, or, for `metric='accuracy'`, accuracy at least `target`.
+    `max_steps` where it is not reached. In evaluation mode.
+
+    Needs: an oracle, better several. Value of a perfect unlearner, and null value: the oracle's
+    count; fewer means that traces are left, more is no merit. Cost: as many steps as it takes, each
+    with an evaluation of the forget set.
 
     Args:
       task, variables: the unlearned model.
@@ -37,17 +39,20 @@ def relearn_time(
       tx: transformation to relearn with.
       rng: key of the shuffles.
       metric: 'loss' or 'accuracy'.
-      max_steps: bound.
-      batch_size: capped at the size of the forget set.
+      max_steps: bound, at least 1.
+      batch_size: at least 1, capped at the size of the forget set.
 
     Raises:
-      ValueError: for an unknown `metric`.
+      ValueError: for an unknown `metric`, an empty forget set, a `target` that is NaN, or
+        `max_steps` or `batch_size` below 1.
 
     References:
       Golatkar et al., "Forgetting Outside the Box", ECCV 2020 (relearn time).
     """
     checks.one_of(metric=(metric, METRICS))
     n = data_lib.num_examples(forget)
+    checks.at_least(1, max_steps=max_steps, batch_size=batch_size, **{"size of forget": n})
+    checks.at_least(-float("inf"), target=target)
     batch_size = min(batch_size, n)
     steps = data_lib.steps_per_epoch(n, batch_size)
     step = training.make_step(training.supervised(task, train=False), tx)
@@ -56,7 +61,8 @@ def relearn_time(
     rows = rows.reshape(-1, batch_size)
 
     def known(state):
-        value = training.evaluate(task, state.variables, forget)[metric].mean()
+        values = training.evaluate(task, state.variables, forget)[metric]
+        value = values.mean(dtype=jnp.result_type(values, jnp.float32))
         return value <= target if metric == "loss" else value >= target
 
     def unfinished(carry):
@@ -75,8 +81,9 @@ def relearn_time(
 def anamnesis_index(unlearned_time: float, oracle_time: float) -> float:
     """Relearn time of the unlearned model by that of the oracle.
 
-    Ideal 1; below 1 the model relearns faster than one that never saw the data; NaN where the
-    oracle needs no step.
+    Needs: relearn times of the model and, as a mean, of oracles. Value of a perfect unlearner: 1 in
+    the mean of many oracles; null value: that of one oracle. Below 1 the model relearns faster than
+    one that never saw the data; NaN where the oracle needs no step.
 
     References:
       Chundawat et al., "Zero-Shot Machine Unlearning", TIFS 2023; Tarun et al., "Deep Regression

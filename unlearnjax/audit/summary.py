@@ -1,6 +1,6 @@
 """Accuracy and loss on the four sets, and the membership attack, from per-example outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -74,7 +74,9 @@ def set_means(per_example: Mapping, metrics: Sequence[str]) -> dict[str, float]:
     for name, outputs in per_example.items():
         for metric in metrics:
             values = np.asarray(outputs[metric])
-            row[f"{name}_{metric}"] = float(values.mean()) if len(values) else float("nan")
+            # 300 ones have a mean of 0.85 in bfloat16.
+            mean = values.mean(dtype=np.result_type(values, np.float32)) if len(values) else np.nan
+            row[f"{name}_{metric}"] = float(mean)
     return row
 
 
@@ -85,6 +87,13 @@ def loss_attack(per_example: Mapping, seed: int) -> dict[str, float]:
         return {"mia": float("nan"), "mia_auc": float("nan")}
     attack = membership_inference(*losses, seed=seed)
     return {"mia": attack["accuracy"], "mia_auc": attack["auc"]}
+
+
+def mean_over(others: Sequence[np.ndarray], distance: Callable, own: np.ndarray) -> float:
+    """Mean distance to others; NaN without any, and where one is not finite."""
+    if not others or not all(np.isfinite(x).all() for x in (own, *others)):
+        return float("nan")
+    return float(np.mean([np.mean(distance(own, other)) for other in others]))
 
 
 def anamnesis(rows: Sequence[Mapping]) -> list[dict]:
@@ -101,6 +110,8 @@ def against_oracles(
 ) -> list[dict]:
     """Rows with the columns that compare with the oracles: gaps, distances, ZRF.
 
+    Distances are NaN where one of the models has diverged.
+
     Args:
       rows: one per method and seed, with the columns of `summarise` for all five sets, and
         `relearn_steps` if measured; some with method 'oracle'.
@@ -113,17 +124,15 @@ def against_oracles(
     result = []
     for i, row in enumerate(rows):
         others = [probs[j] for j in oracles if j != i]
-        distances = [activation_distance(probs[i], other) for other in others]
-        divergences = [jensen_shannon(probs[i], other).mean() for other in others]
         result.append(
             {
                 **row,
                 "average_gap": average_gap(row, mean),
                 "corrective_gap": float(np.mean([abs(row[n] - mean[n]) for n in CORRECTIVE])),
                 "tug_of_war": tug_of_war(row, mean),
-                "activation_distance": float(np.mean(distances)) if others else float("nan"),
-                "jensen_shannon": float(np.mean(divergences)) if others else float("nan"),
-                "zrf": zero_retrain_forgetting(probs[i], incompetent_probs),
+                "activation_distance": mean_over(others, activation_distance, probs[i]),
+                "jensen_shannon": mean_over(others, jensen_shannon, probs[i]),
+                "zrf": mean_over([incompetent_probs], zero_retrain_forgetting, probs[i]),
             }
         )
     return anamnesis(result) if "relearn_steps" in rows[0] else result
