@@ -16,7 +16,7 @@ import numpy as np
 from unlearnjax import parallel, trees
 from unlearnjax.types import PyTree
 
-_MARKER = "unlearnjax_checkpoints"
+MARKER = "unlearnjax_checkpoints"
 # In every checkpoint whose names are those of `_storable`; older ones have `trees.names`.
 _NAMES = ":escaped"
 
@@ -40,7 +40,7 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         if self.directory.exists() and not self.directory.is_dir():
             raise ValueError(f"checkpoint directory {self.directory} is a file")
-        marker = self.directory / _MARKER
+        marker = self.directory / MARKER
         if self.directory.is_dir() and any(self.directory.iterdir()) and not marker.exists():
             raise ValueError(
                 f"checkpoint directory {self.directory} is not empty and was not written by "
