@@ -37,19 +37,12 @@ def unset(config, path="config"):
             yield f"{path}.{name}"
 
 
-def changed(config, path, value):
-    """A copy with another number at `path`, in a tuple if there is one."""
-    copy = config.copy_and_resolve_references()
-    parent = copy
-    *names, last = path.split(".")[1:]
-    for name in names:
-        parent = parent[name]
-    own = parent[last]
-    with parent.ignore_type():
-        parent[last] = (
-            (value,) if isinstance(own, tuple) else [value] if isinstance(own, list) else value
-        )
-    return copy
+def only(path, value):
+    """A config with that number alone."""
+    for name in reversed(path.split(".")[1:]):
+        value = {name: value}
+    value.setdefault("model", {})["name"] = "mlp"
+    return ConfigDict(value)
 
 
 @pytest.mark.parametrize(("family", "arg"), CONFIGS)
@@ -72,11 +65,11 @@ def test_what_is_out_of_range_is_named_in_one_line(family):
             inside = allowed.low <= value <= allowed.high and value not in allowed.without
             inside = inside and (isinstance(value, int) or not allowed.whole)
             if inside:
-                ranges.validate(changed(config, path, value))
+                ranges.validate(only(path, value))
                 continue
             refused.add((path, str(value)))
             with pytest.raises(ValueError) as caught:
-                ranges.validate(changed(config, path, value))
+                ranges.validate(only(path, value))
             assert str(caught.value).startswith(f"{path} must be {allowed}, got {value}")
     # No field takes what is not a number, and none of those that count takes the huge one.
     for path in paths:
@@ -109,6 +102,11 @@ def test_bounds_belong_to_a_range_unless_they_are_left_out():
     assert 0 in ranges.SHARE and 1 in ranges.SHARE and 0.5 in ranges.INSIDE
     assert 0 not in ranges.INSIDE and 1 not in ranges.INSIDE
     assert 1.5 not in ranges.COUNT and 1 in ranges.COUNT and 10**6 + 1 not in ranges.COUNT
+    assert math.nan not in ranges.FINITE and math.nan not in ranges.SHARE
+    ranges.validate(only("config.model.options.hidden", (8, 4)))
+    for wrong in ((8, 0), [[8], [-1]]):
+        with pytest.raises(ValueError, match="config.model.options.hidden must be an integer"):
+            ranges.validate(only("config.model.options.hidden", wrong))
 
 
 def test_fields_of_ones_own_take_any_number_that_there_is():
@@ -128,8 +126,11 @@ def test_fields_of_ones_own_take_any_number_that_there_is():
         ("config.unlearn.ssd.alpha", -2.5),
         ("config.unlearn.scrub_rewind.alpha", -2.5),
     ):
+        changed = config.copy_and_resolve_references()
+        with changed.ignore_type():
+            changed.update_from_flattened_dict({path.removeprefix("config."): value})
         with pytest.raises(ValueError, match=f"{path} must be a"):
-            ranges.validate(changed(config, path, value))
+            ranges.validate(changed)
     config.model.name = "mlp"
     with pytest.raises(ValueError, match="config.model.options.hidden must be an integer in"):
         ranges.validate(config)
@@ -144,7 +145,7 @@ def test_they_are_checked_at_launch_before_any_data_is_loaded(tmp_path):
     def story(config, run):
         raise AssertionError("the story must not begin")
 
-    config = changed(config_of("unlearn", ""), "config.evaluate.batch_size", 0)
+    config = cli.make_config("configs/unlearn.py:digits", "--config.evaluate.batch_size=0")
     with pytest.raises(ValueError, match="config.evaluate.batch_size must be an integer in"):
         runner.execute(story, "unlearn", config, tmp_path / "run", None)
     assert not Path(tmp_path / "run").exists()

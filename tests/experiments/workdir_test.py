@@ -8,8 +8,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import runner, workdir
+from tests import disks
 from tests.experiments import cli
-from tests.training.checkpoints_test import small_disk
 
 CONFIG = {"seed": 0}
 
@@ -174,7 +174,7 @@ def test_a_disk_that_becomes_full_is_one_line_and_the_rows_before_are_kept(tmp_p
             run.row(f"row_{number}", compute)
             run.events(f"row_{number}", {"loss": workdir.np.arange(3.0)})
 
-    with small_disk(tmp_path / "disk", 200_000):
+    with disks.small(tmp_path / "disk", 200_000):
         path = tmp_path / "disk" / "run"
         with pytest.raises(OSError) as caught:
             runner.execute(story, "unlearn", config, path, None)

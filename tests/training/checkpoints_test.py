@@ -1,6 +1,3 @@
-import contextlib
-import subprocess
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +5,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from tests import problems
+from tests import disks, problems
 from unlearnjax import training, trees
 from unlearnjax.training.checkpoints import Checkpoints
 
@@ -202,22 +199,9 @@ def test_checkpoints_of_before_names_were_escaped_are_restored(tmp_path):
     problems.assert_trees_equal(found, tree)
 
 
-@contextlib.contextmanager
-def small_disk(directory, size):
-    """A file system of that many bytes at `directory`, where the tests may mount one."""
-    directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(directory)], check=True)
-
-
 def test_a_full_disk_is_one_line_and_what_was_complete_is_kept(tmp_path):
     tree = {"x": np.random.default_rng(0).normal(size=20_000)}  # not to be compressed
-    with small_disk(tmp_path / "disk", 500_000):
+    with disks.small(tmp_path / "disk", 500_000):
         with pytest.raises(OSError, match="disk/c cannot be written .*No space left") as caught:
             with Checkpoints(tmp_path / "disk" / "c") as checkpoints:
                 for step in range(1, 6):
