@@ -1,6 +1,7 @@
 """Bad input: one line, a non-zero exit, nothing lost."""
 
 import importlib
+import sys
 from importlib import util
 
 import jax
@@ -103,11 +104,12 @@ def parse_error(*argv):
     holder = config_flags.DEFINE_config_file("config", None, "", flag_values=values)
     with pytest.raises(Exception) as caught, pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["experiments.unlearn", *argv])  # overrides are looked for there
+        patch.delitem(sys.modules, "config_config", raising=False)  # what the last one had
         values(["experiments.unlearn", *argv])
         getattr(holder.value, "name", None)
-    line = runner._config_error(caught.value, list(argv))
-    assert "\n" not in line
-    return line
+    with pytest.raises(SystemExit) as ended:
+        runner._fail(runner._config_error(caught.value, list(argv)))
+    return ended.value.code
 
 
 @pytest.mark.parametrize(
