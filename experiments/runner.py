@@ -4,6 +4,7 @@ An experiment is a function `story(config, run)` that `python -m experiments.NAM
 """
 
 import contextlib
+import errno
 import importlib.util
 import json
 import os
@@ -38,6 +39,7 @@ from unlearnjax import checks, parallel
 from unlearnjax.report import html, table
 
 SCHEMA = 1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 _KEPT = "what is saved is kept, and the same command goes on from it"
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
@@ -269,7 +271,7 @@ def execute(
         with jax.set_mesh(parallel.mesh()) if many else contextlib.nullcontext():
             story(config, run)
     except OSError as error:
-        if error.filename is None and error.errno is not None:  # of writing to an open file
+        if error.filename is None and error.errno in _FULL:  # of writing to an open file
             raise OSError(f"{workdir} cannot be written: {error.strerror}") from error
         raise
     finally:
