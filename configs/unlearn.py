@@ -292,11 +292,21 @@ def split(arg: str, keys: tuple[str, ...]) -> tuple[dict[str, str], str]:
     return own, ",".join(rest)
 
 
+def refuse(arg: str, keys: tuple[str, ...], family: str) -> None:
+    """Raises `ValueError` for an option of a config string that the family has no use for."""
+    given, _ = split(arg, keys)
+    if given:
+        raise ValueError(f"config option {next(iter(given))!r} has no meaning for {family}")
+
+
 def learned(base: ConfigDict) -> ConfigDict:
     """The part of a config that says what is learned, and how, without anything being forgotten."""
     config = ConfigDict()
     for field in (*LEARNED, "num_test"):
-        config[field] = base[field]
+        if base[field] is None:  # what may be set keeps its type
+            config[field] = config_dict.placeholder(base.get_type(field))
+        else:
+            config[field] = base[field]
     return config
 
 

@@ -157,9 +157,6 @@ def training_optimizer(config: ConfigDict, num_examples: int) -> optax.GradientT
     """The optimizer of `config.train` with its schedule over a whole run."""
     train = config.train
     checks.one_of(**{"train.schedule": (train.schedule, SCHEDULES)})
-    for name in ("num_epochs", "checkpoint_every"):
-        if train[name] < 1:
-            raise ValueError(f"train.{name} must be >= 1, got {train[name]}")
     rate = train.learning_rate
     if train.schedule == "cosine":
         steps = train.num_epochs * data_lib.steps_per_epoch(num_examples, train.batch_size)

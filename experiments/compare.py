@@ -12,7 +12,8 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments import runner
+from experiments import runner  # noqa: F401, for --workdir
+from experiments import workdir as workdir_lib
 from unlearnjax.report import html, results, table
 
 
@@ -34,7 +35,7 @@ def merged(runs: list[str]) -> tuple[list[table.Row], list[str]]:
                 f"{result.get('experiment')!r}); runs of experiments.unlearn can be compared"
             )
         rows += [{"run": name, **table.with_nan(row)} for row in summary]
-        lines = runner.differences(found[0]["config"], result["config"])
+        lines = workdir_lib.differences(found[0]["config"], result["config"])
         differences += [f"{name}: {line}" for line in lines if not line.startswith(_METHODS)]
     return rows, differences
 
@@ -51,9 +52,14 @@ def cells(rows: list[table.Row]) -> list[tuple[str, list[str]]]:
 def main(argv: list[str]) -> None:
     try:
         rows, differences = merged(argv[1:])
-    except ValueError as error:
+        write(rows, differences, len(argv) - 1)
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    title = f"{len(argv) - 1} runs"
+
+
+def write(rows: list[table.Row], differences: list[str], count: int) -> None:
+    """The table in the terminal, and in files of `--workdir` if it is given."""
+    title = f"{count} runs"
     caption = "mean ± std over seeds; (difference to the run's oracle); (x oracle)"
     table.print_columns(cells(rows), title, caption)
     notes = [f"another problem than the first run's, {line}" for line in differences]

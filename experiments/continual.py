@@ -38,13 +38,13 @@ def story(config: ConfigDict, run: runner.Run) -> None:
     """Every head on every stream."""
     validate(config)
     dataset = build.dataset(config, run.data_dir)
-    train, test = features(config, run, dataset)
+    parts = sampled(config, dataset)
+    requests = {name: events(config, name, *parts) for name in config.streams}
+    train, test = features(config, run, dataset, parts)
     run.start(len(config.streams) * len(config.methods))
     rows, curves = [], {}
-    for stream in config.streams:
-        rng = np.random.default_rng(config.seed)
-        events = streams.STREAMS[stream](np.asarray(train["targets"]), rng)
-        contest = Contest(config, run, stream, events, train, test, dataset.num_classes, {})
+    for stream, own in requests.items():
+        contest = Contest(config, run, stream, own, train, test, dataset.num_classes, {})
         for method in ordered(config.methods):
             run.advance(f"{stream} {method}", 0)
             row, arrays = run.row(f"{stream}-{method}", lambda: follow(contest, method))  # noqa: B023
@@ -63,9 +63,10 @@ def validate(config: ConfigDict) -> None:
         methods=(config.methods, tuple(heads.NAMES)),
     )
     checks.one_of(backbone=(config.backbone, BACKBONES))
-    if not config.gamma > 0 or config.num_features < 1:
+    checks.one_of(task=(config.task, ("classification",)))
+    if not config.methods or not config.streams:
         raise ValueError(
-            f"gamma must be > 0 and num_features >= 1, got {config.gamma}, {config.num_features}"
+            f"methods and streams must be at least one each, got {config.methods}, {config.streams}"
         )
 
 
@@ -75,13 +76,30 @@ def ordered(methods) -> list[str]:
     return exact + [m for m in methods if m not in exact]
 
 
-def features(config: ConfigDict, run: runner.Run, dataset: data_lib.Dataset):
-    """Training and test data with the expanded features of a frozen backbone as inputs."""
+def sampled(config: ConfigDict, dataset: data_lib.Dataset) -> list[dict]:
+    """Training and test data, as many examples as the config takes of each."""
     rng = np.random.default_rng(config.seed)
-    parts = [
-        data_lib.subsample(part, size, rng)
-        for part, size in ((dataset.train, config.num_train), (dataset.test, config.num_test))
-    ]
+    sizes = ((dataset.train, config.num_train), (dataset.test, config.num_test))
+    return [data_lib.subsample(part, size, rng) for part, size in sizes]
+
+
+def events(config: ConfigDict, stream: str, train: dict, test: dict) -> list[streams.Event]:
+    """The requests of a stream.
+
+    Raises:
+      ValueError: if there are too few examples for it, or none of a class to test with.
+    """
+    targets = np.asarray(train["targets"])
+    untested = np.setdiff1d(targets, test["targets"]).tolist()
+    if untested:
+        raise ValueError(f"test data must have examples of every class, got none of {untested}")
+    own = streams.STREAMS[stream](targets, np.random.default_rng(config.seed))
+    streams.validate(stream, own, len(targets))
+    return own
+
+
+def features(config: ConfigDict, run: runner.Run, dataset: data_lib.Dataset, parts: list[dict]):
+    """Training and test data with the expanded features of a frozen backbone as inputs."""
     see = lambda part: part["inputs"].reshape(len(part["inputs"]), -1)
     if config.backbone == "trained":
         see = trained_features(config, run, dataset, parts[0])
@@ -103,6 +121,7 @@ def trained_features(config, run, dataset, train):
     task = build.task(config, dataset)
     classes = np.unique(train["targets"])
     base = np.flatnonzero(np.isin(train["targets"], classes[: len(classes) // 2]))
+    data_lib.validate_batch_size(config.train.batch_size, len(base), "config.train.batch_size")
     run.start(config.train.num_epochs)
     fit = measure.fitter(config, task, measure.place(train), base)
     variables = fit(run, "backbone", runner.key(config.seed, "backbone")).variables

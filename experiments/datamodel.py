@@ -27,6 +27,11 @@ def story(config: ConfigDict, run: runner.Run) -> None:
     loaded = ensembles.load(config, run.data_dir)
     pool, size, options = loaded.data, loaded.size, config.ensemble
     known = {name: choose(name, loaded) for name in config.forget_sets}
+    fewest = max(1, round(options.share * size))  # of the subsets, and of what forget sets leave
+    if config.methods:
+        fewest = min(fewest, size - max(forget_size(name, known[name]) for name in known))
+        populations.validate(config, size)
+    data_lib.validate_batch_size(config.train.batch_size, fewest, "config.train.batch_size")
     task = build.task(config, loaded.dataset)
 
     count = options.num_models + options.num_held_out
@@ -104,11 +109,10 @@ def validate(config: ConfigDict) -> None:
         raise ValueError("attributors, or methods and forget_sets, must be given, got none")
     if config.task != "classification":
         raise ValueError(f"task must be 'classification', got {config.task!r}")
-    options = config.ensemble
-    checks.at_least(2, num_models=options.num_models, num_held_out=options.num_held_out)
-    checks.at_least(1, chunk=options.chunk, num_checkpoints=config.num_checkpoints)
-    checks.at_least(4, num_originals=config.num_originals)
-    checks.open_share(share=options.share)
+    if config.methods and not config.forget_sets:
+        raise ValueError("forget_sets must be given for the methods, got none")
+    if config.methods:
+        checks.at_least(4, num_originals=config.num_originals)
     for spec in config.forget_sets:
         component(spec)
 
@@ -135,9 +139,18 @@ def component(spec: str) -> tuple[int, int, int] | None:
 def choose(spec: str, loaded: ensembles.Pool) -> np.ndarray | None:
     """The forget set of a text; `None` for one that takes datamodels."""
     if component(spec):
+        if (number := forget_size(spec, None)) >= loaded.size:
+            raise ValueError(
+                f"forget {spec!r} takes {number} of {loaded.size} training examples; some must stay"
+            )
         return None
     text = spec.replace("/", "+")
     return data_lib.forget_sets.select(text, loaded.train, loaded.test, loaded.rng).forget
+
+
+def forget_size(spec: str, chosen: np.ndarray | None) -> int:
+    """How many examples a forget set has, also one that is not chosen yet."""
+    return sum(component(spec)[1:]) if chosen is None else len(chosen)
 
 
 def components(config: ConfigDict, run: runner.Run, datamodels, size: int) -> dict[str, np.ndarray]:

@@ -31,6 +31,8 @@ def story(
     corrupt the training data each in its own way.
     """
     checks.one_of(rank=(config.rank, tuple(RANKS)))
+    if not config.scenarios:
+        raise ValueError("scenarios must be at least one, got none")
     configs = {}
     for forget in config.scenarios:
         one = ConfigDict(config.to_dict() | {"forget": forget})

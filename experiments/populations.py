@@ -186,14 +186,24 @@ def program(lab: Lab, method: str):
 
 def make(lab: Lab, method: str, request: Request, oracle: Variables, values: dict[str, Any]):
     """The unlearner; the matching ones take what no config can hold."""
-    config = lab.config
+    num_retain = data.num_examples(request.retain)
+    return _made(lab.config, method, lab.size, num_retain, oracle, values)
+
+
+def _made(config: ConfigDict, method: str, size: int, num_retain: int, oracle: Variables, values):
     given = {}
     if method == "oracle_matching":
         given = {"oracle": oracle}
     elif method in ASKS:  # the attributor is there already, nothing is trained
-        given = {"train_tx": build.training_optimizer(config, lab.size)}
-    num_retain = data.num_examples(request.retain)
+        given = {"train_tx": build.training_optimizer(config, size)}
     return build.unlearner(method, config, num_retain, {**values, **given})
+
+
+def validate(config: ConfigDict, size: int) -> None:
+    """Raises `ValueError` for a setting that a method refuses, before anything is computed."""
+    for method in config.methods:
+        for values in points(config, method):
+            _made(config, method, size, size, {}, values)
 
 
 def flops(lab: Lab, method: str, values: dict[str, Any], request: Request) -> float:

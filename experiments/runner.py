@@ -4,10 +4,14 @@ An experiment is a function `story(config, run)` that `python -m experiments.NAM
 """
 
 import contextlib
+import errno
+import importlib.util
 import json
 import os
 import platform
+import shutil
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from importlib import metadata
@@ -29,11 +33,14 @@ from rich.progress import (
 )
 
 import unlearnjax
-from experiments import compilation
+from experiments import compilation, ranges
+from experiments import workdir as workdir_lib
 from unlearnjax import checks, parallel
 from unlearnjax.report import html, table
 
 SCHEMA = 1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+_KEPT = "what is saved is kept, and the same command goes on from it"
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py or configs/NAME.py:ARG.")
@@ -66,10 +73,19 @@ class Run:
       progress: the bar; `advance` moves it.
     """
 
-    def __init__(self, name: str, config: ConfigDict, workdir: Path, data_dir: str | None):
+    def __init__(
+        self,
+        name: str,
+        config: ConfigDict,
+        workdir: Path,
+        data_dir: str | None,
+        parent: "Run | None" = None,
+    ):
         self.name, self.workdir, self.data_dir = name, workdir, data_dir
         self.config = json.loads(config.to_json_best_effort())
-        self._claim_workdir()
+        # A run within another is alone there already.
+        self._lock = workdir_lib.claim(workdir, self.config, alone=parent is None)
+        self._finished = {row.stem for row in (workdir / "rows").glob("*.json")}
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -83,38 +99,15 @@ class Run:
         )
         self._bar = None
 
-    def _claim_workdir(self) -> None:
-        """Refuses a directory that holds something else than an earlier launch of this run."""
-        path = self.workdir / "config.json"
-        try:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise ValueError(f"workdir {self.workdir} is not a directory") from error
-        if path.exists():
-            try:
-                stored = json.loads(path.read_text())
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} is damaged; choose another --workdir") from error
-            changed = differences(stored, self.config)
-            if changed:
-                raise ValueError(
-                    f"workdir {self.workdir} holds a run with another configuration "
-                    f"({'; '.join(changed[:5])}); choose another --workdir or delete it"
-                )
-        elif any(self.workdir.iterdir()):
-            raise ValueError(
-                f"workdir {self.workdir} is not empty and holds no run of unlearnjax; "
-                "choose another --workdir"
-            )
-        # Every process must judge what was there before, and skip the same rows.
-        self._finished = {row.stem for row in (self.workdir / "rows").glob("*.json")}
-        parallel.sync("workdir read")
-        if not path.exists() and parallel.is_main_process():
-            table.write_json(path, self.config)
-
     def sub(self, name: str, config: ConfigDict) -> "Run":
         """A run of its own, with its own config, in the directory `name` of this one."""
-        return Run(self.name, config, self.workdir / name, self.data_dir)
+        return Run(self.name, config, self.workdir / name, self.data_dir, parent=self)
+
+    def close(self) -> None:
+        """Ends the progress, and the claim to the work directory."""
+        self.progress.stop()
+        if self._lock is not None:
+            self._lock.close()
 
     def start(self, total: int) -> None:
         """Shows the bar with `total` units of work."""
@@ -172,15 +165,23 @@ class Run:
 
     def events(self, name: str, curves: dict[str, np.ndarray]) -> None:
         """TensorBoard events: each curve by epoch. Written once per `name`."""
-        from tensorboardX import SummaryWriter
+        # Not its SummaryWriter: that one writes in a thread, and waits forever if the disk is full.
+        from tensorboardX import event_file_writer, proto, summary
 
         folder = self.workdir / "tensorboard" / name
         if folder.exists() or not parallel.is_main_process():
             return
-        with SummaryWriter(str(folder)) as writer:
+        partial = folder.with_name(f"{name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        with contextlib.closing(event_file_writer.EventsWriter(str(partial / "events"))) as writer:
             for tag, values in curves.items():
                 for epoch, value in enumerate(np.asarray(values)):
-                    writer.add_scalar(tag, float(value), epoch + 1)
+                    point = summary.scalar(tag, float(value))
+                    event = proto.event_pb2.Event(step=epoch + 1, summary=point)
+                    event.wall_time = time.time()
+                    writer.write_event(event)
+        os.replace(partial, folder)
 
     def write_results(
         self, rows: list[dict], summary: list[dict], page: str, extra: dict[str, Any]
@@ -253,6 +254,48 @@ def device_report() -> str:
     )
 
 
+def execute(
+    story: Callable[[ConfigDict, Run], None],
+    name: str,
+    config: ConfigDict,
+    workdir: Path,
+    data_dir: str | None,
+) -> None:
+    """Runs an experiment, on all devices.
+
+    Raises:
+      ValueError: for a config that it cannot run, before anything is computed or written.
+      OSError: if something cannot be written; what was written before is kept.
+    """
+    _validate_fields(config, name)
+    ranges.validate(config)
+    run = Run(name, config, workdir, data_dir)
+    many = jax.device_count() > 1
+    try:
+        print(device_report(), file=sys.stderr)
+        with jax.set_mesh(parallel.mesh()) if many else contextlib.nullcontext():
+            story(config, run)
+    except OSError as error:
+        if error.filename is None and error.errno in _FULL:  # of writing to an open file
+            raise OSError(f"{workdir} cannot be written: {error.strerror}") from error
+        raise
+    finally:
+        run.close()
+        workdir_lib.withdraw(workdir)
+
+
+def _validate_fields(config: ConfigDict, name: str) -> None:
+    """Raises `ValueError` for a config of another experiment, or none of ours."""
+    if importlib.util.find_spec(f"configs.{name}") is None:  # it makes its configs itself
+        return
+    known = importlib.import_module(f"configs.{name}").get_config()
+    missing = [field for field in known if field not in config]
+    if missing:
+        raise ValueError(
+            f"the config is not one of experiments.{name}: it has no field {', '.join(missing[:5])}"
+        )
+
+
 def launch(
     story: Callable[[ConfigDict, Run], None],
     name: str,
@@ -262,8 +305,8 @@ def launch(
 
     The config is that of `--config`, or what `load` makes of flags of the experiment's own.
 
-    Errors of the input (`ValueError`), non-finite losses (`FloatingPointError`) and interrupts end
-    with a non-zero exit and leave everything saved as it was.
+    Errors of the input (`ValueError`), non-finite losses (`FloatingPointError`), full disks and the
+    like (`OSError`) and interrupts end with a non-zero exit; everything saved is left as it was.
     """
 
     def main(argv):
@@ -278,14 +321,7 @@ def launch(
             compilation.enable_cache(_CACHE.value)
         logging.set_verbosity(logging.ERROR)  # orbax reports every file
         workdir = Path(_WORKDIR.value or Path("runs") / name).absolute()
-        run = Run(name, config, workdir, _DATA_DIR.value)
-        print(device_report(), file=sys.stderr)
-        many = jax.device_count() > 1
-        with jax.set_mesh(parallel.mesh()) if many else contextlib.nullcontext():
-            try:
-                story(config, run)
-            finally:
-                run.progress.stop()
+        execute(story, name, config, workdir, _DATA_DIR.value)
 
     for flag in flags.FLAGS.flags_by_module_dict()[__name__]:  # what --help shows
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
@@ -300,15 +336,26 @@ def _parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         getattr(_CONFIG.value, "name", None)  # a file that could not be read raises only now
         return rest
-    except (KeyError, AttributeError) as error:  # an override of a field that is not there
+    except Exception as error:
+        _fail(_config_error(error, argv))
+
+
+def _config_error(error: Exception, argv: list[str]) -> str:
+    """What is wrong with a flag, an override or a config file, in one line."""
+    files = [arg.partition("=")[2] for arg in argv if arg.startswith("--config=")]
+    file = files[-1].partition(":")[0] if files else ""
+    if isinstance(error, KeyError | AttributeError) and "get_config" not in str(error):
         while error.args and isinstance(error.args[0], Exception):
             error = error.args[0]
-        _fail(f"the config has no field {error.args[0]}")
-    except (flags.Error, ValueError, TypeError, OSError) as error:
+        return f"the config has no field {error.args[0]}"  # an override of one that is not there
+    if isinstance(error, flags.Error | ValueError | TypeError | OSError):
         # config_flags puts the whole traceback of get_config into its message; its last line is the
         # error itself.
         line = str(error).strip().split("\n")[-1].strip().removeprefix("ValueError: ")
-        _fail(line + (_near_config(line) if "No such file" in line else ""))
+        return line + (_near_config(line) if "No such file" in line else "")
+    if isinstance(error, AttributeError):
+        return f"config {file} has no function get_config"
+    return f"config {file} cannot be read as Python: {type(error).__name__}: {error}"
 
 
 def _near_config(line: str) -> str:
@@ -321,25 +368,30 @@ def _near_config(line: str) -> str:
 def _one_line_errors(call: Callable[[], None]) -> None:
     try:
         call()
+    except (jax.errors.JaxRuntimeError, TimeoutError, MemoryError, OSError) as error:
+        if _TRACEBACK.value:
+            raise
+        memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+        if jax.process_count() > 1:
+            _leave(error, "this process ran out of memory" if memory else None)
+        if memory or isinstance(error, OSError):
+            what = f"out of memory: {error}" if memory else str(error)
+            _fail(f"{what.splitlines()[0]}; {_KEPT}")
+        raise
     except (ValueError, FloatingPointError) as error:
         if _TRACEBACK.value:
             raise
         _fail(str(error))
-    except (jax.errors.JaxRuntimeError, TimeoutError) as error:
-        if jax.process_count() == 1:
-            raise
-        _lost(error)
 
 
-def _lost(error: Exception) -> NoReturn:
+def _leave(error: Exception, what: str | None) -> NoReturn:
     """Ends this process after another one of the run is gone, or the others after this one."""
-    lines = str(error).splitlines()
-    own = "RESOURCE_EXHAUSTED" in str(error)
-    what = "this process ran out of memory" if own else "another process of this run was lost"
+    if what is None:
+        written = isinstance(error, OSError) and not isinstance(error, TimeoutError)
+        what = "this process failed" if written else "another process of this run was lost"
+    line = (str(error).splitlines() or [""])[0]
     sys.stderr.write(
-        f"\nerror: {what} ({type(error).__name__}: "
-        f"{lines[0] if lines else ''}); what is saved is kept, and the same command goes on from "
-        "it, on any number of processes\n"
+        f"\nerror: {what} ({type(error).__name__}: {line}); {_KEPT}, on any number of processes\n"
     )
     sys.stderr.flush()
     os._exit(1)  # leaving by the usual way would wait for the lost one
@@ -348,14 +400,3 @@ def _lost(error: Exception) -> NoReturn:
 def _fail(message: str) -> NoReturn:
     # Messages of third parties can have many lines; ours have one.
     sys.exit("error: " + " ".join(message.split()))
-
-
-def differences(stored: Any, new: Any, path: str = "config") -> list[str]:
-    """Fields in which two configurations differ, one line each."""
-    if isinstance(stored, dict) and isinstance(new, dict):
-        return [
-            line
-            for k in sorted(stored.keys() | new.keys())
-            for line in differences(stored.get(k), new.get(k), f"{path}.{k}")
-        ]
-    return [] if stored == new else [f"{path}: stored {stored!r}, now {new!r}"]

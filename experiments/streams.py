@@ -22,6 +22,10 @@ class Event(NamedTuple):
 def class_incremental(targets: np.ndarray, rng: np.random.Generator) -> list[Event]:
     """Half of the classes, then one by one; then samples, half a class and classes go."""
     classes = np.unique(targets)
+    if len(classes) < 3:  # two go as wholes
+        raise ValueError(
+            f"stream class_incremental takes three classes or more, got {len(classes)}"
+        )
     base = classes[: len(classes) // 2]
     events = [Event("learn", np.flatnonzero(np.isin(targets, base)), "base classes")]
     for c in classes[len(base) :]:
@@ -59,6 +63,19 @@ def adversarial(targets: np.ndarray, rng: np.random.Generator, count: int = 60) 
     rows = rng.permutation(np.flatnonzero(targets == victim))[:count]
     events = [Event("learn", np.arange(len(targets)), "everything")]
     return events + [Event("forget", np.array([r]), f"example {r}") for r in rows]
+
+
+def validate(name: str, events: list[Event], size: int) -> None:
+    """Raises `ValueError` if a request is empty, or leaves nothing of the `size` training rows."""
+    left = np.zeros(size, bool)
+    for event in events:
+        left[event.rows] = event.kind == "learn"
+        if not len(event.rows) or not left.any():
+            what = "is about no example" if left.any() else "leaves none"
+            raise ValueError(
+                f"stream {name} takes more training examples than {size}: its request "
+                f"{event.name!r} {what}"
+            )
 
 
 STREAMS = {

@@ -24,9 +24,12 @@ Values = dict[str, Any]
 def story(config: ConfigDict, run: runner.Run) -> None:
     """Every forget set, then every method on it; the best values go to `tuned.json`."""
     validate(config)
-    rows, tuned = [], {}
+    rows, tuned, configs = [], {}, {}
     for forget in config.scenarios:
         one = ConfigDict(config.to_dict() | {"forget": forget, "held_out": "validation"})
+        build.problem(one, run.data_dir)  # a bad one fails before the first is run
+        configs[forget] = one
+    for forget, one in configs.items():
         found = sweep(one, run, runner.folder(forget))
         rows += found
         tuned[unlearn.kind_of(forget)] = {row["method"]: row["values"] for row in found}
@@ -37,15 +40,13 @@ def story(config: ConfigDict, run: runner.Run) -> None:
 def validate(config: ConfigDict) -> None:
     """Raises `ValueError` for a search or a space that makes no sense."""
     checks.one_of(search=(config.search, SEARCHES), budget_unit=(config.budget_unit, BUDGETS))
-    if not config.budget > 0 or config.max_trials < 1:
-        raise ValueError(
-            f"budget must be > 0 and max_trials >= 1, got {config.budget} and {config.max_trials}"
-        )
     checks.among(methods=(config.methods, sorted(config.spaces)))
     for method in config.methods:
         unknown = set(config.spaces[method]) - set(config.unlearn[method])
         if unknown:
             raise ValueError(f"spaces.{method} has fields unknown to it: {sorted(unknown)}")
+        for values in candidates(config, method):
+            build.unlearner(method, config, config.train.batch_size, values)
 
 
 def sweep(config: ConfigDict, run: runner.Run, name: str) -> list[table.Row]:

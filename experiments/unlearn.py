@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments import build, leaderboard, measure, runner
 from experiments.fit import take_originals
-from unlearnjax import audit, parallel
+from unlearnjax import audit, checks, parallel
 from unlearnjax.report import html, plots, table
 from unlearnjax.training.checkpoints import Checkpoints
 from unlearnjax.types import Variables
@@ -25,6 +25,7 @@ _ORIGINALS = flags.DEFINE_string(
 
 def story(config: ConfigDict, run: runner.Run) -> None:
     """One scenario, or several and their leaderboard."""
+    checks.among(columns=(config.columns, known_columns(config)))
     originals = Path(_ORIGINALS.value).absolute() if _ORIGINALS.value else None
     if "scenarios" in config:
         leaderboard.story(config, run, scenario, originals)
@@ -37,8 +38,6 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
 
     The originals are those of the work directory `trained`, if one is given.
     """
-    if config.num_seeds < 1:
-        raise ValueError(f"num_seeds must be >= 1, got {config.num_seeds}")
     problem = build.problem(config, run.data_dir)
     bench = measure.bench(config, problem)
     build.validate_shared_fields(config)
@@ -132,6 +131,15 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     run.progress.stop()
     rows = measure.against_oracles(bench, rows, predicted)
     return report(bench, run, rows, losses, curves)
+
+
+def known_columns(config: ConfigDict) -> list[str]:
+    """What `config.columns` may name."""
+    room = audit if config.task == "classification" else audit.regression
+    losses = [f"{name}_loss" for name in measure.SETS]
+    costs = audit.Cost._fields
+    before = [f"init_{name}" for name in costs]
+    return sorted({*room.COLUMNS, *losses, *costs, *before, "memory_bytes"})
 
 
 def save(run: runner.Run, name: str, variables: Variables) -> None:

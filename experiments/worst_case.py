@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from configs.worst_case import RANKED
 from experiments import build, ensembles, populations, runner, worst_case_report
 from unlearnjax import audit, checks, parallel, selection, training
+from unlearnjax import data as data_lib
 from unlearnjax.report import table
 from unlearnjax.training.ensembles import fastest_axis, over_models, random_subsets, subset_masks
 from unlearnjax.types import Array, Data, Request, Task, Variables
@@ -58,6 +59,8 @@ def story(config: ConfigDict, run: runner.Run) -> None:
     number = selected(config, int(groups.max()) + 1)
     validate(config)
     task, size, seeds = build.task(config, loaded.dataset), loaded.size, config.num_seeds
+    fewest = min(size // 2, size - int(np.sort(np.bincount(groups))[-number:].sum()))
+    data_lib.validate_batch_size(config.train.batch_size, fewest, "config.train.batch_size")
     sets = len(names(config))
     run.start(
         seeds * (1 + len(config.searches) * 2 + len(config.easiest))
@@ -109,10 +112,15 @@ def validate(config: ConfigDict) -> None:
         )
     if not config.methods:
         raise ValueError("methods must be at least one, got none")
-    checks.at_least(2, num_seeds=config.num_seeds, num_references=config.num_references)
+    checks.at_least(2, num_seeds=config.num_seeds)
     checks.one_of(mode=(config.search.mode, selection.MODES))
     if config.num_originals:
         checks.at_least(4, num_originals=config.num_originals)
+    for name in {*config.searches, *config.easiest}:
+        selection.lower.BY_NAME[name](**config.lower.get(name, {}))
+    build.optimizer("sgd", config.search.lower_learning_rate)
+    for method in config.methods:
+        build.unlearner(method, config, config.train.batch_size)
 
 
 def grouped(config: ConfigDict, loaded: ensembles.Pool) -> np.ndarray:

@@ -1,4 +1,7 @@
+import string
+
 import jax.numpy as jnp
+import pytest
 
 from unlearnjax import trees
 
@@ -15,3 +18,22 @@ def test_all_finite_sees_one_bad_entry_and_ignores_integers():
     assert not trees.all_finite({**TREE, "c": jnp.array([1.0, jnp.nan])})
     assert not trees.all_finite({**TREE, "c": jnp.array([-jnp.inf])})
     assert trees.all_finite({"only": jnp.arange(3)})
+
+
+def test_names_are_dotted_paths_and_never_alike():
+    plain = {"a.b": 1, "c": [2, {"ü/x": 3}]}
+    assert trees.names(plain) == ["a.b", "c.0", "c.1.ü/x"]
+    assert trees.escaped_names(plain) == ["a%2Eb", "c.0", "c.1.%C3%BC%2Fx"]
+    # A key with a dot, and one that looks like that key when it is escaped.
+    alike = {"a": {"b": 1}, "a.b": 2, "a%2Eb": 3}
+    assert trees.names(alike) == trees.escaped_names(alike) == ["a.b", "a%252Eb", "a%2Eb"]
+    assert trees.names(7) == [""] and trees.names({}) == []
+
+
+@pytest.mark.parametrize(
+    "key", ["", ".", "..", "%", "a%2Eb", "~_-", "a b", "\udc80", "\n", "é" * 99]
+)
+def test_every_key_can_be_escaped_and_read_again(key):
+    (escaped,) = trees.escaped_names({key: 1})
+    assert set(escaped) <= set(string.ascii_letters + string.digits + "_-~%")
+    assert trees.readable([escaped]) == [key]

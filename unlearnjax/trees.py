@@ -1,6 +1,8 @@
 """The few pytree helpers that jax.tree and optax.tree lack."""
 
+from collections.abc import Sequence
 from typing import Any
+from urllib import parse
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +26,37 @@ def nbytes(tree: PyTree) -> int:
 
 
 def names(tree: PyTree) -> list[str]:
-    """Dotted path of every leaf, in the order of `jax.tree.leaves`.
+    """Dotted path of every leaf, in the order of `jax.tree.leaves`; no two are alike.
 
     Examples:
       >>> names({"layer": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}})
       ['layer.bias', 'layer.kernel']
+      >>> names({"a.b": 1, "a": {"b": 2}})
+      ['a.b', 'a%2Eb']
     """
-    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return readable(escaped_names(tree))
+
+
+def escaped_names(tree: PyTree) -> list[str]:
+    """Like `names`, but so that other paths have other names, whatever the keys are.
+
+    In each key all but letters, digits, '_', '-' and '~' is percent-encoded, its dots above all.
+    """
+    key = lambda entry: jax.tree_util.keystr((entry,), simple=True)
+    return [
+        ".".join(_escape(key(entry)) for entry in path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def readable(escaped: Sequence[str]) -> list[str]:
+    """`escaped_names` decoded, or, where two would then be alike, as they are."""
+    plain = [parse.unquote(name, errors="surrogatepass") for name in escaped]
+    return plain if len(set(plain)) == len(plain) else list(escaped)
+
+
+def _escape(key: str) -> str:
+    return parse.quote(key, safe="", errors="surrogatepass").replace(".", "%2E")
 
 
 def path_name(path: tuple) -> str:

@@ -1,10 +1,16 @@
-"""Running experiments as a user does: in a process of their own."""
+"""Running experiments as a user does, in a process of their own; or, for errors, in this one."""
 
+import ast
+import importlib
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from absl import flags as absl_flags
+
+from experiments import runner
 
 METHODS = ("retrain", "finetune", "gradient_ascent", "ssd")
 DEFAULT = f"configs/unlearn.py:digits,model=mlp,seeds=1,method={'+'.join(METHODS)}"
@@ -54,6 +60,27 @@ def run(command, tfds_dir, **extra):
     process = start(command, tfds_dir, **extra)
     process.stdout_text, process.stderr_text = process.communicate(timeout=300)
     return process
+
+
+def make_config(text, *flags):
+    """The config of `--config=TEXT` with flags like `--config.train.num_epochs=3`."""
+    file, _, arg = text.partition(":")
+    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    config = module.get_config(arg)
+    for path, _, value in (f.removeprefix("--config.").partition("=") for f in flags):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            pass  # text
+        config.update_from_flattened_dict({path: value})
+    return config
+
+
+def execute(workdir, tfds_dir, *flags, config=DEFAULT, experiment="unlearn"):
+    """The experiment in this process; errors are raised."""
+    module = importlib.import_module(f"experiments.{experiment}")
+    absl_flags.FLAGS.mark_as_parsed()
+    runner.execute(module.story, experiment, make_config(config, *flags), workdir, str(tfds_dir))
 
 
 def error_lines(process):

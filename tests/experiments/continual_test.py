@@ -76,14 +76,11 @@ def test_streams_forget_only_what_is_there_and_learn_only_what_is_not(digits, na
     [
         (CONFIG + "+sdd", (), "methods must be among"),
         ("configs/continual.py:digits,stream=river", (), "streams must be among"),
-        (CONFIG, ("--config.gamma=0.0",), "gamma must be > 0"),
-        (CONFIG, ("--config.backbone=resnet",), "backbone must be one of"),
     ],
 )
 def test_bad_input_is_one_line(config, flags, message, tmp_path, tfds_dir):
-    command = cli.command(tmp_path / "run", *flags, config=config, experiment="continual")
-    process = cli.run(command, tfds_dir)
-    assert process.returncode != 0 and message in cli.error_lines(process)[0]
+    with pytest.raises(ValueError, match=message):
+        cli.execute(tmp_path / "run", tfds_dir, *flags, config=config, experiment="continual")
 
 
 def test_config_strings():
@@ -112,3 +109,32 @@ def test_a_backbone_trained_on_the_base_phase_serves_fashion_mnist(
     rows = rows_of(tmp_path / "run")
     for method in ("acu_gram", "acu_inverse"):
         assert rows[method]["agreement"] == 1 and rows[method]["test_accuracy"] > 0.6
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "each"),
+    [
+        ("class_incremental", 2, 40),  # half of them, and two others, go
+        ("class_incremental", 3, 4),  # a fiftieth is none
+        ("interleaved", 3, 19),  # a twentieth is none
+        ("adversarial", 1, 60),  # all go
+    ],
+)
+def test_streams_of_too_few_examples_are_refused(name, classes, each):
+    def made(classes, each):
+        targets = np.repeat(np.arange(classes), each)
+        events = streams.STREAMS[name](targets, np.random.default_rng(0))
+        streams.validate(name, events, len(targets))
+
+    made(3, 61)
+    with pytest.raises(ValueError, match=f"stream {name} takes"):
+        made(classes, each)
+
+
+def test_requests_about_nothing_and_those_that_leave_nothing_are_named():
+    learn, forget = (streams.Event(kind, np.arange(3), kind) for kind in ("learn", "forget"))
+    streams.validate("s", [learn, forget._replace(rows=np.arange(2))], 3)
+    with pytest.raises(ValueError, match="than 3: its request 'forget' leaves none"):
+        streams.validate("s", [learn, forget], 3)
+    with pytest.raises(ValueError, match="its request 'forget' is about no example"):
+        streams.validate("s", [learn, forget._replace(rows=np.arange(0))], 3)

@@ -161,10 +161,15 @@ def test_models_spread_over_devices_give_the_same_audits(tmp_path, tfds_dir):
         (UNLEARN + "+component:1:9/x", (), "forget must be like component:1:10"),
         (UNLEARN + "+random:900", (), "count must lie in [1, 200), got 900"),
         (CONFIG, ("--config.attributors=()",), "attributors, or methods and forget_sets, must"),
-        (CONFIG, ("--config.ensemble.share=1.0",), "share must lie in (0, 1)"),
-        (CONFIG, ("--config.ensemble.num_held_out=1",), "num_held_out must be >= 2"),
+        (CONFIG, ("--config.ensemble.share=1.0",), "ensemble.share must be a number in (0, 1)"),
+        (CONFIG, ("--config.ensemble.num_held_out=1",), "num_held_out must be an integer in [2,"),
+        (UNLEARN, ("--config.num_originals=3",), "num_originals must be >= 4, got 3"),
+        (CONFIG, ("--config.train.batch_size=150",), "the number of examples (100), got 150"),
+        (UNLEARN + "+component:1:190", (), "the number of examples (10), got 20"),
     ],
 )
 def test_bad_input_is_one_line(config, flags, message, tmp_path, tfds_dir):
-    process = cli.run(command(tmp_path / "run", *flags, config=config), tfds_dir)
-    assert process.returncode != 0 and message in cli.error_lines(process)[0]
+    flags = (*FLAGS, *flags)
+    with pytest.raises(ValueError) as caught:
+        cli.execute(tmp_path / "run", tfds_dir, *flags, config=config, experiment="datamodel")
+    assert message in str(caught.value)

@@ -37,7 +37,6 @@ def test_every_space_has_fields_of_its_method():
     ("field", "value", "message"),
     [
         ("search", "bayes", r"search must be one of \('grid', 'random'\), got 'bayes'"),
-        ("budget", 0.0, "budget must be > 0"),
         ("budget_unit", "joules", "budget_unit must be one of"),
         ("methods", ("retrain",), "methods must be among"),
     ],

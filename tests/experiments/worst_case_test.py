@@ -100,11 +100,17 @@ def test_sets_of_a_regression_are_searched(tmp_path, tfds_dir):
         (CONFIG, ("--config.ranked=('loss',)",), "ranked must be among"),
         (CONFIG, ("--config.search.mode=adjoint",), "mode must be one of"),
         (CONFIG, ("--config.moved=('random',)",), "moved must be among"),
+        (CONFIG, ("--config.num_originals=3",), "num_originals must be >= 4, got 3"),
+        (CONFIG, ("--config.num_seeds=1",), "num_seeds must be >= 2, got 1"),
+        (CONFIG, ("--config.size=290",), "the number of examples (10), got 32"),
+        (CONFIG, ("--config.train.batch_size=151",), "the number of examples (150), got 151"),
     ],
 )
 def test_bad_input_is_one_line(config, flags, message, tmp_path, tfds_dir):
-    process = cli.run(command(tmp_path / "run", *flags, config=config), tfds_dir)
-    assert process.returncode != 0 and message in cli.error_lines(process)[0]
+    flags = (*FLAGS, *flags)
+    with pytest.raises(ValueError) as caught:
+        cli.execute(tmp_path / "run", tfds_dir, *flags, config=config, experiment="worst_case")
+    assert message in str(caught.value)
 
 
 def test_moved_sets_are_those_of_another_seed(monkeypatch):
