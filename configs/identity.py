@@ -7,9 +7,10 @@ five speakers, and a sixth speaker, whom no model has heard, is what the members
 with. NoMUS is the score. Three seeds: about ten minutes on 2 CPU cores. `recordings.zip` (or a
 folder) holds the set's `DIGIT_SPEAKER_TAKE.wav` files.
 
-Faces (MUFAC, MUCAC, CelebA), as a folder of images with a `labels.csv` (`data.local.image_folder`):
+Faces (MUFAC, MUCAC, CelebA), as a folder of images with a `labels.csv` (`local.image_folder`):
 
-    --config=configs/identity.py:image_folder,model=resnet18,forget=identity:NAME --config.source=DIR
+    --config=configs/identity.py:image_folder,model=resnet18,forget=identity:NAME \
+    --config.source=DIR
 
 Config strings as in configs/unlearn.py; the six speakers are numbered in the order of their names.
 """

@@ -122,8 +122,8 @@ METHODS = {
     },
     "boundary_shrink": {**_ADAM, "learning_rate": 2e-4, "num_epochs": 10, "radius": 0.1},
     "boundary_expand": {**_ADAM, "learning_rate": 3e-4, "num_epochs": 5},
-    "fisher_forgetting": {"alpha": 1e-6, "max_std": 0.03, "max_std_last": 0.03},
-    "influence": {"alpha": 5.0, "method": "cg", "damping": 0.05, "num_steps": 10},
+    "fisher_forgetting": {"alpha": 1e-6, "batch_size": 32},
+    "influence": {"alpha": 2.0, "method": "cg", "damping": 0.02, "num_steps": 10},
     "l1_sparse": {**_ADAM, "learning_rate": 3e-3, "num_epochs": 3, "gamma": 1e-4},
     "prune_finetune": {**_ADAM, "learning_rate": 3e-3, "num_epochs": 3, "sparsity": 0.8},
     "iterative_prune_finetune": {
@@ -145,11 +145,11 @@ METHODS = {
     },
     "just_in_time": {
         "optimizer": "sgd",
-        "learning_rate": 0.01,
-        "batch_size": 64,
-        "num_epochs": 3,
+        "learning_rate": 3e-4,
+        "batch_size": 128,
+        "num_epochs": 1,
         "sigma": 0.5,
-        "num_copies": 10,
+        "num_copies": 25,
     },
     "sisa": {
         **_ADAM,

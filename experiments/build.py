@@ -33,8 +33,6 @@ TRACED = (
     "forget_weight",
     "align_weight",
     "noise_decay",
-    "max_std",
-    "max_std_last",
 )
 TASKS = {"classification": tasks.classification, "regression": tasks.regression}
 

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from unlearnjax import checks, curvature
+from unlearnjax import checks, curvature, training
 from unlearnjax import data as data_lib
-from unlearnjax.types import Request, Unlearner
+from unlearnjax.types import Array, Data, PyTree, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning.descend import init_nothing
 from unlearnjax.unlearning.finetune import last_layers
 
@@ -21,9 +21,17 @@ def influence(
 ) -> Unlearner:
     """Influence unlearning: the first-order effect of leaving the forget set out of training.
 
-    `theta + alpha / |retain| (H_retain + damping I)^-1 sum_forget grad loss`: one Newton step on
-    the retain loss, where the original is a minimum of the loss on all data. Without weight decay
-    the Hessian of an over-trained network is nearly singular; `damping` decides the result.
+    `theta + alpha (H_retain + damping I)^-1 |forget| / |all| (g_forget - g_retain)`, with g the
+    gradients of the mean losses: training weighs every example by 1 / |all|, training without the
+    forget set the retain set by 1 / |retain|, and this is the step to first order in that change.
+    Where the original is a minimum of the mean loss on all data the retain gradient cancels all but
+    `sum_forget grad loss / |retain|`, one Newton step on the retain loss; where it is not, the step
+    leaves out the training that has not happened. Without weight decay the Hessian of an
+    over-trained network is nearly singular; `damping` decides the result.
+
+    The published unlearning code is `method='woodfisher'`, `num_steps=1000`, with alpha searched in
+    1 to 20; it takes the gradients in the order of the retain set, here they are drawn. The default
+    inverts the Hessian itself, as the theory has it.
 
     Args:
       alpha: strength; 1 is the theory's.
@@ -31,26 +39,32 @@ def influence(
         `curvature.inverse_hessian_vector_product`.
 
     Returns:
-      An unlearner that needs forget and retain data and labels.
+      An unlearner that needs forget and retain data and labels. Cost: a pass over both and those of
+      the inverse over the retain set.
 
     Raises:
       ValueError: for a value out of range.
 
     References:
       Koh and Liang, "Understanding Black-box Predictions via Influence Functions", ICML 2017; Izzo
-      et al., "Approximate Data Deletion from Machine Learning Models", AISTATS 2021.
+      et al., "Approximate Data Deletion from Machine Learning Models", AISTATS 2021; code: Jia et
+      al., "Model Sparsity Can Simplify Machine Unlearning", NeurIPS 2023.
     """
     checks.at_least(0, alpha=alpha)
     checks.one_of(method=(method, curvature.INVERSE_METHODS))
 
     def update(rng, task, variables, memory, request: Request):
-        share = data_lib.num_examples(request.forget) / data_lib.num_examples(request.retain)
-        gradient = curvature.mean_gradient(task, variables, request.forget, batch_size=batch_size)
+        parts = request.forget, request.retain
+        sizes = [_weights(part).sum() for part in parts]
+        at = {**variables, "params": jax.tree.map(_at_least_float32, variables["params"])}
+        forget, retain = (
+            curvature.mean_gradient(task, at, part, batch_size=batch_size) for part in parts
+        )
         step = curvature.inverse_hessian_vector_product(
             task,
-            variables,
+            at,
             request.retain,
-            jax.tree.map(lambda g: share * g, gradient),
+            jax.tree.map(lambda f, r: sizes[0] / sum(sizes) * (f - r), forget, retain),
             method=method,
             damping=damping,
             num_steps=num_steps,
@@ -58,48 +72,111 @@ def influence(
             rng=rng,
             batch_size=batch_size,
         )
-        params = jax.tree.map(lambda p, s: p + alpha * s, variables["params"], step)
+        params = jax.tree.map(
+            lambda p, s: (p + alpha * s).astype(p.dtype), variables["params"], step
+        )
         return {**variables, "params": params}, memory
 
     return Unlearner(init_nothing, update, frozenset({"forget", "retain", "labels"}))
 
 
 def fisher_forgetting(
-    *, alpha: float = 1e-7, max_std: float = 1e-3, max_std_last: float = 1e-2, batch_size: int = 128
+    *,
+    alpha: float = 1e-6,
+    max_inverse: float = 1e3,
+    max_inverse_last: float = 1e2,
+    batch_size: int = 32,
 ) -> Unlearner:
     """Fisher forgetting: noise where the retain set does not mind it.
 
-    `theta_i + eps_i min(sqrt(alpha / F_i), max_std)` with eps standard normal and F the Fisher
-    diagonal of the retain set.
+    `theta + sqrt(v) eps` with eps standard normal. The variance v is
+    `alpha min(1 / (F + 1e-8), max_inverse)`, averaged over the inputs of a unit (the axis before
+    the last of a kernel `[..., in, out]`), and ten times that in the last layer and in every
+    one-dimensional parameter. F is the mean over batches of the retain set, in its order, of
+    `sum_y p(y) (d mean loss with label y / d theta)^2`, with p(y) the label's mean probability in
+    the batch, in evaluation mode.
+
+    A class that no example of the retain set has is forgotten as a whole: what makes its logit in
+    the last layer gets the mean 0 and the variance 1e-4, before the factor ten.
+
+    As the published code (`fisher_new` of OPTML-Group/Unlearn-Sparse, of Golatkar's), but for what
+    it takes for the last layer: every parameter as long as there are classes. Ours is the layer
+    that the model applies last.
 
     Args:
       alpha: noise level, > 0; published searches span 1e-9 to 1e-6.
-      max_std, max_std_last: bound on the noise, of the last layer's parameters separately.
-      batch_size: examples per pass; the result does not depend on it.
+      max_inverse, max_inverse_last: bound on one over F, of the last layer's parameters separately.
+      batch_size: examples per batch. Part of the definition: F falls as about one over it.
 
     Returns:
-      An unlearner that needs retain data and labels. Cost: one pass over the retain set.
+      An unlearner that needs retain data and labels. Cost: a forward pass over the retain set and
+      as many backward passes as there are classes C, at once: memory of C times the parameters.
 
     Raises:
-      ValueError: for a value out of range.
+      ValueError: for a value out of range, at the request for targets that are not class ids.
 
     References:
       Golatkar et al., "Eternal Sunshine of the Spotless Net", CVPR 2020, section 4.
     """
-    checks.positive(alpha=alpha, max_std=max_std, max_std_last=max_std_last)
+    checks.positive(alpha=alpha, max_inverse=max_inverse, max_inverse_last=max_inverse_last)
+    checks.at_least(1, batch_size=batch_size)
 
     def update(rng, task, variables, memory, request: Request):
-        fisher = curvature.fisher_diagonal(task, variables, request.retain, batch_size=batch_size)
-        last = last_layers(task, variables, request.retain, 1)
+        retain = request.retain
+        if not jnp.issubdtype(retain["targets"].dtype, jnp.integer):
+            raise ValueError(f"targets must be class ids, got {retain['targets'].dtype}")
+        num_classes = training.output_shapes(task, variables, retain)["logits"].shape[-1]
+        fisher = _expected_fisher(task, variables, retain, num_classes, batch_size)
+        gone = jnp.bincount(retain["targets"], _weights(retain), length=num_classes) == 0
+        last = last_layers(task, variables, retain, 1)
         leaves, treedef = jax.tree.flatten(variables["params"])
         keys = treedef.unflatten(jax.random.split(rng, len(leaves)))
 
         def noisy(theta, f, is_last, key):
-            bound = jnp.where(is_last > 0, max_std_last, max_std)
-            std = jnp.minimum(jnp.sqrt(alpha / jnp.maximum(f, 1e-30)), bound)
-            return theta + (std * jax.random.normal(key, theta.shape)).astype(theta.dtype)
+            if not jnp.issubdtype(theta.dtype, jnp.floating):
+                return theta
+            mean, bound = theta, max_inverse_last if is_last else max_inverse
+            variance = alpha * jnp.minimum(1 / (f + 1e-8), bound)
+            if theta.ndim > 1:
+                variance = jnp.broadcast_to(variance.mean(-2, keepdims=True), theta.shape)
+            if is_last and theta.shape[-1:] == (num_classes,):
+                mean = jnp.where(gone, 0.0, mean)
+                variance = jnp.where(gone, 1e-4, variance)
+            if is_last or theta.ndim == 1:
+                variance *= 10
+            return (mean + jnp.sqrt(variance) * jax.random.normal(key, f.shape)).astype(theta.dtype)
 
         params = jax.tree.map(noisy, variables["params"], fisher, last, keys)
         return {**variables, "params": params}, memory
 
     return Unlearner(init_nothing, update, frozenset({"retain", "labels"}))
+
+
+def _weights(data: Data) -> Array:
+    """`[N]`, those of `data` or ones."""
+    return jnp.asarray(data.get("weight", jnp.ones(data_lib.num_examples(data))))
+
+
+def _at_least_float32(leaf: Array) -> Array:
+    """A parameter of lower precision as float32, in which products with curvature are summed."""
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def _expected_fisher(
+    task: Task, variables: Variables, data: Data, num_classes: int, batch_size: int
+) -> PyTree:
+    """`mean_b sum_y p_b(y) (d mean_{n in b} -log p(y | x_n) / d theta)^2` over batches b."""
+
+    def of_label(label):
+        def loss(outputs, batch):
+            log_probs = jax.nn.log_softmax(outputs["logits"])[:, label]
+            share = jnp.average(jnp.exp(log_probs), weights=batch["weight"])
+            return -jax.lax.stop_gradient(jnp.sqrt(share)) * log_probs  # to be squared
+
+        labelled = task._replace(loss=loss)
+        size = min(batch_size, data_lib.num_examples(data))
+        return curvature.batch_gradient_squared(labelled, variables, data, batch_size=size)
+
+    return jax.tree.map(lambda f: f.sum(0), jax.vmap(of_label)(jnp.arange(num_classes)))
