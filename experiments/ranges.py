@@ -75,6 +75,9 @@ RANGES = {
     "margin": STRENGTH,
     "max_steps": COUNT,
     "num_examples": COUNT,
+    "rounding.num_perturbed": COUNT_OR_NONE,
+    "rounding.num_seeds": COUNT_OR_NONE,
+    "rounding.size": SHARE,
     # Fields of the methods.
     "align_weight": STRENGTH,
     "alpha": STRENGTH,
@@ -91,8 +94,6 @@ RANGES = {
     "max_epochs": COUNT_OR_NONE,
     "max_error": POSITIVE,
     "max_loss": POSITIVE,
-    "max_std": POSITIVE,
-    "max_std_last": POSITIVE,
     "noise_decay": STRENGTH,
     "noise_steps": COUNT,
     "num_copies": COUNT,

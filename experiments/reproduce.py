@@ -88,6 +88,8 @@ def load() -> ConfigDict:
     """The configuration of the published run, for that row alone."""
     results, wanted = stored(_ROW.value)
     config = ConfigDict(results["config"], convert_dict=True)
+    if "rounding" not in config:  # published before it was
+        config.rounding = {"num_perturbed": 0, "size": 0.0, "num_seeds": 0}
     if results["experiment"] == "datamodel":
         row = next(row for row in results["summary"] if name(row) == wanted)
         config.attributors = [wanted] if "attributor" in row else []
