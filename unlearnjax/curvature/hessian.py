@@ -9,7 +9,7 @@ import optax
 from unlearnjax import checks
 from unlearnjax import data as data_lib
 from unlearnjax.curvature.fisher import mean_over_batches
-from unlearnjax.curvature.per_example import example_loss
+from unlearnjax.curvature.per_example import example_loss, gradient, tangent
 from unlearnjax.types import Array, Data, PyTree, Task, Variables
 
 INVERSE_METHODS = ("cg", "lissa", "woodfisher")
@@ -19,7 +19,7 @@ def mean_gradient(task: Task, variables: Variables, data: Data, *, batch_size: i
     """Gradient of the mean loss over `data` by the parameters, in evaluation mode; one pass."""
     loss = partial(_batch_loss, task, variables)
     params = variables["params"]
-    return mean_over_batches(lambda batch: jax.grad(loss)(params, batch), params, data, batch_size)
+    return mean_over_batches(lambda batch: gradient(loss)(params, batch), params, data, batch_size)
 
 
 def hessian_vector_product(
@@ -51,8 +51,8 @@ def hessian_vector_product(
     params = variables["params"]
 
     def product(batch):
-        gradient = lambda p: jax.grad(partial(_batch_loss, task, variables))(p, batch)
-        return jax.jvp(gradient, (params,), (vector,))[1]
+        at = lambda p: gradient(partial(_batch_loss, task, variables))(p, batch)
+        return jax.jvp(at, (params,), (tangent(params, vector),))[1]
 
     return mean_over_batches(product, params, data, batch_size)
 
