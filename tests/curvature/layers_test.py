@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from tests import problems
-from unlearnjax import curvature, models, tasks
+from unlearnjax import models, tasks
 from unlearnjax.curvature import layers as rules
 from unlearnjax.models import layers
 
@@ -33,7 +33,7 @@ class Model(nn.Module):
     @nn.compact
     def __call__(self, inputs, train=False):
         x = nn.tanh(self.body(self, inputs))
-        return nn.Dense(N, name="head")(x.reshape(N if x.size == N * N * N else -1, N, N).mean(1))
+        return nn.Dense(N, name="head")(x.reshape(-1, N, N).mean(1))
 
 
 def tokens(x):
@@ -136,6 +136,10 @@ def swapped(module, x, layer=lambda x: nn.Dense(N)(x)):
     return layer(x.swapaxes(0, 1)).swapaxes(0, 1)
 
 
+def recurrent(x):
+    return nn.RNN(nn.GRUCell(N), time_major=True)(x, initial_carry=jnp.zeros_like(x[0]))
+
+
 # What it does, and which layers beside the head get a rule.
 BODIES = {
     "dense": (lambda m, x: nn.Dense(N)(x), ["Dense_0"]),
@@ -161,7 +165,7 @@ BODIES = {
         lambda m, x: nn.Dense(N, promote_dtype=lambda x, k, b, **_: (2 * x, k, b))(x),
         [],
     ),
-    "tuple_of_outputs": (lambda m, x: Pair()(x)[0] + Pair()(x)[1]["square"], ["Pair_0.Dense_0"]),
+    "tuple_of_outputs": (lambda m, x: sum(jax.tree.leaves(Pair()(x))), ["Pair_0.Dense_0"]),
     "general": (
         lambda m, x: nn.DenseGeneral((2, 2))(x).reshape(-1, N, N),
         ["DenseGeneral_0"],
@@ -203,7 +207,7 @@ BODIES = {
     "weight_norm": (lambda m, x: nn.WeightNorm(nn.Dense(N))(x), []),
     "spectral_norm": (lambda m, x: nn.SpectralNorm(nn.Dense(N))(x, update_stats=False), []),
     "recurrent_time_major": (
-        lambda m, x: swapped(m, x, nn.RNN(nn.GRUCell(N), time_major=True)),
+        lambda m, x: swapped(m, x, recurrent),
         [],
     ),
     "vmap_shared_over_examples": (vmapped(0, **SHARED), []),
@@ -257,28 +261,178 @@ def by_a_loop(task, variables, batch):
 
 
 def assert_right(task, variables, batch, names, rtol=1e-5):
-    """The rules and the definition are the loop, and the layers with a rule are those named."""
-    batch = dict(batch)
+    """The squares are those of the loop, and the layers with a rule are those named."""
     found = rules.find(task, variables, batch)
     assert sorted(layer.name for layer in found) == sorted(names)
-    total, n = float(batch["weight"].sum()), len(batch["weight"])
-    expected = jax.tree.map(lambda t: t / total, by_a_loop(task, variables, batch))
+    expected = by_a_loop(task, variables, batch)
 
-    @jax.jit
-    def both(variables):
-        return [
-            curvature.fisher_diagonal(task, variables, batch, method=method, batch_size=n)
-            for method in curvature.fisher.METHODS
-        ]
-
-    for actual in both(variables):
-        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(actual))
-        problems.assert_trees_close(actual, expected, rtol=rtol)
+    actual = jax.jit(lambda v: rules.summed_squares(task, v, batch))(variables)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(actual))
+    problems.assert_trees_close(actual, expected, rtol=rtol)
 
 
 @pytest.mark.parametrize("kind", BODIES)
 def test_fisher_of_a_kind_of_layer_is_the_loop_over_examples(kind):
     body, names = BODIES[kind]
     task = problems.linen(Model(body))
-    variables = task.init(jax.random.key(0), DATA)
+    variables = jax.jit(task.init)(jax.random.key(0), DATA)
     assert_right(task, variables, batch_of(), [*names, "head"])
+
+
+HOUSE = {
+    "mlp": (models.MLP(N, hidden=(5,)), ["Dense_0", "Dense_1"]),
+    "convnet": (
+        models.ConvNet(N, channels=(2, 3), hidden=4),
+        ["Conv_0", "Conv_1", "Dense_0", "Dense_1"],
+    ),
+    "resnet": (models.ResNet(N, stage_sizes=(1, 1), width=2), None),
+    "vit": (models.ViT(N, width=6, depth=1, num_heads=2), None),
+}
+
+
+@pytest.mark.parametrize("name", HOUSE)
+def test_every_kernel_of_the_models_here_has_a_rule(name):
+    """So that nothing large takes the slow way; computes nothing."""
+    module, names = HOUSE[name]
+    task, data = problems.linen(module), problems.digits(2)
+    shapes = jax.eval_shape(lambda: task.init(jax.random.key(0), data))
+    variables = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    found = [layer.name for layer in rules.find(task, variables, data)]
+    paths = jax.tree_util.tree_leaves_with_path(variables["params"])
+    kernels = [path for path, _ in paths if path[-1].key == "kernel"]
+    assert sorted(found) == sorted(".".join(key.key for key in path[:-1]) for path in kernels)
+    assert names is None or found == names
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_neither_does_a_batch_of_another_length_change_anything(n):
+    body = lambda m, x: swapped(m, x) + table(m, x)
+    task = problems.linen(Model(body))
+    variables = jax.jit(task.init)(jax.random.key(0), DATA)
+    assert_right(task, variables, batch_of(n), ["Dense_0", "Dense_1", "head"])
+
+
+def plain(apply, params):
+    """A task from functions, and its variables."""
+    model = tasks.Model(
+        lambda rng, batch: {"params": params},
+        lambda v, batch, rng, train: ({"logits": apply(v["params"], batch["inputs"])}, v),
+    )
+    return tasks.classification(model), {"params": params}
+
+
+DENSE = {
+    "kernel": jax.random.normal(jax.random.key(1), (N, N)),
+    "bias": jax.random.normal(jax.random.key(2), (N,)),
+}
+dense = lambda params, x: nn.Dense(N).apply({"params": params}, x)
+one_by_one = lambda params, x: jax.vmap(lambda row: dense(params, row))(x).mean(1)
+
+
+def empty(params):
+    """A layer without inputs, which has a bias alone."""
+    layer = nn.Dense(N, kernel_init=nn.initializers.zeros)
+    return layer.apply({"params": params}, jnp.zeros((1, 0)))
+
+
+def turn_by_turn(params, x):
+    return jax.lax.scan(lambda c, row: (c + dense(params, row), None), x[:, 0], x.swapaxes(0, 1))[0]
+
+
+def added_twice(params, x):
+    """The same array under two names, of which one has a layer."""
+    return dense(params["one"], x.mean(1)) @ params["two"]["kernel"]
+
+
+def both_layers(params, x):
+    return dense(params["one"], nn.tanh(dense(params["two"], x.mean(1))))
+
+
+# What it computes, its parameters, and which layers get a rule.
+FUNCTIONS = {
+    "without_modules": (lambda p, x: x.mean(1) @ p["kernel"] + p["bias"], DENSE, []),
+    "no_group": (lambda p, x: dense(p, x).mean(1), DENSE, [""]),
+    "inner_vmap": (one_by_one, DENSE, []),
+    "inner_scan": (turn_by_turn, DENSE, []),
+    "inner_checkpoint": (
+        lambda p, x: jax.checkpoint(lambda x: dense(p, x))(x).mean(1),
+        DENSE,
+        [],
+    ),
+    "jit": (jax.jit(lambda p, x: dense(p, x).mean(1)), DENSE, []),
+    "jit_of_the_first_layer": (
+        # What is compiled already is not called again.
+        lambda p, x: dense(p["one"], compiled(p["two"], x.mean(1))),
+        {"one": DENSE, "two": jax.tree.map(jnp.sin, DENSE)},
+        ["one"],
+    ),
+    "stopped_elsewhere": (
+        lambda p, x: dense(p, x.mean(1)) @ jax.lax.stop_gradient(p["kernel"]),
+        DENSE,
+        [],
+    ),
+    "one_array_twice": (both_layers, {"one": DENSE, "two": DENSE}, ["one", "two"]),
+    "one_array_twice_without_layer": (added_twice, {"one": DENSE, "two": DENSE}, ["one"]),
+    "bfloat16": (
+        lambda p, x: dense(p, x.astype(jnp.bfloat16)).mean(1).astype(jnp.float32),
+        jax.tree.map(lambda p: p.astype(jnp.bfloat16), DENSE),
+        [""],
+    ),
+    "integers": (
+        lambda p, x: dense(p["one"], x.mean(1) @ p["count"]),
+        {"one": DENSE, "count": jnp.arange(N * N).reshape(N, N)},
+        ["one"],
+    ),
+    "kernel_of_integers": (
+        lambda p, x: dense({**p, "kernel": p["kernel"]}, x).mean(1),
+        {**DENSE, "kernel": jnp.arange(N * N).reshape(N, N) % 3},
+        [],
+    ),
+    "frozen_kernel": (lambda p, x: dense({**DENSE, **p}, x).mean(1), {"bias": DENSE["bias"]}, []),
+    "no_input": (
+        lambda p, x: empty(p["one"]) + x.mean(1) @ p["two"],
+        {"one": {**DENSE, "kernel": jnp.zeros((0, N))}, "two": DENSE["kernel"]},
+        [],
+    ),
+}
+compiled = jax.jit(lambda params, x: nn.tanh(dense(params, x)))
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_fisher_of_functions_is_the_loop_over_examples(kind):
+    apply, params, names = FUNCTIONS[kind]
+    task, variables = plain(apply, params)
+    assert_right(task, variables, batch_of(), names, rtol=1e-2 if kind == "bfloat16" else 1e-5)
+
+
+def test_fisher_of_an_nnx_module_is_the_loop_over_examples():
+    class Perceptron(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.norm = nnx.Linear(N, N, rngs=rngs), nnx.BatchNorm(N, rngs=rngs)
+
+        def __call__(self, x):
+            return self.norm(self.first(x.mean(1)))
+
+    task = tasks.classification(tasks.from_nnx(Perceptron))
+    assert_right(task, task.init(jax.random.key(0), {}), batch_of(), [])
+
+
+def test_a_loss_that_reads_parameters_of_a_layer_is_seen():
+    task, variables = plain(lambda p, x: dense(p, x).mean(1), DENSE)
+    penalised = lambda outputs, batch: task.loss(outputs, batch) * (1 + outputs["size"])
+    apply = lambda v, *args: (
+        {**task.apply(v, *args)[0], "size": jnp.sum(v["params"]["kernel"] ** 2)},
+        v,
+    )
+    assert_right(task._replace(apply=apply, loss=penalised), variables, batch_of(), [])
+
+
+@pytest.mark.parametrize("max_bytes", [1, 2**10])
+def test_chunks_are_summed(max_bytes):
+    """Of the parameters without a rule, of rows of a layer, and of layers of one row."""
+    body = lambda m, x: nn.LayerNorm()(nn.Dense(N)(x) + nn.Dense(N)(x.mean(1))[:, None])
+    task = problems.linen(Model(body))
+    variables = jax.jit(task.init)(jax.random.key(0), DATA)
+    batch = batch_of()
+    fisher = jax.jit(lambda v: rules.summed_squares(task, v, batch, max_bytes))(variables)
+    problems.assert_trees_close(fisher, by_a_loop(task, variables, batch))
