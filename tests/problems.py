@@ -37,7 +37,7 @@ def init(task, data, seed: int = 0):
 def assert_trees_close(actual, expected, rtol=1e-5, atol=0.0):
     """Leafwise; `rtol` is relative to the largest entry of the whole expected tree."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    largest = max(float(np.abs(leaf).max(initial=0)) for leaf in jax.tree.leaves(expected))
     jax.tree.map(
         lambda a, e: np.testing.assert_allclose(a, e, rtol=0, atol=rtol * largest + atol),
         actual,

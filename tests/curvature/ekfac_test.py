@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from tests import problems
-from unlearnjax import curvature, models, training
+from unlearnjax import curvature, models, tasks, training
 from unlearnjax.models import layers
 
 N, DAMPING = 96, 0.05
@@ -25,7 +25,22 @@ class Small(nn.Module):
         return nn.Dense(10)(x)
 
 
-MODELS = {"mlp": models.MLP(num_classes=10, hidden=(6,)), "convnet": Small()}
+class Misleading(nn.Module):
+    """A dense layer over rows, time-major and as many as a batch; one that is used twice."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = x.reshape(-1, 4, 4).swapaxes(0, 1)
+        x = nn.tanh(nn.Dense(4)(x)).swapaxes(0, 1).mean(1)
+        twice = nn.Dense(4, name="twice")
+        return nn.Dense(10)(nn.tanh(twice(nn.tanh(twice(x)))))
+
+
+MODELS = {
+    "mlp": models.MLP(num_classes=10, hidden=(6,)),
+    "convnet": Small(),
+    "misleading": Misleading(),
+}
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -61,7 +76,7 @@ def test_eigenvalues_are_the_mean_squares_in_the_bases(problem):
     grads = sampled(task, variables, data, key)
     _, unravel = ravel_pytree(variables["params"])
     assert set(factors.blocks) == {
-        name for name, layer in variables["params"].items() if "kernel" in layer
+        name for name, layer in variables["params"].items() if "kernel" in layer and name != "twice"
     }
     for name, block in factors.blocks.items():
         rotated = [
@@ -114,11 +129,40 @@ def test_it_is_nearer_to_the_fisher_matrix_than_k_fac_and_the_diagonal():
     cotangents = np.array([g[-1] for g in grads])  # those of the bias
     k_fac = np.kron(inputs.T @ inputs / N, cotangents.T @ cotangents / N)
     block = curvature.ekfac(task, variables, digits, key).blocks["Dense_0"]
+    for basis, rows in ((block.input_basis, inputs), (block.output_basis, cotangents)):
+        rotated = basis.T @ rows.T @ rows @ basis / N  # diagonal in the basis of its eigenvectors
+        np.testing.assert_allclose(rotated, np.diag(np.diag(rotated)), atol=1e-4)
     basis = np.kron(block.input_basis, block.output_basis)
     ours = basis @ np.diag(np.ravel(block.eigenvalues)) @ basis.T
     error = lambda matrix: np.linalg.norm(matrix - dense)
     assert error(ours) < error(k_fac)
     assert error(ours) < error(np.diag(np.diag(dense)))
+
+
+def test_types_and_parameters_without_a_group_or_a_gradient():
+    """The layer is the whole model, of bfloat16, next to a number that is not learned."""
+    x = jax.random.normal(jax.random.key(1), (N, 3))
+    data = {"inputs": x, "targets": jnp.zeros(N), "index": jnp.arange(N)}
+    params = {"kernel": jnp.ones((3, 2), jnp.bfloat16), "bias": jnp.zeros(2, jnp.bfloat16)}
+    params["count"] = jnp.array(2)
+
+    def apply(variables, batch, rng, train):
+        own = {name: variables["params"][name] for name in ("kernel", "bias")}
+        logits = nn.Dense(2).apply({"params": own}, batch["inputs"])
+        return {"logits": logits * variables["params"]["count"]}, variables
+
+    task = tasks.classification(tasks.Model(None, apply))
+    factors = curvature.ekfac(task, {"params": params}, data, jax.random.key(0))
+    assert list(factors.blocks) == [""] and factors.diagonal["count"] == 0
+    solved = curvature.ekfac_solve(factors, params, damping=1.0)
+    assert jax.tree.map(lambda x: x.dtype, solved) == jax.tree.map(lambda x: x.dtype, params)
+    assert solved["count"] == params["count"]
+    block = factors.blocks[""]
+    basis = np.kron(block.input_basis, block.output_basis)
+    matrix = basis @ np.diag(np.ravel(block.eigenvalues)) @ basis.T + np.eye(8)
+    expected = np.linalg.solve(matrix, [1, 1, 1, 1, 1, 1, 0, 0])
+    actual = np.concatenate([np.ravel(solved["kernel"]), solved["bias"]]).astype(np.float64)
+    np.testing.assert_allclose(actual, expected, atol=1e-2)  # bfloat16 has three digits
 
 
 def test_damping_is_to_be_positive(problem):

@@ -16,6 +16,9 @@ from unlearnjax.curvature.layers import captured
 from unlearnjax.models import layers as model_layers
 from unlearnjax.types import Array, Data, PyTree, Task, Variables
 
+# Of the layers whose gradients are known, those that get a block.
+KINDS = (nn.Dense, model_layers.Conv)
+
 
 class Block(NamedTuple):
     """A layer's block: `(Q_in x Q_out) diag(eigenvalues) (Q_in x Q_out)'`.
@@ -35,7 +38,8 @@ class EKFAC(NamedTuple):
     """A factored Fisher matrix.
 
     Attributes:
-      blocks: `{layer: Block}` of dense and convolutional layers, by the dotted name of the layer.
+      blocks: `{layer: Block}` of the dense and convolutional layers that `curvature.layers` is sure
+        of, by the dotted name of the layer.
       diagonal: Fisher diagonal, leaves like the parameters; used for all other layers.
     """
 
@@ -69,12 +73,11 @@ def ekfac(
         batch = {**batch, "targets": sample_targets(rng, task, variables, batch)}
         found = {}
         for layer, inputs, cotangents in captured(task, variables, batch):
-            rows = _rows(layer, inputs)
-            if rows is not None:
-                path = next(iter(layer.paths.values()))[:-1]
-                name = trees.path_name(path)
-                outputs = cotangents.reshape(*rows.shape[:2], -1).astype(jnp.float32)
-                found[name] = (rows, outputs)
+            if type(layer.module) in KINDS:
+                rows, outputs = (x.astype(jnp.float32) for x in layer.rows(inputs, cotangents))
+                if "bias" in layer.paths:
+                    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, 1)), constant_values=1)
+                found[layer.name] = (rows, outputs)
         return found
 
     def covariances(batch):
@@ -116,7 +119,7 @@ def ekfac_solve(factors: EKFAC, vector: PyTree, *, damping: float) -> PyTree:
 
     Args:
       factors: of `ekfac`.
-      vector: a tree like the parameters.
+      vector: a tree like the parameters; the result has its types.
       damping: > 0.
     """
     checks.positive(damping=damping)
@@ -124,7 +127,8 @@ def ekfac_solve(factors: EKFAC, vector: PyTree, *, damping: float) -> PyTree:
     by_diagonal = jax.tree.map(lambda x, d: x / (d + damping), vector, factors.diagonal)
     solved = dict(zip(by_name, jax.tree.leaves(by_diagonal), strict=True))
     for name, block in factors.blocks.items():
-        kernel, bias = by_name[f"{name}.kernel"], by_name.get(f"{name}.bias")
+        prefix = f"{name}." if name else ""
+        kernel, bias = by_name[f"{prefix}kernel"], by_name.get(f"{prefix}bias")
         matrix = kernel.reshape(-1, kernel.shape[-1])
         if bias is not None:
             matrix = jnp.concatenate([matrix, bias[None]])
@@ -132,25 +136,7 @@ def ekfac_solve(factors: EKFAC, vector: PyTree, *, damping: float) -> PyTree:
         inside /= block.eigenvalues + damping
         matrix = block.input_basis @ inside @ block.output_basis.T
         if bias is not None:
-            matrix, solved[f"{name}.bias"] = matrix[:-1], matrix[-1]
-        solved[f"{name}.kernel"] = matrix.reshape(kernel.shape)
-    return jax.tree.structure(vector).unflatten(list(solved.values()))
-
-
-def _rows(layer, inputs: Array) -> Array | None:
-    """`[n, positions, in]`: what the layer multiplies its kernel with, and 1 for its bias.
-
-    `None` for a layer that is neither dense nor a convolution of ours.
-    """
-    module, params = layer.module, layer.variables["params"]
-    if type(module) is nn.Dense:
-        rows = inputs.reshape(inputs.shape[0], -1, inputs.shape[-1])
-    elif type(module) is model_layers.Conv:
-        patches = model_layers.extract_patches(
-            inputs, module.kernel_size, module.strides, module.padding
-        )
-        rows = patches.reshape(inputs.shape[0], -1, patches.shape[-1])
-    else:
-        return None
-    rows = rows.astype(jnp.float32)
-    return jnp.pad(rows, ((0, 0), (0, 0), (0, 1)), constant_values=1) if "bias" in params else rows
+            matrix, solved[f"{prefix}bias"] = matrix[:-1], matrix[-1]
+        solved[f"{prefix}kernel"] = matrix.reshape(kernel.shape)
+    solution = jax.tree.structure(vector).unflatten(list(solved.values()))
+    return jax.tree.map(lambda s, v: s.astype(v.dtype), solution, vector)

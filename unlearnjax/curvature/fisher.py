@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from unlearnjax import checks, parallel
 from unlearnjax import data as data_lib
 from unlearnjax.curvature.layers import summed_squares
-from unlearnjax.curvature.per_example import per_example_gradients
+from unlearnjax.curvature.per_example import gradient, per_example_gradients, weighted_squares
 from unlearnjax.types import Array, Batch, Data, PyTree, Task, Variables
 
 METHODS = ("layers", "vmap")
@@ -76,10 +76,8 @@ def fisher_diagonal(
         if method == "layers":
             return summed_squares(task, variables, batch, max_bytes)
         weight = batch["weight"]
-        return jax.tree.map(
-            lambda g: jnp.einsum("n...,n->...", g.astype(jnp.float32) ** 2, weight),
-            per_example_gradients(task, variables, batch),
-        )
+        gradients = per_example_gradients(task, variables, batch)
+        return jax.tree.map(lambda g: weighted_squares(g, weight), gradients)
 
     return mean_over_batches(batch_sum, variables["params"], data, batch_size)
 
@@ -104,7 +102,7 @@ def batch_gradient_squared(
             outputs, _ = task.apply({**variables, "params": params}, batch, None, False)
             return jnp.average(task.loss(outputs, batch), weights=batch["weight"])
 
-        grads = jax.grad(mean_loss)(variables["params"])
+        grads = gradient(mean_loss)(variables["params"])
         return jax.tree.map(lambda g: g.astype(jnp.float32) ** 2, grads)
 
     total, _ = _sum_over_batches(batch_square, variables["params"], data, batch_size)
@@ -131,7 +129,7 @@ def output_sensitivity(
         return jnp.sum(outputs["logits"] ** 2)
 
     def batch_sum(batch):
-        grads = jax.vmap(jax.grad(squared_norm), (None, 0))(variables["params"], dict(batch))
+        grads = jax.vmap(gradient(squared_norm), (None, 0))(variables["params"], dict(batch))
         return jax.tree.map(
             lambda g: jnp.einsum("n...,n->...", jnp.abs(g.astype(jnp.float32)), batch["weight"]),
             grads,
@@ -169,7 +167,8 @@ def _sum_over_batches(
     def add(carry, row):
         total, weight = carry
         batch = parallel.constrain(data_lib.take(data, row))
-        return (jax.tree.map(jnp.add, total, fn(batch)), weight + batch["weight"].sum()), None
+        total = jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, fn(batch))
+        return (total, weight + batch["weight"].sum()), None
 
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), like)
     return jax.lax.scan(add, (zeros, jnp.zeros(())), rows)[0]

@@ -9,7 +9,7 @@ import optax
 from unlearnjax import checks
 from unlearnjax import data as data_lib
 from unlearnjax.curvature.fisher import mean_over_batches
-from unlearnjax.curvature.per_example import example_loss
+from unlearnjax.curvature.per_example import example_loss, gradient, tangent
 from unlearnjax.types import Array, Data, PyTree, Task, Variables
 
 INVERSE_METHODS = ("cg", "lissa", "woodfisher")
@@ -19,7 +19,7 @@ def mean_gradient(task: Task, variables: Variables, data: Data, *, batch_size: i
     """Gradient of the mean loss over `data` by the parameters, in evaluation mode; one pass."""
     loss = partial(_batch_loss, task, variables)
     params = variables["params"]
-    return mean_over_batches(lambda batch: jax.grad(loss)(params, batch), params, data, batch_size)
+    return mean_over_batches(lambda batch: gradient(loss)(params, batch), params, data, batch_size)
 
 
 def hessian_vector_product(
@@ -32,7 +32,7 @@ def hessian_vector_product(
     Args:
       task, variables: the model.
       data: `[N, ...]` arrays.
-      vector: a tree like the parameters.
+      vector: a tree like the parameters; a parameter of integers has no derivatives, hence zeros.
       batch_size: examples at once; the result does not depend on it.
 
     Examples:
@@ -51,8 +51,8 @@ def hessian_vector_product(
     params = variables["params"]
 
     def product(batch):
-        gradient = lambda p: jax.grad(partial(_batch_loss, task, variables))(p, batch)
-        return jax.jvp(gradient, (params,), (vector,))[1]
+        at = lambda p: gradient(partial(_batch_loss, task, variables))(p, batch)
+        return jax.jvp(at, (params,), (tangent(params, vector),))[1]
 
     return mean_over_batches(product, params, data, batch_size)
 
@@ -79,11 +79,14 @@ def inverse_hessian_vector_product(
         products, `num_steps` passes; converges where the eigenvalues of H + damping I lie in
         (0, 2 scale). 'woodfisher': the rank-one recursion of the published unlearning code (Izzo et
         al., 2021; Jia et al., 2023) over `num_steps` gradients of single examples; it takes the
-        empirical Fisher for H and ignores `damping`.
+        empirical Fisher for H and ignores `damping` and weights.
       damping: added to the diagonal, >= 0.
       num_steps: see `method`.
-      scale: for 'lissa'.
+      scale: for 'lissa', > 0.
       rng: key that draws the examples of 'woodfisher'.
+
+    Returns:
+      A tree like `vector`, in its types.
 
     Raises:
       ValueError: for an unknown method or a value out of range, or 'woodfisher' without `rng`.
@@ -91,17 +94,31 @@ def inverse_hessian_vector_product(
     checks.one_of(method=(method, INVERSE_METHODS))
     checks.at_least(0, damping=damping)
     checks.at_least(1, num_steps=num_steps)
-    if method == "woodfisher":
-        if rng is None:
-            raise ValueError("rng must be given for method='woodfisher', got None")
-        return _woodfisher(task, variables, data, vector, num_steps, rng)
+    checks.positive(scale=scale)
+    if method == "woodfisher" and rng is None:
+        raise ValueError("rng must be given for method='woodfisher', got None")
 
     def damped(v):
         product = hessian_vector_product(task, variables, data, v, batch_size=batch_size)
         return jax.tree.map(lambda h, x: h + damping * x, product, v)
 
+    wide = _wide(vector)
     if method == "cg":
-        return jax.scipy.sparse.linalg.cg(damped, vector, maxiter=num_steps, tol=1e-6)[0]
+        solution = jax.scipy.sparse.linalg.cg(damped, wide, maxiter=num_steps, tol=1e-6)[0]
+    elif method == "lissa":
+        solution = _lissa(damped, wide, num_steps, scale)
+    else:
+        solution = _woodfisher(task, variables, data, wide, num_steps, rng)
+    return jax.tree.map(lambda s, v: s.astype(v.dtype), solution, vector)
+
+
+def _wide(tree: PyTree) -> PyTree:
+    """In float32 what has fewer digits: recursions add small to large."""
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+
+def _lissa(damped, vector, num_steps: int, scale: float) -> PyTree:
+    """`e <- v + (I - H / scale) e`, from v, for the damped H; at last by scale."""
 
     def series(estimate, _):
         product = damped(estimate)
@@ -116,20 +133,20 @@ def _woodfisher(task, variables, data, vector, num_steps: int, rng: Array) -> Py
     n = data_lib.num_examples(data)
     rows = jax.random.choice(rng, n, (num_steps + 1,), replace=num_steps + 1 > n)
 
-    def gradient(row):
+    def of_row(row):
         example = jax.tree.map(lambda x: jnp.asarray(x)[row], dict(data))
-        return jax.grad(example_loss(task, variables))(variables["params"], example)
+        return _wide(gradient(example_loss(task, variables))(variables["params"], example))
 
     def one(carry, row):
         k, o = carry
-        g = gradient(row)
+        g = of_row(row)
         along = optax.tree.vdot(o, g)
         kg = optax.tree.vdot(k, g) / (num_steps + along)
         og = along / (num_steps + along)
         k = jax.tree.map(lambda k, o: k - kg * o, k, o)
         return (k, jax.tree.map(lambda o: o - og * o, o)), None
 
-    return jax.lax.scan(one, (vector, gradient(rows[0])), rows[1:])[0][0]
+    return jax.lax.scan(one, (vector, of_row(rows[0])), rows[1:])[0][0]
 
 
 def _batch_loss(task: Task, variables: Variables, params: PyTree, batch) -> Array:

@@ -1,206 +1,260 @@
 """Squared per-example gradients, summed over a batch, at the price of about one backward pass.
 
-One batched pass captures each layer's inputs a and output cotangents d; a rule per layer then gives
-`sum_n w_n (grad_n)^2` without one gradient per example and parameter where that can be avoided:
-dense layer without weight sharing `(a^2)^T (d^2)`; convolution: patches times cotangents per
-example, squared, summed; any other layer that owns its parameters directly (norms, shared dense
-layers, embeddings of positions): its own vector-Jacobian product per example. Parameters that no
-such layer owns, or that are used more than once, fall back to `vmap(grad)`.
+One pass over single examples under `vmap` gives each known layer's inputs a and output cotangents d
+and, for all parameters of no known layer, the gradients themselves. Of a layer that multiplies one
+row by its kernel `sum_n w_n (grad_n)^2` is `(a^2)^T (w d^2)`, without one gradient per example; of
+one that multiplies several (a dense layer over positions, a convolution) it is the product of rows
+and cotangents per example, squared, summed.
 
-A layer is recognised by the parameter arrays it reads being those of `variables`, so the capture
-also works through any wrapper around Linen modules; where it does not (another library, layers
-inside `nn.remat`, `nn.scan` or `nn.jit`), the fallback is exact too, only slower.
+Known is a layer of `KINDS`, recognised by the parameter arrays it reads being those of `variables`,
+so through any wrapper around Linen modules, where the computation shows that nothing else reads
+them. Since each example is a program of its own, no axis is taken for that of the examples. All
+other parameters (of other layers, of other libraries, tied, transformed, used twice, inside `scan`,
+`remat` or `jit`) get `vmap(grad)`, which is the definition, only slower for large kernels.
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
 
 from unlearnjax import parallel, trees
-from unlearnjax.curvature.per_example import example_loss
+from unlearnjax.curvature.per_example import example_loss, is_float, weighted_squares
 from unlearnjax.models import layers as model_layers
 from unlearnjax.types import Array, Batch, PyTree, Task, Variables
 
+KINDS = (nn.Dense, nn.DenseGeneral, model_layers.Conv)
 
-class _Layer(NamedTuple):
-    """One call of a module that directly owns all its parameters."""
+
+class Layer(NamedTuple):
+    """The one call of a layer that multiplies rows by its kernel and may add a bias.
+
+    Attributes:
+      module: of one of `KINDS`.
+      paths: `{'kernel': path, 'bias': path}`, or without bias, in `variables['params']`.
+      call: how many calls of such layers come before this one.
+      output: shape and type of its output for one example.
+    """
 
     module: nn.Module
-    variables: Mapping[str, Any]
-    paths: Mapping[str, Any]  # parameter name -> its path in variables['params']
-    args: tuple
-    kwargs: dict
-    outputs: Any
-    capturable: bool  # one array in, one array out, the leading axis the batch
+    paths: dict[str, tuple]
+    call: int
+    output: jax.ShapeDtypeStruct
+
+    @property
+    def name(self) -> str:
+        """Dotted name of the group of its parameters; empty where they are not grouped."""
+        return trees.path_name(self.paths["kernel"][:-1])
+
+    def rows(self, inputs: Array, cotangents: Array) -> tuple[Array, Array]:
+        """What `captured` hands out as `[n, rows, in]` and `[n, rows, out]`.
+
+        An example's gradient by the kernel `[in, out]` is the product of the two, that by the bias
+        the sum of the latter.
+        """
+        module = self.module
+        ins, outs = 1, 1
+        if type(module) is nn.DenseGeneral:
+            ins, outs = np.size(module.axis), np.size(module.features)
+        if type(module) is model_layers.Conv:
+            images = inputs.reshape(-1, *inputs.shape[-3:])
+            patches = model_layers.extract_patches(
+                images, module.kernel_size, module.strides, module.padding
+            )
+            inputs = patches.reshape(*inputs.shape[:-3], *patches.shape[1:])
+
+        def flat(x, axes):
+            return x.reshape(x.shape[0], -1, np.prod(x.shape[-axes:]))
+
+        return flat(inputs, ins), flat(cotangents, outs)
 
 
 def summed_squares(
     task: Task, variables: Variables, batch: Batch, max_bytes: int = 2**28
 ) -> PyTree:
-    """`sum_n weight_n (d loss_n / d params)^2` over a batch, leaves like the parameters.
+    """`sum_n weight_n (d loss_n / d params)^2` over a batch, leaves like the parameters, float32.
 
     Args:
       task: its `apply` must treat examples independently in evaluation mode.
-      variables: the model's.
+      variables: the model's. A parameter of integers has no gradient, hence zeros.
       batch: with `weight` `[B]`.
       max_bytes: bound on the per-example gradients that a device holds at once.
     """
-    params, weight = variables["params"], batch["weight"]
-    squares = {}
-    for layer, inputs, cotangents in captured(task, variables, batch):
-        values = _layer_squares(layer, inputs, cotangents, weight, max_bytes)
-        squares.update({layer.paths[name]: value for name, value in values.items()})
-    squares.update(_remaining_squares(task, variables, batch, squares, max_bytes))
-    return jax.tree_util.tree_map_with_path(lambda path, _: squares[path], params)
+    layers = find(task, variables, batch)
+    known = {path for layer in layers for path in layer.paths.values()}
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(variables["params"])
+    others = {
+        i: leaf for i, (path, leaf) in enumerate(leaves) if path not in known and is_float(leaf)
+    }
+
+    def summed(batch):
+        weight = batch["weight"]
+        pairs, gradients = _backward(task, variables, batch, layers, others)
+        squares = {path: jnp.zeros(leaf.shape, jnp.float32) for path, leaf in leaves}
+        squares |= {leaves[i][0]: weighted_squares(g, weight) for i, g in gradients.items()}
+        for layer, pair in zip(layers, pairs, strict=True):
+            values = _layer_squares(layer, *pair, weight, max_bytes)
+            squares |= {layer.paths[name]: value for name, value in values.items()}
+        return [squares[path].reshape(leaf.shape) for path, leaf in leaves]
+
+    nbytes = trees.nbytes(list(others.values()))
+    return treedef.unflatten(_sum_over_chunks(summed, (dict(batch),), nbytes, max_bytes))
 
 
-def captured(task: Task, variables: Variables, batch: Batch) -> list[tuple[_Layer, Array, Array]]:
-    """`(layer, inputs, cotangents)` of every layer that owns its parameters and is called once.
+def captured(task: Task, variables: Variables, batch: Batch) -> list[tuple[Layer, Array, Array]]:
+    """`(layer, inputs, cotangents)` of every layer that `find` knows, examples leading.
 
     Cotangents are of the example's own loss, weights are not applied. One forward and one backward
     pass.
     """
-    found: list[_Layer] = []
+    layers = find(task, variables, batch)
+    pairs, _ = _backward(task, variables, batch, layers, {})
+    return [(layer, *pair) for layer, pair in zip(layers, pairs, strict=True)]
 
-    def discover(variables, batch):
-        return _captured_losses(task, variables, batch, {}, found)
 
-    jax.eval_shape(discover, variables, batch)
+def find(task: Task, variables: Variables, batch: Batch) -> list[Layer]:
+    """The layers of which a rule gives the per-example gradients, in the order of their calls.
+
+    Computes nothing. With the outputs of such layers cut off, neither the loss nor any of their
+    inputs may depend on their parameters; else something beside the one call reads these.
+    """
+    example = jax.eval_shape(lambda batch: jax.tree.map(lambda x: x[0], batch), dict(batch))
+    found, calls = [], itertools.count()
+
+    def cut(params, example):
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        path_of = {id(leaf): path for path, leaf in leaves if is_float(leaf)}
+        inputs = []
+
+        def visit(module, x, y):
+            call = next(calls)
+            own = module.variables.get("params", {})
+            paths = {name: path_of.get(id(value)) for name, value in own.items()}
+            names = {"kernel", "bias"} if module.use_bias else {"kernel"}
+            known = set(paths) == names and None not in paths.values()
+            if not known or not _multiplies_rows(module, x) or 0 in (x.size, y.size):
+                return y
+            found.append(Layer(module, paths, call, jax.ShapeDtypeStruct(y.shape, y.dtype)))
+            inputs.append(x)
+            return jnp.zeros_like(y)
+
+        return _loss_with(visit, task, variables)(params, example), inputs
+
+    jaxpr = jax.make_jaxpr(cut)(variables["params"], example).jaxpr
     uses = Counter(path for layer in found for path in layer.paths.values())
-    covered = [
-        i
-        for i, layer in enumerate(found)
-        if layer.capturable and all(uses[path] == 1 for path in layer.paths.values())
-    ]
-
-    layers: list[_Layer] = []
-
-    def total_loss(offsets):
-        losses = _captured_losses(task, variables, batch, offsets, layers)
-        return losses.sum(), [layers[i].args[0] for i in covered]
-
-    offsets = {i: jnp.zeros(found[i].outputs.shape, found[i].outputs.dtype) for i in covered}
-    cotangents, inputs = jax.grad(total_loss, has_aux=True)(offsets)
-    return [(layers[i], x, cotangents[i]) for i, x in zip(covered, inputs, strict=True)]
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(variables["params"]))
+    read = _read(jaxpr)
+    uses.update(path for path, x in zip(paths, jaxpr.invars, strict=False) if x in read)
+    return [layer for layer in found if all(uses[path] == 1 for path in layer.paths.values())]
 
 
-def _captured_losses(task, variables, batch, offsets: dict, layers: list[_Layer]) -> Array:
-    """Per-example losses, with `offsets[i]` added to the output of the i-th layer called."""
-    owned = jax.tree_util.tree_leaves_with_path(variables["params"])
-    path_of = {id(leaf): path for path, leaf in owned}
-    active = []
-
-    def interceptor(next_fun, args, kwargs, context):
-        module = context.module
-        # Calls that a layer makes of its own methods belong to the call under way.
-        own = {} if module in active else _own_parameters(module, path_of)
-        if not own:
-            return next_fun(*args, **kwargs)
-        active.append(module)
-        outputs = next_fun(*args, **kwargs)
-        active.pop()
-        index = len(layers)
-        capturable = (
-            context.method_name == "__call__"
-            and len(args) >= 1
-            and not any(isinstance(x, jax.Array) for x in jax.tree.leaves((args[1:], kwargs)))
-            and all(
-                isinstance(x, jax.Array) and x.ndim >= 1 and x.shape[0] == batch["weight"].shape[0]
-                for x in (args[0], outputs)
-            )
-        )
-        layers.append(_Layer(module, module.variables, own, args, kwargs, outputs, capturable))
-        return outputs + offsets[index] if index in offsets else outputs
-
-    with nn.intercept_methods(interceptor):
-        outputs, _ = task.apply(variables, batch, None, False)
-    return task.loss(outputs, batch)
+def _read(program: core.Jaxpr) -> set[core.Var]:
+    """The variables of a program that its outputs may depend on."""
+    read = {x for x in program.outvars if isinstance(x, core.Var)}
+    for equation in reversed(program.eqns):
+        if not read.isdisjoint(equation.outvars):
+            read.update(x for x in equation.invars if isinstance(x, core.Var))
+    return read
 
 
-def _own_parameters(module: nn.Module, path_of: dict) -> dict[str, Any]:
-    """Paths of a bound module's parameters by name; empty if it is no layer of this model."""
-    if module.scope is None:
-        return {}
-    params = module.variables.get("params", {})
-    if any(isinstance(value, Mapping) or id(value) not in path_of for value in params.values()):
-        return {}
-    return {name: path_of[id(value)] for name, value in params.items()}
+def _loss_with(visit: Callable, task: Task, variables: Variables) -> Callable:
+    """`example_loss` with `visit(module, inputs, outputs)` for the outputs of layers of `KINDS`.
+
+    Not visited are calls within a program inside that of the example (of `scan`, `vmap`, `remat`,
+    `jit`): their values are others at each turn, and what is cached is not called again.
+    """
+
+    def loss(params, example):
+        program = core.get_opaque_trace_state(convention="flax")
+
+        def interceptor(next_fun, args, kwargs, context):
+            outputs = next_fun(*args, **kwargs)
+            if (
+                type(context.module) not in KINDS
+                or context.method_name != "__call__"
+                or next_fun is not context.orig_method  # another interceptor may change the call
+                or core.get_opaque_trace_state(convention="flax") != program
+            ):
+                return outputs
+            (inputs,) = (*args, *kwargs.values())
+            return visit(context.module, inputs, outputs)
+
+        with nn.intercept_methods(interceptor):
+            return example_loss(task, variables)(params, example)
+
+    return loss
+
+
+def _multiplies_rows(module: nn.Module, inputs: Array) -> bool:
+    """Whether a layer multiplies the last axes of its inputs, as one, and in the usual way."""
+    if type(module) is model_layers.Conv:
+        return True
+    if type(module) is nn.DenseGeneral:
+        axes = [axis if axis < 0 else axis - inputs.ndim for axis in np.atleast_1d(module.axis)]
+        if np.size(module.batch_dims) or axes != list(range(-len(axes), 0)):
+            return False
+    usual = module.promote_dtype is nn.dtypes.promote_dtype
+    return usual and module.dot_general is None and module.dot_general_cls is None
+
+
+def _backward(
+    task: Task, variables: Variables, batch: Batch, layers: list[Layer], others: dict[int, Array]
+) -> tuple[list[tuple[Array, Array]], dict[int, Array]]:
+    """`(inputs, cotangents)` of each layer and the gradients by `others`, one for each example.
+
+    Args:
+      others: leaves of the parameters, by their position among all.
+    """
+    leaves, treedef = jax.tree.flatten(variables["params"])
+
+    def loss(others, offsets, example):
+        calls, inputs = itertools.count(), {}
+
+        def visit(module, x, y):
+            call = next(calls)
+            if call not in offsets:
+                return y
+            inputs[call] = x
+            return y + offsets[call]
+
+        params = treedef.unflatten([others.get(i, leaf) for i, leaf in enumerate(leaves)])
+        return _loss_with(visit, task, variables)(params, example), inputs
+
+    offsets = {layer.call: jnp.zeros(layer.output.shape, layer.output.dtype) for layer in layers}
+    per_example = jax.vmap(jax.grad(loss, (0, 1), has_aux=True), (None, None, 0))
+    (gradients, cotangents), inputs = per_example(others, offsets, dict(batch))
+    return [(inputs[layer.call], cotangents[layer.call]) for layer in layers], gradients
 
 
 def _layer_squares(
-    layer: _Layer, inputs: Array, cotangents: Array, weight: Array, max_bytes: int
+    layer: Layer, inputs: Array, cotangents: Array, weight: Array, max_bytes: int
 ) -> dict[str, Array]:
     """The rule of one layer: parameter name -> weighted sum of squared per-example gradients."""
-    module, params = layer.module, layer.variables["params"]
-    others = {name: value for name, value in layer.variables.items() if name != "params"}
-    unbound = module.clone(parent=None)
 
-    if type(module) is nn.Dense and inputs.ndim == 2:
-        squared = cotangents.astype(jnp.float32) ** 2 * weight[:, None]
-        result = {"kernel": (inputs.astype(jnp.float32) ** 2).T @ squared}
-        return result | ({"bias": squared.sum(0)} if "bias" in params else {})
+    def of_several(inputs, cotangents, weight):
+        rows, outputs = layer.rows(inputs, cotangents)
+        dtype = jnp.result_type(rows, outputs, jnp.float32)  # sums of low precision are in float32
+        kernel = jnp.einsum("nri,nro->nio", rows, outputs, preferred_element_type=dtype)
+        gradients = {"kernel": kernel, "bias": outputs.sum(1, dtype=dtype)}
+        return {name: weighted_squares(g, weight) for name, g in gradients.items()}
 
-    if type(module) is model_layers.Conv:
+    def of_one(inputs, cotangents, weight):
+        rows, outputs = (x[:, 0].astype(jnp.float32) for x in layer.rows(inputs, cotangents))
+        outputs = outputs**2 * weight[:, None]
+        return {"kernel": (rows**2).T @ outputs, "bias": outputs.sum(0)}
 
-        def gradient(inputs, cotangents):
-            patches = model_layers.extract_patches(
-                inputs, module.kernel_size, module.strides, module.padding
-            )
-            kernel = jnp.einsum("nhwk,nhwo->nko", patches, cotangents)
-            result = {"kernel": kernel.reshape(-1, *params["kernel"].shape)}
-            return result | ({"bias": cotangents.sum((1, 2))} if "bias" in params else {})
-
-    else:
-
-        def one(inputs, cotangent):
-            def call(own):
-                args = (inputs[None], *layer.args[1:])
-                return unbound.apply({**others, "params": own}, *args, **layer.kwargs)[0]
-
-            return jax.vjp(call, dict(params))[1](cotangent)[0]
-
-        gradient = jax.vmap(one)
-
-    def summed(inputs, cotangents, weight):
-        return jax.tree.map(
-            lambda g: jnp.einsum("n...,n->...", g.astype(jnp.float32) ** 2, weight),
-            gradient(inputs, cotangents),
-        )
-
-    return _sum_over_chunks(
-        summed, (inputs, cotangents, weight), trees.nbytes(dict(params)), max_bytes
-    )
-
-
-def _remaining_squares(
-    task: Task, variables: Variables, batch: Batch, done: Mapping, max_bytes: int
-) -> dict[Any, Array]:
-    """The same by `vmap(grad)` for the parameters whose path is not in `done`."""
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(variables["params"])
-    remaining = {path: leaf for path, leaf in leaves if path not in done}
-    if not remaining:
-        return {}
-
-    def loss(own, example):
-        params = treedef.unflatten([own.get(path, leaf) for path, leaf in leaves])
-        return example_loss(task, variables)(params, example)
-
-    def summed(batch):
-        grads = jax.vmap(
-            jax.grad(lambda own, e: loss(dict(zip(remaining, own, strict=True)), e)), (None, 0)
-        )(list(remaining.values()), batch)
-        return [
-            jnp.einsum("n...,n->...", g.astype(jnp.float32) ** 2, batch["weight"]) for g in grads
-        ]
-
-    values = _sum_over_chunks(
-        summed, (dict(batch),), trees.nbytes(list(remaining.values())), max_bytes
-    )
-    return dict(zip(remaining, values, strict=True))
+    args = (inputs, cotangents, weight)
+    rows, outputs = jax.eval_shape(layer.rows, inputs, cotangents)
+    nbytes = 4 * rows.shape[2] * outputs.shape[2]
+    one = rows.shape[1] == 1
+    squares = of_one(*args) if one else _sum_over_chunks(of_several, args, nbytes, max_bytes)
+    return {name: squares[name] for name in layer.paths}
 
 
 def _sum_over_chunks(

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from unlearnjax.types import Array, Batch, PyTree, Task, Variables
 
@@ -32,4 +34,35 @@ def per_example_gradients(task: Task, variables: Variables, batch: Batch) -> PyT
       >>> gradients["Dense_0"]["kernel"].shape
       (5, 4, 3)
     """
-    return jax.vmap(jax.grad(example_loss(task, variables)), (None, 0))(variables["params"], batch)
+    return jax.vmap(gradient(example_loss(task, variables)), (None, 0))(variables["params"], batch)
+
+
+def gradient(fn: Callable[..., Array]) -> Callable[..., PyTree]:
+    """`jax.grad(fn)`, with zeros for parameters of integers, which have no derivative."""
+
+    def of(params, *args):
+        gradients = jax.grad(fn, allow_int=True)(params, *args)
+        return jax.tree.map(
+            lambda p, g: g if is_float(p) else jnp.zeros(p.shape, jnp.float32), params, gradients
+        )
+
+    return of
+
+
+def tangent(params: PyTree, vector: PyTree) -> PyTree:
+    """`vector` in the types that jax wants of tangents of `params`; integers have none."""
+
+    def of(p, v):
+        return v.astype(p.dtype) if is_float(p) else np.zeros(p.shape, jax.dtypes.float0)
+
+    return jax.tree.map(of, params, vector)
+
+
+def weighted_squares(gradients: Array, weight: Array) -> Array:
+    """`sum_n weight_n gradients_n^2`, in float32."""
+    return jnp.einsum("n...,n->...", gradients.astype(jnp.float32) ** 2, weight)
+
+
+def is_float(leaf: Array) -> bool:
+    """Whether a parameter can be differentiated by."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
