@@ -44,7 +44,7 @@ def states(features, targets):
     """What has learned them, in both forms, the inverse one from a direct inversion."""
     gram = analytic.init(features.shape[1], CLASSES, GAMMA, dtype=jnp.float64)
     gram = analytic.learn(gram, features, targets)
-    inverse = analytic.InverseState(gram.weight, jnp.linalg.inv(gram.gram))
+    inverse = analytic.InverseState(gram.weight, jnp.linalg.inv(gram.gram), gram.gamma)
     return jax.block_until_ready((gram, inverse))
 
 
@@ -69,7 +69,7 @@ def against_others(width: int, size: int, rows: int, repeats: int):
     gram, inverse = states(features, targets)
     block = features[:rows], targets[:rows]
     device_block = tuple(jnp.asarray(x) for x in block)
-    weight, matrix = (np.asarray(x) for x in inverse)
+    weight, matrix = (np.asarray(x) for x in (inverse.weight, inverse.inverse))
     products = lambda h, r: (h @ r, h.T @ h)
     calls = {
         "ours": timing.program(analytic.try_forget, inverse, *device_block),

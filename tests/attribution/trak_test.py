@@ -1,3 +1,5 @@
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from tests import problems
-from unlearnjax import attribution, tasks, training
+from unlearnjax import attribution, models, tasks, training
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +112,77 @@ def test_bad_numbers_are_named(problem):
         attribution.trak(task, models, data, data, jax.random.key(0), num_projections=0)
     with pytest.raises(ValueError, match="models must be at least one"):
         attribution.trak(task, [], data, data, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def deficient():
+    """30 rows, 12 parameters of which the margins know 8: a constant of all logits is free."""
+    rng = np.random.default_rng(0)
+    task = tasks.classification(tasks.from_linen(models.MLP(num_classes=3, hidden=())))
+    inputs = rng.normal(size=(30, 3)).astype(np.float32)
+    data = {"inputs": inputs, "targets": np.arange(30) % 3, "index": np.arange(30)}
+    variables = [task.init(jax.random.key(i), data) for i in range(2)]
+    evaluation = {**data, "inputs": rng.normal(size=(30, 3)).astype(np.float32)}
+    return task, variables, data, evaluation
+
+
+def dense(task, variables, data, evaluation, features=None, damping=0.0):
+    """TRAK in float64 NumPy: of the whole gradients and the pseudo-inverse, or as given."""
+    parts, weights = [], []
+    for one in variables:
+        phi, phi_eval = (
+            np.float64(features(one, x) if features else gradients(task, one, x))
+            for x in (data, evaluation)
+        )
+        kernel = phi.T @ phi + damping * np.trace(phi.T @ phi) / phi.shape[1] * np.eye(phi.shape[1])
+        parts.append(phi_eval @ np.linalg.pinv(kernel, rcond=1e-9, hermitian=True) @ phi.T)
+        logits = np.float64(training.outputs(task, one, data)["logits"])
+        confidence = np.exp(logits)[range(len(phi)), data["targets"]] / np.exp(logits).sum(1)
+        weights.append(1 - confidence)
+    return np.mean(parts, axis=0) * np.mean(weights, axis=0)
+
+
+@pytest.mark.parametrize(("k", "warnings"), [(9, 0), (12, 1), (40, 2)])
+def test_projections_wider_than_the_rank_give_what_the_whole_gradients_give(deficient, k, warnings):
+    with pytest.warns() if warnings else contextlib.nullcontext() as caught:
+        result = attribution.trak(*deficient, jax.random.key(3), num_projections=k)
+    if warnings:
+        assert len(caught) == warnings and "num_projections should be below" in str(caught[0])
+    expected = dense(*deficient)
+    np.testing.assert_allclose(
+        result.scores[:, 0], expected, rtol=0, atol=2e-4 * np.abs(expected).max()
+    )
+
+
+@pytest.mark.filterwarnings("ignore:num_projections")
+@pytest.mark.parametrize("k", [5, 40])
+def test_narrow_and_interpolating_projections_are_their_closed_form(problem, k, damping=0.3):
+    """With 24 rows and 460 parameters, 40 projections are more than the rows."""
+    task, data, variables = problem
+    data, evaluation = ({n: x[s] for n, x in data.items()} for s in (slice(24), slice(24, 32)))
+    options = {"num_projections": k, "batch_size": 24}
+    result = attribution.trak(
+        task, variables, data, evaluation, jax.random.key(3), damping=damping, **options
+    )
+
+    def features(variables, x):
+        return attribution.project_gradients(task, variables, x, jax.random.key(3), **options)[:, 0]
+
+    expected = dense(task, variables, data, evaluation, features, damping)
+    np.testing.assert_allclose(
+        result.scores[:, 0], expected, rtol=0, atol=1e-3 * np.abs(expected).max()
+    )
+
+
+def test_low_precision_parameters_and_gradients_that_vanish_are_no_reason_for_nan(deficient):
+    task, variables, data, evaluation = deficient
+    low = [jax.tree.map(lambda x: x.astype(jnp.bfloat16), v) for v in variables]
+    result = attribution.trak(task, low, data, evaluation, jax.random.key(3), num_projections=4)
+    same = [jax.tree.map(lambda x: x.astype(jnp.float32), v) for v in low]
+    expected = attribution.trak(task, same, data, evaluation, jax.random.key(3), num_projections=4)
+    assert result.scores.dtype == jnp.float32
+    scale = np.abs(expected.scores).max()
+    np.testing.assert_allclose(result.scores, expected.scores, rtol=0, atol=0.05 * scale)
+    nothing = lambda task, variables, batch: 0 * attribution.margin_output(task, variables, batch)
+    flat = attribution.trak(*deficient, jax.random.key(3), output=nothing, num_projections=4)
+    np.testing.assert_array_equal(flat.scores, 0)

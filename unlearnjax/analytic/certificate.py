@@ -5,11 +5,12 @@ Format, version 1 (all digests SHA-256, hexadecimal):
   schema            1
   request           the caller's name of the request
   form              'gram' or 'inverse'
-  removed           {'count': n, 'indices': digest of the sorted indices, int64, little-endian}
+  removed           {'count': n, 'indices': digest of the sorted indices, each once, int64,
+                    little-endian}
   before, after     digests of the state: its arrays one after another, C order, little-endian
   residual          |A W - B| / |B| of the state that is left ('gram'; else null)
   distance_bound    upper bound of |W - W*| / |W| with W* the exact solution for what is left, from
-                    |A^-1| <= 1 / gamma: |A W - B| / (gamma |W|) ('gram'; else null)
+                    |A^-1| <= 1 / gamma: |A W - B| / (gamma |W|) ('gram'; else null; null if W = 0)
 
 A holder of the state can check `after` and the residual without any data; a holder of the ledger of
 indices can check `removed`. The bound is on solving the equations that are kept; that A and B are
@@ -37,17 +38,23 @@ def certificate(
 
     Args:
       before, after: the state on either side of `forget`.
-      indices: of the removed examples in the training set.
+      indices: of the removed examples in the training set; one that is named twice is one.
       request: its name.
+
+    Raises:
+      ValueError: for indices that are not integers >= 0.
     """
-    removed = np.sort(np.asarray(indices, dtype="<i8"))
+    given = np.asarray(indices)
+    if given.size and not (np.issubdtype(given.dtype, np.integer) and given.min() >= 0):
+        raise ValueError(f"indices must be integers >= 0, got {given.min()}")
+    removed = np.unique(given).astype("<i8")
     kept_sums = isinstance(after, GramState)
     residual, bound = None, None
     if kept_sums:
         with jax.enable_x64(True):
             residual = float(recursive.residual(after))
-            scale = jnp.linalg.norm(after.moment) / (after.gamma * jnp.linalg.norm(after.weight))
-            bound = residual * float(scale)
+            size = float(after.gamma * jnp.linalg.norm(after.weight))
+            bound = residual * float(jnp.linalg.norm(after.moment)) / size if size else None
     return {
         "schema": SCHEMA,
         "request": request,

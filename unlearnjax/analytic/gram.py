@@ -1,7 +1,8 @@
 """The stable form: sums of outer products, which learning adds to and forgetting subtracts from.
 
 `A = H'H + gamma I` and `B = H'Y` are exact sums, so that their error does not grow from call to
-call beyond rounding of the sums themselves; the weight is solved anew from them by Cholesky.
+call beyond rounding of the sums themselves; the weight is solved anew from them by Cholesky. See
+`precision` for what is computed how.
 """
 
 from typing import NamedTuple
@@ -9,9 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from unlearnjax.analytic import precision
 from unlearnjax.types import Array
 
-# How far below gamma the spectrum of what is left may fall by rounding, as a share of gamma.
+# How far below gamma the spectrum of what is left may fall, as a share of gamma.
 _SLACK = 1e-2
 
 
@@ -19,10 +21,10 @@ class GramState(NamedTuple):
     """All that is kept of the data.
 
     Attributes:
-      weight: `[D, C]`, the solution of `A W = B`.
-      gram: `[D, D]`, A.
-      moment: `[D, C]`, B.
-      gamma: the regulariser, which bounds the spectrum of A from below.
+      weight: `[D, C]`, the solution of `A W = B`, in the type that was asked for.
+      gram: `[D, D]`, A, float64.
+      moment: `[D, C]`, B, float64.
+      gamma: the regulariser, which bounds the spectrum of A from below, float64.
     """
 
     weight: Array
@@ -33,9 +35,10 @@ class GramState(NamedTuple):
 
 def init(num_features: int, num_classes: int, gamma: float, dtype) -> GramState:
     """Before any data: `A = gamma I`, `B = 0`."""
-    zeros = jnp.zeros((num_features, num_classes), dtype)
-    gamma = jnp.asarray(gamma, dtype)
-    return GramState(zeros, gamma * jnp.eye(num_features, dtype=dtype), zeros, gamma)
+    shape = (num_features, num_classes)
+    gamma = jnp.asarray(gamma, jnp.float64)
+    gram = gamma * jnp.eye(num_features, dtype=jnp.float64)
+    return GramState(jnp.zeros(shape, dtype), gram, jnp.zeros(shape, jnp.float64), gamma)
 
 
 def accumulate(state: GramState, features: Array, targets: Array, sign: int) -> GramState:
@@ -44,13 +47,17 @@ def accumulate(state: GramState, features: Array, targets: Array, sign: int) -> 
     return state._replace(gram=gram, moment=state.moment + sign * features.T @ targets)
 
 
-def refresh(state: GramState) -> tuple[GramState, Array]:
-    """The state with its weight solved for, and whether A still is gamma I plus a sum of squares.
+def refresh(state: GramState, peak: Array) -> tuple[GramState, Array, Array]:
+    """The state with its weight solved for, whether that is accurate, and whether A can be right.
 
-    `D^3 / 3` multiplications each for the solution and for the check.
+    A must be gamma I plus a sum of squares; accurate is what rounding next to `peak` `[D]`, the
+    largest diagonal that A had, does not touch. `D^3 / 3` multiplications each for the solution and
+    for the check.
     """
-    factor = jax.scipy.linalg.cho_factor(state.gram, lower=True)
-    weight = jax.scipy.linalg.cho_solve(factor, state.moment)
-    eye = jnp.eye(state.gram.shape[0], dtype=state.gram.dtype)
-    rest = jnp.linalg.cholesky(state.gram - (1 - _SLACK) * state.gamma * eye)
-    return state._replace(weight=weight), jnp.isfinite(rest[-1, -1]) & jnp.isfinite(weight).all()
+    lost = precision.rounded_away(peak)
+    factor, lower = jax.scipy.linalg.cho_factor(state.gram, lower=True)
+    weight = jax.scipy.linalg.cho_solve((factor, lower), state.moment)
+    accurate = (jnp.diagonal(factor) ** 2 > lost).all() & jnp.isfinite(weight).all()
+    rest = state.gram - jnp.diag((1 - _SLACK) * state.gamma - lost)
+    possible = jnp.isfinite(jnp.linalg.cholesky(rest)[-1, -1])
+    return state._replace(weight=weight.astype(state.weight.dtype)), accurate, possible

@@ -6,7 +6,9 @@ Ridge regression on features H `[N, D]` and targets Y `[N, C]`:
 
 Whatever the order and the blocks in which rows were learned and forgotten, the state is that of
 the rows that are left. Nothing here asks for them: the rows to be forgotten and the state suffice.
-All functions compute in the dtype of the state; for float64 call them under `jax.enable_x64(True)`.
+All functions compute in float64, whatever the types of rows and state and the caller's settings,
+and answer in the type of the state; `precision` says for which scales that is right, and beyond
+them they refuse. Rows may be of any real type, arrays or lists.
 Memory is `D^2`, whatever the number of rows. The given state stays valid; to hand its buffers on to
 the new one, call `jax.jit(learn, donate_argnums=0)`, and so for `try_forget`.
 """
@@ -15,11 +17,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unlearnjax import checks
 from unlearnjax import data as data_lib
 from unlearnjax.analytic import gram as gram_lib
 from unlearnjax.analytic import inverse as inverse_lib
+from unlearnjax.analytic import precision
 from unlearnjax.analytic.gram import GramState
 from unlearnjax.analytic.inverse import InverseState
 from unlearnjax.types import Array
@@ -28,8 +32,13 @@ State = InverseState | GramState
 
 FORMS = {"inverse": inverse_lib.init, "gram": gram_lib.init}
 BLOCK = 512
+_ROUNDED_AWAY = (
+    "gamma must be larger, or the features smaller (form 'gram' carries further than 'inverse'): "
+    "float64 rounds away beside them what decides {}"
+)
 
 
+@precision.float64
 def init(
     num_features: int,
     num_classes: int,
@@ -45,7 +54,7 @@ def init(
       num_classes: C; 0 is allowed, `learn` adds columns.
       gamma: the regulariser, > 0. Features of a common scale want it to grow with N.
       form: 'gram' or 'inverse', see `unlearnjax.analytic`.
-      dtype: of the state.
+      dtype: of the weight and of what is predicted, floating. What is kept of the data is float64.
 
     Raises:
       ValueError: for a value out of range.
@@ -54,9 +63,12 @@ def init(
     checks.at_least(0, num_classes=num_classes)
     checks.positive(gamma=gamma)
     checks.one_of(form=(form, tuple(FORMS)))
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype must be floating, got {jnp.dtype(dtype).name}")
     return FORMS[form](num_features, num_classes, gamma, dtype)
 
 
+@precision.float64
 def learn(
     state: State,
     features: Array,
@@ -80,12 +92,19 @@ def learn(
       The new state. Cost: `2 n D^2` multiplications ('inverse'), or `n D^2 + 2 D^3 / 3` ('gram').
 
     Raises:
-      ValueError: for wrong shapes, and, outside of compiled code, for values that are not finite.
+      ValueError: for wrong shapes; and, outside of compiled code, for values that are not finite,
+        negative weights, and where gamma is lost to rounding beside the rows (`precision`). In
+        compiled code all of the new state is NaN then.
     """
     features, targets = _prepared(state, features, targets, weights)
-    return _learn(grow(state, targets.shape[1]), features, targets, block_size=block_size)
+    state = grow(state, targets.shape[1])
+    new, accurate = _learn(state, features, targets, block_size=block_size)
+    if precision.broken(accurate):
+        raise ValueError(_ROUNDED_AWAY.format("the weight"))
+    return _unless_refused(new, accurate)
 
 
+@precision.float64
 def forget(
     state: State,
     features: Array,
@@ -105,7 +124,8 @@ def forget(
       ValueError: as `learn`; and, outside of compiled code, if what would be left is no sum of
         squares: the rows were never learned, or are forgotten a second time. (Rows that were not
         learned but lie well within the span of those that were cannot be told by any method that
-        keeps no data: keep a ledger of indices beside it.) In compiled code use `try_forget`.
+        keeps no data: keep a ledger of indices beside it.) Another error tells that rounding hides
+        what is left. In compiled code all of the new state is NaN then, or use `try_forget`.
 
     Examples:
       >>> from unlearnjax import analytic
@@ -117,15 +137,19 @@ def forget(
       >>> bool(jnp.allclose(state.weight, without, atol=1e-5))
       True
     """
-    new, possible = try_forget(state, features, targets, weights, block_size=block_size)
-    if not checks.traced(possible) and not bool(possible):
+    rows = _to_forget(state, features, targets, weights)
+    new, accurate, possible = _forget(state, *rows, block_size=block_size)
+    if precision.broken(possible):
         raise ValueError(
             "features must have been learned and not been forgotten yet: without these rows the "
             "autocorrelation would not be positive definite; the state is left as it was"
         )
-    return new
+    if precision.broken(accurate):
+        raise ValueError(_ROUNDED_AWAY.format("what is left; the state is left as it was"))
+    return _unless_refused(new, accurate & possible)
 
 
+@precision.float64
 def try_forget(
     state: State,
     features: Array,
@@ -137,57 +161,80 @@ def try_forget(
     """`forget` for compiled code: the new state and True, or the given state and False.
 
     Raises:
-      ValueError: for wrong shapes, and, outside of compiled code, for values that are not finite.
+      ValueError: for wrong shapes; and, outside of compiled code, for values that are not finite
+        and negative weights.
     """
-    features, targets = _prepared(state, features, targets, weights)
-    columns = state.weight.shape[1]
-    if targets.shape[1] > columns:
-        raise ValueError(
-            f"targets must have at most the state's {columns} columns to be forgotten, got "
-            f"{targets.shape[1]}"
-        )
-    targets = jnp.pad(targets, ((0, 0), (0, columns - targets.shape[1])))
-    return _try_forget(state, features, targets, block_size=block_size)
+    rows = _to_forget(state, features, targets, weights)
+    new, accurate, possible = _forget(state, *rows, block_size=block_size)
+    possible = accurate & possible
+    return jax.tree.map(lambda n, s: jnp.where(possible, n, s), new, _wide(state)), possible
 
 
+@precision.float64
 def forget_class(state: State, features: Array, targets: Array, class_id: int | Array) -> State:
     """Forgets all given rows of one class; its column is then exactly zero.
 
     Args:
       features, targets: `[n, D]`, `[n, C]` one-hot; rows of other classes are passed over.
-      class_id: the class; all of its rows must be given.
+      class_id: the class, in 0..C-1; all of its rows must be given. In compiled code one that is
+        out of range forgets nothing.
 
     Raises:
-      ValueError: as `forget`.
+      ValueError: as `forget`; and, outside of compiled code, for a class out of range and targets
+        that are not 0 or 1.
     """
-    state = forget(state, features, targets, targets[:, class_id])
-    return state._replace(weight=state.weight.at[:, class_id].set(0))
+    columns = state.weight.shape[1]
+    _, targets = _prepared(state, features, targets, None)
+    if not checks.traced(class_id) and np.asarray(class_id).item() not in range(columns):
+        raise ValueError(f"class_id must lie in 0..{columns - 1}, got {class_id}")
+    if precision.broken(((targets == 0) | (targets == 1)).all()):
+        raise ValueError("targets must be one-hot, of 0 and 1 alone, to forget a class")
+    column = jnp.arange(columns) == class_id
+    state = forget(state, features, targets, targets @ column[: targets.shape[1]].astype(float))
+    cleared = lambda weight: jnp.where(column, 0, weight)
+    state = state._replace(weight=cleared(state.weight))
+    if isinstance(state, GramState) or state.solution is None:
+        return state
+    return state._replace(solution=cleared(state.solution))
 
 
+@precision.float64
 def grow(state: State, num_classes: int) -> State:
     """The state with zero columns added up to `num_classes`; the same if it has them."""
     missing = num_classes - state.weight.shape[1]
     if missing <= 0:
         return state
-    wider = lambda x: jnp.pad(x, ((0, 0), (0, missing)))
-    state = state._replace(weight=wider(state.weight))
-    return state._replace(moment=wider(state.moment)) if isinstance(state, GramState) else state
+    columns = {name: getattr(state, name, None) for name in ("weight", "moment", "solution")}
+    wider = {k: jnp.pad(x, ((0, 0), (0, missing))) for k, x in columns.items() if x is not None}
+    return state._replace(**wider)
 
 
+@precision.float64
 def predict(state: State, features: Array) -> Array:
     """`[n, C]`: `H W`."""
-    return features.astype(state.weight.dtype) @ state.weight
+    product = jnp.asarray(features).astype(jnp.float64) @ state.weight.astype(jnp.float64)
+    return product.astype(state.weight.dtype)
 
 
 def solve(
     features: Array, targets: Array, gamma: float = 0.1, weights: Array | None = None
 ) -> Array:
-    """`[D, C]`: the weight by one solution over all rows, what every state is measured by."""
-    checks.positive(gamma=gamma)
-    state = init(features.shape[1], targets.shape[1], gamma, dtype=features.dtype)
+    """`[D, C]`: the weight by one solution over all rows, what every state is measured by.
+
+    In the type of the features, float32 if that is not floating.
+
+    Raises:
+      ValueError: as `learn`, and for a gamma that is not positive.
+    """
+    shapes = [jnp.shape(x) for x in (features, targets)]
+    if any(len(shape) != 2 for shape in shapes):
+        raise ValueError(f"features and targets must have two axes, got shapes {shapes}")
+    dtype = precision.floating(features)
+    state = init(shapes[0][1], shapes[1][1], gamma, dtype=dtype)
     return learn(state, features, targets, weights).weight
 
 
+@precision.float64
 def residual(state: GramState) -> Array:
     """`|A W - B| / |B|`: how well the weight solves the equations of what is left.
 
@@ -198,48 +245,80 @@ def residual(state: GramState) -> Array:
     return error / jnp.maximum(jnp.linalg.norm(state.moment), jnp.finfo(state.gram.dtype).tiny)
 
 
+@precision.float64
 def leave_one_out(state: State, features: Array, targets: Array) -> Array:
     """`[n, C]`: residual of each learned row under the state that never saw it, in closed form.
 
     `(y - h W) / (1 - h R h')`: the exact influence of every row on its own prediction.
 
+    Raises:
+      ValueError: for wrong shapes; and, outside of compiled code, for values that are not finite
+        and where rounding hides `1 - h R h'`: the row was not learned, or determines its own
+        prediction (fewer rows than features and a small gamma). In compiled code that row is NaN.
+
     References:
       Allen, "The Relationship between Variable Selection and Data Augmentation", 1974 (PRESS).
     """
     features, targets = _prepared(state, features, targets, None)
+    dtype, state = state.weight.dtype, _wide(state)
     if isinstance(state, InverseState):
+        weight = state.weight if state.solution is None else state.solution
         leverage = jnp.sum((features @ state.inverse) * features, axis=1)
+        scale = jnp.sum(features**2, axis=1) / state.gamma
     else:
         factor = jnp.linalg.cholesky(state.gram)
+        weight = jax.scipy.linalg.cho_solve((factor, True), state.moment)
         rows = jax.scipy.linalg.solve_triangular(factor, features.T, lower=True)
         leverage = jnp.sum(rows**2, axis=0)
-    return (targets - features @ state.weight) / (1 - leverage)[:, None]
+        scale = (jnp.diagonal(state.gram) / jnp.diagonal(factor) ** 2).max()
+    accurate = 1 - leverage > precision.rounded_away(scale)
+    if precision.broken(accurate.all()):
+        raise ValueError(_ROUNDED_AWAY.format("what is left without a row, if it was learned"))
+    residuals = (targets - features @ weight) / (1 - leverage)[:, None]
+    return jnp.where(accurate[:, None], residuals, jnp.nan).astype(dtype)
 
 
 @partial(jax.jit, static_argnames="block_size")
-def _learn(state: State, features: Array, targets: Array, *, block_size: int) -> State:
+def _learn(state: State, features: Array, targets: Array, *, block_size: int):
+    """The new state, and whether it is accurate."""
     if isinstance(state, InverseState):
-        return _over_blocks(inverse_lib.add, state, features, targets, block_size)
+        new, accurate, possible = _blockwise(inverse_lib.add, state, features, targets, block_size)
+        return new, accurate & possible
     add = lambda state, h, y: gram_lib.accumulate(state, h, y, 1)
-    return gram_lib.refresh(_over_blocks(add, state, features, targets, block_size))[0]
+    new = _over_blocks(add, _wide(state), features, targets, block_size)
+    return gram_lib.refresh(new, jnp.diagonal(new.gram))[:2]
 
 
 @partial(jax.jit, static_argnames="block_size")
-def _try_forget(state: State, features: Array, targets: Array, *, block_size: int):
+def _forget(state: State, features: Array, targets: Array, *, block_size: int):
+    """The new state, whether it is accurate, and whether the rows can have been learned."""
     if isinstance(state, InverseState):
+        return _blockwise(inverse_lib.subtract, state, features, targets, block_size)
+    subtract = lambda state, h, y: gram_lib.accumulate(state, h, y, -1)
+    new = _over_blocks(subtract, _wide(state), features, targets, block_size)
+    return gram_lib.refresh(new, jnp.diagonal(state.gram))
 
-        def subtract(carry, h, y):
-            new, possible = inverse_lib.subtract(carry[0], h, y)
-            return new, carry[1] & possible
 
-        start = (state, jnp.bool_(True))
-        new, possible = _over_blocks(subtract, start, features, targets, block_size)
-    else:
-        subtract = lambda state, h, y: gram_lib.accumulate(state, h, y, -1)
-        new, possible = gram_lib.refresh(
-            _over_blocks(subtract, state, features, targets, block_size)
-        )
-    return jax.tree.map(lambda n, s: jnp.where(possible, n, s), new, state), possible
+def _blockwise(fn, state: InverseState, features: Array, targets: Array, block_size: int):
+    """`fn` of the inverse form over blocks, and whether every block was accurate and possible."""
+
+    def one(carry, h, y):
+        new, accurate, possible = fn(carry[0], h, y)
+        return new, carry[1] & accurate, carry[2] & possible
+
+    start = (_wide(state), jnp.bool_(True), jnp.bool_(True))
+    return _over_blocks(one, start, features, targets, block_size)
+
+
+def _wide(state: State) -> State:
+    """The state with all that is not the rounded weight in float64, whoever made it."""
+    wide = jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.float64), state)
+    return wide._replace(weight=jnp.asarray(state.weight))
+
+
+def _unless_refused(state: State, accurate: Array) -> State:
+    """The state, or NaN: what compiled code has for an error."""
+    return jax.tree.map(lambda x: jnp.where(accurate, x, jnp.nan), state)
 
 
 def _over_blocks(fn, carry, features: Array, targets: Array, block_size: int):
@@ -256,25 +335,46 @@ def _over_blocks(fn, carry, features: Array, targets: Array, block_size: int):
     return jax.lax.scan(lambda c, block: (fn(c, *block), None), carry, blocks)[0]
 
 
+def _to_forget(state: State, features: Array, targets: Array, weights: Array | None):
+    """As `_prepared`, with the columns of the state."""
+    features, targets = _prepared(state, features, targets, weights)
+    columns = state.weight.shape[1]
+    if targets.shape[1] > columns:
+        raise ValueError(
+            f"targets must have at most the state's {columns} columns to be forgotten, got "
+            f"{targets.shape[1]}"
+        )
+    return features, jnp.pad(targets, ((0, 0), (0, columns - targets.shape[1])))
+
+
 def _prepared(state: State, features: Array, targets: Array, weights: Array | None):
-    """Checked, in the state's dtype, rows scaled by the root of their weight."""
-    width, dtype = state.weight.shape[0], state.weight.dtype
-    for name, value in (("features", features), ("targets", targets)):
-        if jnp.ndim(value) != 2:
-            raise ValueError(f"{name} must have two axes, got shape {jnp.shape(value)}")
+    """Checked, in float64, rows scaled by the root of their weight."""
+    width = state.weight.shape[0]
+    given = {"features": features, "targets": targets}
+    given = {name: jnp.asarray(value) for name, value in given.items()}
+    for name, value in given.items():
+        if value.ndim != 2:
+            raise ValueError(f"{name} must have two axes, got shape {value.shape}")
+    features, targets = given.values()
     if features.shape[1] != width:
         raise ValueError(f"features must be [n, {width}], got {features.shape}")
     if targets.shape[0] != features.shape[0]:
         raise ValueError(
             f"targets must have the {features.shape[0]} rows of features, got {targets.shape[0]}"
         )
-    if weights is not None and jnp.shape(weights) != (features.shape[0],):
-        raise ValueError(f"weights must be [{features.shape[0]}], got {jnp.shape(weights)}")
-    features, targets = (jnp.asarray(x).astype(dtype) for x in (features, targets))
-    for name, value in (("features", features), ("targets", targets)):
-        if not checks.traced(value) and not bool(jnp.isfinite(value).all()):
+    if weights is not None:
+        given["weights"] = jnp.asarray(weights)
+        if given["weights"].shape != (features.shape[0],):
+            raise ValueError(f"weights must be [{features.shape[0]}], got {given['weights'].shape}")
+    for name, value in given.items():
+        if jnp.issubdtype(value.dtype, jnp.complexfloating):
+            raise ValueError(f"{name} must be real, got {value.dtype.name}")
+        if precision.broken(jnp.isfinite(value).all()):
             raise ValueError(f"{name} must be finite, got NaN or infinity")
-    if weights is None:
+    features, targets, *weights = (x.astype(jnp.float64) for x in given.values())
+    if not weights:
         return features, targets
-    root = jnp.sqrt(jnp.asarray(weights).astype(dtype))[:, None]
+    if precision.broken((weights[0] >= 0).all()):
+        raise ValueError(f"weights must be >= 0, got {float(weights[0].min())}")
+    root = jnp.sqrt(weights[0])[:, None]
     return features * root, targets * root

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from unlearnjax import analytic
+from unlearnjax.analytic import precision
 from unlearnjax.types import Array
 
 
@@ -12,7 +13,7 @@ class RidgeInfluence(NamedTuple):
     """What it takes to remove any rows from a ridge regression.
 
     Attributes:
-      state: the closed-form head that has learned all rows.
+      state: the closed-form head that has learned all rows, float64.
       features, targets: the training rows, `[N, D]` and `[N, C]`.
       evaluation: features of the evaluation points, `[n_eval, D]`.
     """
@@ -28,11 +29,17 @@ def ridge_influence(
 ) -> RidgeInfluence:
     """Fits the regression; `predict_counterfactual` is then exact for every forget set.
 
+    Exact up to rounding of float64, in which it is computed; where that is not enough it is an
+    error (in compiled code NaN), see `unlearnjax.analytic.precision`.
+
     Args:
-      features: `[N, D]`; the computation is in their dtype.
+      features: `[N, D]`; predictions have their type, float32 if that is not floating.
       targets: `[N, C]`.
       evaluation: `[n_eval, D]`.
       gamma: regulariser, > 0.
+
+    Raises:
+      ValueError: as `analytic.learn`.
 
     Examples:
       >>> from unlearnjax import analytic, attribution
@@ -44,7 +51,20 @@ def ridge_influence(
       >>> bool(jnp.allclose(change, retrained, atol=1e-5))
       True
     """
-    dtype = jnp.asarray(features).dtype
-    state = analytic.init(features.shape[1], targets.shape[1], gamma, dtype=dtype)
-    state = analytic.learn(state, features, targets)
-    return RidgeInfluence(state, features, targets, evaluation)
+    features, targets, evaluation = (jnp.asarray(x) for x in (features, targets, evaluation))
+    for name, value in (("features", features), ("targets", targets), ("evaluation", evaluation)):
+        if value.ndim != 2:
+            raise ValueError(f"{name} must have two axes, got shape {value.shape}")
+    if evaluation.shape[1] != features.shape[1]:
+        raise ValueError(f"evaluation must be [n, {features.shape[1]}], got {evaluation.shape}")
+    state = analytic.init(features.shape[1], targets.shape[1], gamma, dtype=jnp.float64)
+    return RidgeInfluence(analytic.learn(state, features, targets), features, targets, evaluation)
+
+
+@precision.float64
+def change(attributor: RidgeInfluence, rows: Array, weights: Array) -> Array:
+    """`[n_eval, C]`: of the predictions, without the rows at `rows` `[F]`, each to its weight."""
+    state, features, targets, evaluation = attributor
+    left = analytic.forget(state, features[rows], targets[rows], weights)
+    changed = evaluation.astype(jnp.float64) @ (left.weight - state.weight)
+    return changed.astype(precision.floating(features))

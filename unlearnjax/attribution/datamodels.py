@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from unlearnjax import checks
+from unlearnjax.analytic import precision
 from unlearnjax.types import Array
 
 LAMBDAS = tuple(10.0 ** (e / 2) for e in range(11))
@@ -155,15 +156,21 @@ def lasso_datamodels(
 
 
 def _centred(masks: Array, outputs: Array):
-    """`[M, N]` and `[M, K]` less their means, and the means."""
+    """`[M, N]` and `[M, K]` less their means, and the means; float32."""
+    masks, outputs = (jnp.asarray(x) for x in (masks, outputs))
+    if masks.ndim != 2:
+        raise ValueError(f"masks must be [subsets, N], got {masks.shape}")
+    if outputs.ndim != 3:
+        raise ValueError(f"outputs must be [subsets, n_eval, C], got {outputs.shape}")
     if masks.shape[0] != outputs.shape[0]:
         raise ValueError(
             f"masks and outputs must be of the same subsets, got {masks.shape[0]} and "
             f"{outputs.shape[0]}"
         )
-    if outputs.ndim != 3:
-        raise ValueError(f"outputs must be [subsets, n_eval, C], got {outputs.shape}")
-    y = jnp.asarray(outputs, jnp.float32).reshape(outputs.shape[0], -1)
+    for name, value in (("masks", masks), ("outputs", outputs)):
+        if precision.broken(jnp.isfinite(value).all()):
+            raise ValueError(f"{name} must be finite, got NaN or infinity")
+    y = outputs.astype(jnp.float32).reshape(outputs.shape[0], -1)
     center, mean = jnp.mean(masks, axis=0, dtype=jnp.float32), y.mean(0)
     return masks - center, y - mean, center, mean
 
