@@ -9,6 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from unlearnjax import attribution, checks, training
@@ -221,7 +222,7 @@ def _attribute(train_tx, num_models, share, train_epochs, train_batch_size, fit:
     def init(rng, task, variables, data):
         n = data_lib.num_examples(data)
         index = ids.of(data, "the training data")
-        if not checks.traced(index) and (index != jnp.arange(n)).any():
+        if not checks.traced(index) and (np.asarray(index) != np.arange(n)).any():
             raise ValueError(
                 f"index of the training data must be its positions, 0 to {n - 1} in order, got "
                 f"{index[:5].tolist()}"
@@ -252,13 +253,15 @@ def _predicted_change(attributor, forget: Data) -> Array:
 
 def _rows(change: Array, index: Array, name: str) -> Array:
     """`change` at those positions; 0 where there is no such position."""
-    inside = (index >= 0) & (index < len(change))
-    if not checks.traced(inside) and not inside.all():
-        raise ValueError(
-            f"index of {name} must be positions in the data that the attributor knows, 0 to "
-            f"{len(change) - 1}, got {index[~inside][:5].tolist()}"
-        )
-    place = jnp.where(inside, index, len(change))
+    if not checks.traced(index):
+        given = np.asarray(index)
+        outside = given[(given < 0) | (given >= len(change))]
+        if outside.size:
+            raise ValueError(
+                f"index of {name} must be positions in the data that the attributor knows, 0 to "
+                f"{len(change) - 1}, got {outside[:5].tolist()}"
+            )
+    place = jnp.where(index < 0, len(change), index)  # else counted from the end
     return change.at[place].get(mode="fill", fill_value=0.0)
 
 

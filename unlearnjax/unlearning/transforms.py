@@ -154,7 +154,8 @@ def sharpness_aware(
     half as many updates.
     """
     checks.positive(radius=radius)
-    climb = optax.chain(optax.contrib.normalize(), optax.sgd(radius))
+    in_types = optax.stateless(lambda u, p: jax.tree.map(lambda u, p: u.astype(p.dtype), u, p))
+    climb = optax.chain(optax.contrib.normalize(), optax.sgd(radius), in_types)
     return optax.contrib.sam(tx, climb, sync_period=2)
 
 
