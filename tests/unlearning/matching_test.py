@@ -240,6 +240,78 @@ def test_the_direct_answer_is_the_given_model_plus_the_predicted_change(problem)
     assert float(np.abs(change).max()) > 0.01
 
 
+@pytest.fixture(scope="module")
+def by_hand():
+    """A linear model of six examples in random order, and datamodels that are drawn, not fitted."""
+    rng = np.random.default_rng(0)
+    data = {
+        "inputs": jnp.asarray(rng.normal(size=(6, 8)), jnp.float32),
+        "index": jnp.asarray(rng.permutation(6), jnp.int32),
+    }
+    weight = jnp.asarray(rng.normal(size=(6, 6, 10)), jnp.float32)
+    datamodels = attribution.Datamodels(weight, *jnp.zeros((2, 6, 10)))
+    task = problems.softmax_regression()
+    parts = ({k: v[s] for k, v in data.items()} for s in (slice(2), slice(2, 6)))
+    return task, problems.init(task, data), data, datamodels, Request(*parts)
+
+
+def logits(task, variables, data):
+    return np.asarray(task.apply(variables, data, None, False)[0]["logits"])
+
+
+@pytest.mark.parametrize("name", ["dmm", "oracle_matching"])
+def test_matching_ends_at_the_wanted_outputs_of_both_parts(by_hand, name):
+    """A linear model with more inputs than examples reaches them all."""
+    task, variables, data, datamodels, request = by_hand
+    options = {"num_epochs": 400, "batch_size": 6, "retain_fraction": 1.0}
+    if name == "dmm":
+        method = unlearning.dmm(optax.adam(3e-2), optax.sgd(0.1), **options)
+        index, gone = np.asarray(data["index"]), np.asarray(request.forget["index"])
+        wanted = logits(task, variables, data) - np.asarray(datamodels.weight)[gone].sum(0)[index]
+    else:
+        oracle = problems.init(task, data, seed=5)
+        method = unlearning.oracle_matching(optax.adam(3e-2), oracle, **options)
+        wanted = logits(task, oracle, data)
+    update = jax.jit(lambda r: method.update(r, task, variables, datamodels, request)[0])
+    np.testing.assert_allclose(logits(task, update(jax.random.key(0)), data), wanted, atol=0.02)
+
+
+def test_the_direct_answers_to_requests_add_up(by_hand):
+    task, variables, data, datamodels, request = by_hand
+    method = unlearning.dm_direct(optax.sgd(0.1))
+    once, _ = method.update(None, task, variables, datamodels, request)
+    second = request._replace(forget={k: v[2:3] for k, v in data.items()})
+    twice, _ = method.update(None, task, once, datamodels, second)
+    served, index = method.serve(task), np.asarray(data["index"])
+    changes = [0.0, *(np.asarray(datamodels.weight)[index[s]].sum(0)[index] for s in ([0, 1], [2]))]
+    for model, change in ((once, changes[1]), (twice, changes[1] + changes[2])):
+        expected = logits(task, variables, data) - change
+        np.testing.assert_allclose(logits(served, model, data), expected, atol=1e-5)
+
+
+def test_an_index_that_is_no_position_is_refused_and_changes_nothing_where_compiled(by_hand):
+    task, variables, data, datamodels, request = by_hand
+    method = unlearning.dm_direct(optax.sgd(0.1))
+    updated, _ = method.update(None, task, variables, datamodels, request)
+    served = method.serve(task)
+    strange = {**data, "index": jnp.array([6, -1, 100, 5, 0, -7])}
+    outputs = jax.jit(lambda batch: served.apply(updated, batch, None, False)[0]["logits"])(strange)
+    own = logits(task, variables, data)
+    changed = (np.abs(outputs - own) > 1e-4).any(1)
+    np.testing.assert_array_equal(changed, [False, False, False, True, True, False])
+    with pytest.raises(ValueError, match=r"knows, 0 to 5, got \[6, -1, 100, -7\]"):
+        logits(served, updated, strange)
+    matching = unlearning.dmm(optax.sgd(0.1), optax.sgd(0.1))
+    retain = {**request.retain, "index": request.retain["index"] + 3}
+    with pytest.raises(ValueError, match="index of the retain set must be positions"):
+        matching.update(
+            jax.random.key(0), task, variables, datamodels, request._replace(retain=retain)
+        )
+    for constructor in (matching, method):
+        with pytest.raises(ValueError, match="index of the training data must be its positions"):
+            constructor.init(jax.random.key(0), task, variables, data)
+
+
 def test_any_attributor_can_be_the_memory(problem):
     task, data, original, _, request = problem
     method = unlearning.dmm(optax.adam(3e-3), optax.adam(5e-3), num_epochs=10)

@@ -28,15 +28,17 @@ def deployed():
     task = problems.mlp((24, 24))
     init = jax.jit(lambda rng, data: METHOD.init(rng, task, None, data))
     variables, memory = init(jax.random.key(0), data)
-    return task, data, variables, memory, init
+    # Compiled once per size of a request; whatever ids are is traced.
+    forget = jax.jit(lambda memory, request: METHOD.update(None, task, None, memory, request))
+    return task, data, variables, memory, init, forget
 
 
-def update(deployed, forgotten, memory=None, data=None):
-    task, own_data, variables, own, _ = deployed
-    mask = np.isin(np.arange(N), forgotten)
-    parts = ({k: v[m] for k, v in (data or own_data).items()} for m in (mask, ~mask))
-    request = Request(*parts)
-    return jax.jit(lambda m: METHOD.update(None, task, variables, m, request))(memory or own)
+def update(deployed, forgotten, memory=None, data=None, also_gone=()):
+    _, own_data, _, own, _, forget = deployed
+    kept = np.setdiff1d(np.arange(N), [*forgotten, *also_gone])
+    rows = (np.asarray(forgotten), kept)
+    request = Request(*({k: v[r] for k, v in (data or own_data).items()} for r in rows))
+    return forget(memory or own, request)
 
 
 def of_slice(deployed, shard, number, count=1):
@@ -52,7 +54,7 @@ def test_it_learns_through_adapters_of_a_random_backbone(deployed):
 
 
 def test_blocks_are_layers_from_the_output_down(deployed):
-    task, data, _, memory, _ = deployed
+    task, data, _, memory, *_ = deployed
     for count, expected in ((3, (2, 1, 0)), (2, (1, 0, 0)), (1, (0, 0, 0))):
         blocks = block_numbers(task, memory.backbone, data, count)
         found = tuple(blocks[f"Dense_{i}"]["kernel"] for i in range(3))
@@ -72,8 +74,8 @@ def test_deleting_switches_off_the_blocks_from_that_slice_on(deployed, number):
 @pytest.mark.parametrize("number", range(SLICES))
 def test_what_is_served_never_saw_the_deleted_slice(deployed, number):
     """Spoiling every example of that slice before training changes nothing of what is served."""
-    task, data, *_, init = deployed
-    forgotten = of_slice(deployed, 0, number, count=3)
+    _, data, _, _, init, _ = deployed
+    forgotten = of_slice(deployed, 0, number)
     everything = of_slice(deployed, 0, number, count=N)
     spoiled = {**data, "inputs": data["inputs"].at[everything].set(50.0)}
     served = []
@@ -85,7 +87,7 @@ def test_what_is_served_never_saw_the_deleted_slice(deployed, number):
 
 def test_a_shard_without_blocks_is_trained_anew_without_the_forgotten(deployed):
     """Equal to the training of a shard in which they never were active."""
-    task, data, _, memory, _ = deployed
+    task, data, _, memory, *_ = deployed
     forgotten = np.concatenate([of_slice(deployed, 0, n) for n in set(TURNS.argmin(1).tolist())])
     retrained, new = update(deployed, forgotten)
     np.testing.assert_array_equal(new.alive, SLICES)
@@ -102,8 +104,35 @@ def test_requests_follow_one_another(deployed):
     first, second = of_slice(deployed, 0, 2), of_slice(deployed, 0, 1)
     _, memory = update(deployed, first)
     both, _ = update(deployed, np.concatenate([first, second]))
-    twice, memory = update(deployed, np.concatenate([first, second]), memory)
+    twice, memory = update(deployed, second, memory, also_gone=first)
     problems.assert_trees_equal(twice, both)
+    task, data, *_ = deployed
+    request = Request({k: v[second] for k, v in data.items()}, data)
+    with pytest.raises(ValueError, match=f"must not be forgotten already, got {second[0]}"):
+        METHOD.update(None, task, None, memory, request)
+
+
+def test_ids_and_the_order_of_the_retain_set_do_not_matter(deployed):
+    """Negative, huge, unsorted ids: the same bits, whether blocks are lost or trained anew."""
+    _, data, _, _, init, forget = deployed
+    rng = np.random.default_rng(0)
+    index = rng.choice(2**32, N, replace=False) - 2**31
+    renamed = {**data, "index": jnp.asarray(index, jnp.int32)}
+    _, memory = init(jax.random.key(0), renamed)
+    every_first = [of_slice(deployed, 0, n) for n in set(TURNS.argmin(1).tolist())]
+    for forgotten in (of_slice(deployed, 1, 2), np.concatenate(every_first)):
+        shuffled = rng.permutation(np.setdiff1d(np.arange(N), forgotten))
+        parts = ({k: v[rows] for k, v in renamed.items()} for rows in (forgotten, shuffled))
+        request = Request(*parts)
+        updated, new = forget(memory, request)
+        problems.assert_trees_equal(updated, update(deployed, forgotten)[0])
+        # Again, with an unknown id in the first's place: nothing is switched off or trained.
+        assert 5 not in index
+        strange = {**request.forget, "index": request.forget["index"].at[0].set(5)}
+        for part in (request.forget, strange):
+            again, same = forget(new, request._replace(forget=part))
+            problems.assert_trees_equal(again, updated)
+            np.testing.assert_array_equal(same.alive, new.alive)
 
 
 def test_adapters_of_full_rank_reach_any_change(deployed):

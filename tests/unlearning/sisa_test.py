@@ -15,27 +15,34 @@ METHOD = unlearning.sisa(
 )
 
 
+TASK = problems.mlp()
+# Compiled once per size of a request; whatever ids are is traced.
+INIT = jax.jit(lambda data: METHOD.init(jax.random.key(0), TASK, None, data))
+FORGET = jax.jit(lambda memory, request: METHOD.update(None, TASK, None, memory, request))
+
+
 @pytest.fixture(scope="module")
 def deployed():
+    """Examples weigh differently, so that it shows whether weights stay with their rows."""
     data = {k: jnp.asarray(v) for k, v in problems.digits(N).items()}
-    task = problems.mlp()
-    variables, memory = jax.jit(lambda rng: METHOD.init(rng, task, None, data))(jax.random.key(0))
-    return task, data, variables, memory
+    weight = np.random.default_rng(0).uniform(0.5, 1.5, N)
+    data["weight"] = jnp.asarray(weight, jnp.float32)
+    return data, *INIT(data)
 
 
-def request_of(data, forgotten):
-    mask = np.isin(np.arange(N), forgotten)
-    return Request(*({k: v[m] for k, v in data.items()} for m in (mask, ~mask)))
+def request_of(data, forgotten, also_gone=()):
+    forgotten = np.asarray(forgotten)
+    kept = np.setdiff1d(np.arange(N), [*forgotten, *also_gone])
+    return Request(*({k: v[rows] for k, v in data.items()} for rows in (forgotten, kept)))
 
 
-def update(deployed, forgotten, memory=None):
-    task, data, variables, own = deployed
-    request = request_of(data, forgotten)
-    return jax.jit(lambda m: METHOD.update(None, task, variables, m, request))(memory or own)
+def update(deployed, forgotten):
+    data, _, memory = deployed
+    return FORGET(memory, request_of(data, forgotten))
 
 
 def test_shards_and_slices_partition_the_data_evenly(deployed):
-    memory = deployed[3]
+    memory = deployed[2]
     counts = np.zeros((SHARDS, SLICES), int)
     np.add.at(counts, (np.asarray(memory.shard), np.asarray(memory.slice)), 1)
     assert counts.sum() == N and counts.min() >= N // (SHARDS * SLICES) - 1
@@ -43,18 +50,16 @@ def test_shards_and_slices_partition_the_data_evenly(deployed):
 
 def test_deleting_equals_never_having_had_the_examples(deployed):
     """Whatever slice they lie in: the model of shards that train from their first slice."""
-    task, data, variables, memory = deployed
+    data, variables, memory = deployed
     # One example in the first slice of every shard makes all of them start over in a second run
     # whose checkpoints are useless; it is forgotten in both.
     shard, order = np.asarray(memory.shard), np.asarray(memory.slice)
-    late = np.flatnonzero(order == SLICES - 1)[::20]
+    late = np.flatnonzero(order == SLICES - 1)[::20][:3]
     early = [np.flatnonzero((shard == s) & (order == 0))[0] for s in range(SHARDS)]
     _, step = update(deployed, early)
-    request = request_of(data, np.union1d(late, early))
-    forget_late = {k: v[late] for k, v in data.items()}
-    resumed, _ = METHOD.update(None, task, None, step, Request(forget_late, request.retain))
+    resumed, _ = FORGET(step, request_of(data, late, also_gone=early))
     useless = memory._replace(checkpoints=jax.tree.map(jnp.zeros_like, memory.checkpoints))
-    scratch, _ = METHOD.update(None, task, None, useless, request)
+    scratch, _ = FORGET(useless, request_of(data, np.union1d(late, early)))
     problems.assert_trees_close(resumed, scratch, rtol=1e-6)
     assert not np.allclose(
         scratch["params"]["Dense_0"]["kernel"], variables["params"]["Dense_0"]["kernel"]
@@ -62,7 +67,7 @@ def test_deleting_equals_never_having_had_the_examples(deployed):
 
 
 def test_shards_without_a_forgotten_example_are_untouched(deployed):
-    task, data, variables, memory = deployed
+    _, variables, memory = deployed
     forgotten = np.flatnonzero(np.asarray(memory.shard) == 1)[:3]
     updated, new = update(deployed, forgotten)
     for s in (0, 2):
@@ -75,9 +80,9 @@ def test_shards_without_a_forgotten_example_are_untouched(deployed):
 
 
 def test_an_example_of_the_last_slice_leaves_the_earlier_checkpoints(deployed):
-    task, data, variables, memory = deployed
+    memory = deployed[2]
     last = (np.asarray(memory.slice) == SLICES - 1) & (np.asarray(memory.shard) == 0)
-    _, new = update(deployed, np.flatnonzero(last)[:2])
+    _, new = update(deployed, np.flatnonzero(last)[:3])
     problems.assert_trees_equal(
         *(jax.tree.map(lambda x: x[0, 0], m.checkpoints) for m in (new, memory))
     )
@@ -85,37 +90,63 @@ def test_an_example_of_the_last_slice_leaves_the_earlier_checkpoints(deployed):
 
 def test_the_forgotten_have_no_influence_on_what_is_served(deployed):
     """Two data sets that differ in the forgotten examples alone give one model after deletion."""
-    task, data, _, _ = deployed
-    forgotten = np.arange(5)
-    spoiled = {**data, "inputs": data["inputs"].at[:5].set(100.0)}
-    results = []
-    for version in (data, spoiled):
-        variables, memory = METHOD.init(jax.random.key(0), task, None, version)
-        request = request_of(version, forgotten)
-        results.append(METHOD.update(None, task, variables, memory, request)[0])
-    problems.assert_trees_equal(*results)
+    data = deployed[0]
+    spoiled = {**data, "inputs": data["inputs"].at[:3].set(100.0)}
+    request = request_of(spoiled, np.arange(3))
+    problems.assert_trees_equal(
+        FORGET(INIT(spoiled)[1], request)[0], update(deployed, [0, 1, 2])[0]
+    )
 
 
 def test_requests_follow_one_another(deployed):
-    _, data, _, memory = deployed
-    _, once = update(deployed, [3])
-    # The second request's retain set lacks the first's example as well.
-    task = deployed[0]
-    forget = {k: v[7:8] for k, v in data.items()}
-    keep = ~np.isin(np.arange(N), [3, 7])
-    retain = {k: v[keep] for k, v in data.items()}
-    twice, _ = METHOD.update(None, task, None, once, Request(forget, retain))
-    together, _ = update(deployed, [3, 7])
+    first, second = [3, 40, 41], [7, 2, 90]
+    _, once = update(deployed, first)
+    # The second request's retain set lacks the first's examples as well.
+    twice, _ = FORGET(once, request_of(deployed[0], second, also_gone=first))
+    together, _ = update(deployed, first + second)
     problems.assert_trees_close(twice, together, rtol=1e-6)
 
 
+def test_ids_and_the_order_of_the_retain_set_do_not_matter(deployed):
+    """Negative, huge, unsorted ids and a shuffled retain set: the same bits."""
+    data = deployed[0]
+    rng = np.random.default_rng(0)
+    index = rng.choice(2**32, N, replace=False) - 2**31
+    renamed = {**data, "index": jnp.asarray(index, jnp.int32)}
+    forgotten = np.array([50, 3, 120])
+    kept = rng.permutation(np.setdiff1d(np.arange(N), forgotten))
+    request = Request(*({k: v[rows] for k, v in renamed.items()} for rows in (forgotten, kept)))
+    updated, memory = FORGET(INIT(renamed)[1], request)
+    problems.assert_trees_equal(updated, update(deployed, forgotten)[0])
+    np.testing.assert_array_equal(np.flatnonzero(memory.active == 0), [3, 50, 120])
+    # What is unknown deletes nothing, and what is forgotten is not forgotten again.
+    assert not np.isin([1, 2], index).any()
+    strange = {**request.forget, "index": jnp.array([index[3], 1, 2])}
+    again, same = FORGET(memory, request._replace(forget=strange))
+    problems.assert_trees_equal(again, updated)
+    np.testing.assert_array_equal(same.active, memory.active)
+
+
+def test_a_request_that_cannot_be_met_is_refused(deployed):
+    data, variables, memory = deployed
+    _, once = update(deployed, [3, 4, 5])
+    with pytest.raises(ValueError, match="must not be forgotten already, got 3"):
+        METHOD.update(None, TASK, variables, once, request_of(data, [3], also_gone=[4, 5]))
+    request = request_of(data, [4])
+    stranger = {**request.forget, "index": jnp.array([N])}
+    with pytest.raises(ValueError, match=f"must be of the training data, got {N}"):
+        METHOD.update(None, TASK, variables, memory, request._replace(forget=stranger))
+    with pytest.raises(ValueError, match="index of the training data must be unique"):
+        METHOD.init(jax.random.key(0), TASK, None, {**data, "index": jnp.zeros(N, jnp.int32)})
+
+
 def test_the_ensemble_is_served_as_mean_probabilities(deployed):
-    task, data, variables, _ = deployed
-    served = METHOD.serve(task)
+    data, variables, _ = deployed
+    served = METHOD.serve(TASK)
     batch = {k: v[:9] for k, v in data.items()}
     outputs, _ = served.apply(variables, batch, None, False)
     single = [jax.tree.map(lambda x, s=s: x[s], variables) for s in range(SHARDS)]
-    logits = [task.apply(v, batch, None, False)[0]["logits"] for v in single]
+    logits = [TASK.apply(v, batch, None, False)[0]["logits"] for v in single]
     probs = [jax.nn.softmax(x) for x in logits]
     np.testing.assert_allclose(
         jnp.exp(outputs["logits"]), np.mean(probs, axis=0), rtol=1e-4, atol=1e-6
@@ -131,7 +162,6 @@ def test_bad_values_are_named(name):
 
 
 def test_more_slices_than_examples_are_refused(deployed):
-    task, data, _, _ = deployed
-    small = {k: v[:5] for k, v in data.items()}
+    small = {k: v[:5] for k, v in deployed[0].items()}
     with pytest.raises(ValueError, match="at most the 5 training examples, got 3 \\* 2"):
-        METHOD.init(jax.random.key(0), task, None, small)
+        METHOD.init(jax.random.key(0), TASK, None, small)

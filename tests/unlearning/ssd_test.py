@@ -134,6 +134,67 @@ def test_it_forgets_a_class_and_keeps_the_others(trained):
     assert accuracy(updated, request.retain) > accuracy(variables, request.retain) - 0.02
 
 
+def test_adaptive_alpha_is_the_stated_percentile(rng):
+    forget, train = rng.uniform(size=500), rng.uniform(0.1, 1, size=500)
+    forget[:20] = train[:20] = 0  # no importance to either: left out
+    for share in (0.01, 0.1):
+        alpha = unlearning.adaptive_alpha(
+            {"x": jnp.asarray(forget)}, {"x": jnp.asarray(train)}, share
+        )
+        ratios = forget[20:] / train[20:]
+        expected = np.percentile(ratios, 100 - np.log(1 + 100 * share))
+        assert float(alpha) == pytest.approx(expected, rel=1e-4)
+
+
+def test_adaptive_alpha_counts_what_matters_to_one_set_alone():
+    forget, train = {"x": jnp.array([0.0, 1.0, 1.0])}, {"x": jnp.array([1.0, 0.0, 1.0])}
+    # Ratios 0, infinity, 1. With P = 50 the middle one, with P = 100 the largest, which is finite.
+    assert float(unlearning.adaptive_alpha(forget, train, np.expm1(50.0) / 100)) == 1.0
+    assert 1e38 < float(unlearning.adaptive_alpha(forget, train, 0.0)) < np.inf
+
+
+@pytest.mark.parametrize("count", [5, 60])
+def test_adaptive_ssd_dampens_at_the_percentile_of_the_share_to_be_forgotten(trained, count):
+    task, variables, data, request = trained
+    few = {k: v[:count] for k, v in request.forget.items()}
+    # Far below 1, so that whatever is selected changes.
+    method = unlearning.adaptive_ssd(dampening=1e-3, batch_size=100)
+    assert method.needs == {"train", "forget", "labels"}
+    _, memory = method.init(None, task, variables, data)
+    updated, _ = method.update(None, task, variables, memory, request._replace(forget=few))
+    forget, train = (curvature.fisher_diagonal(task, variables, part) for part in (few, data))
+    flat = (np.concatenate([x.ravel() for x in jax.tree.leaves(f)]) for f in (forget, train))
+    f, d = (x.astype(float) for x in flat)
+    known = (f > 0) | (d > 0)
+    percentile = 100 - np.log(1 + 100 * count / 1797)
+    alpha = np.percentile(f[known] / d[known], percentile)
+    assert float(jax.tree.reduce(jnp.add, memory.num_train)) == 1797
+    expected = unlearning.dampen(variables["params"], forget, train, alpha, 1e-3)
+    chosen = lambda new: ravel(new) != ravel(variables["params"])
+    # ln(1 + 100 count / 1797) per cent of the parameters with importance are above.
+    share = chosen(updated["params"]).sum() / known.sum()
+    assert share == pytest.approx(np.log(1 + 100 * count / 1797) / 100, abs=2 / known.sum())
+    assert (chosen(updated["params"]) == chosen(expected)).mean() > 0.9999
+
+
+def ravel(tree):
+    return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def test_loss_free_ssd_dampens_by_the_sensitivity_of_outputs_without_labels(trained):
+    task, variables, data, request = trained
+    few = {"inputs": request.forget["inputs"][:40]}
+    known = {"inputs": data["inputs"][:300]}
+    method = unlearning.loss_free_ssd(alpha=1.5, dampening=0.6, batch_size=50)
+    assert method.needs == {"train", "forget"}
+    _, memory = method.init(None, task, variables, known)
+    updated, _ = method.update(None, task, variables, memory, Request(few))
+    of = lambda part: curvature.output_sensitivity(task, variables, part, batch_size=20)
+    expected = unlearning.dampen(variables["params"], of(few), of(known), 1.5, 0.6)
+    assert np.isclose(ravel(updated["params"]), ravel(expected), rtol=1e-3).mean() > 0.999
+    assert 0.001 < (ravel(expected) != ravel(variables["params"])).mean() < 0.5
+
+
 def test_alpha_at_or_above_the_share_of_the_forget_set_selects_nothing(trained):
     """F_D = (|F| F_F + |R| F_R) / |D| >= |F| / |D| F_F, so the ratio never exceeds |D| / |F|."""
     task, variables, data, request = trained
@@ -157,3 +218,12 @@ def test_alpha_at_or_above_the_share_of_the_forget_set_selects_nothing(trained):
 def test_bad_hyper_parameters_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         unlearning.ssd(**options)
+
+
+def test_bad_hyper_parameters_of_variants_are_named():
+    with pytest.raises(ValueError, match="alpha must be > 0, got 0.0"):
+        unlearning.loss_free_ssd(alpha=0.0)
+    with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
+        unlearning.loss_free_ssd(batch_size=0)
+    with pytest.raises(ValueError, match="dampening must be >= 0, got -1.0"):
+        unlearning.adaptive_ssd(dampening=-1.0)

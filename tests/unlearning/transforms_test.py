@@ -52,6 +52,27 @@ def test_saliency_mask_holds_the_share_with_the_largest_gradients(rng):
         transforms.saliency_mask(gradient, 0.0)
 
 
+def test_the_largest_are_at_least_one_and_ties_stay():
+    scores = {"a": jnp.array([[3.0, 1.0], [2.0, 0.0]]), "b": jnp.array([2.0, 5.0])}
+    chosen = lambda keep: {k: v.tolist() for k, v in transforms.top_share(scores, keep).items()}
+    assert chosen(0.0) == chosen(1 / 6) == {"a": [[0, 0], [0, 0]], "b": [0, 1]}
+    assert chosen(3 / 6) == {"a": [[1, 0], [1, 0]], "b": [1, 1]}  # two of value 2
+    assert chosen(1.0) == chosen(1.2) == {"a": [[1, 1], [1, 1]], "b": [1, 1]}
+
+
+def test_types_of_gradients_stay(rng):
+    """Of several types at once, whatever is computed with."""
+    params = {"x": jnp.ones(3, jnp.bfloat16), "y": -jnp.ones(2, jnp.float32)}
+    for tx in (
+        transforms.add_l1(lambda count: jnp.float32(0.5) * count),
+        transforms.project_conflict({"x": jnp.ones(3), "y": jnp.ones(2)}),
+        transforms.masked(optax.sgd(0.1), {"x": jnp.ones(()), "y": jnp.zeros(2)}),
+        transforms.sharpness_aware(optax.sgd(0.1)),
+    ):
+        updates, _ = tx.update(params, tx.init(params), params)
+        assert jax.tree.map(lambda u: u.dtype, updates) == {"x": jnp.bfloat16, "y": jnp.float32}
+
+
 def test_layer_mask_matches_whole_names_only():
     params = {"Dense_1": {"kernel": jnp.ones(2)}, "Dense_10": {"kernel": jnp.ones(2)}}
     mask = transforms.layer_mask(params, ["Dense_1"])

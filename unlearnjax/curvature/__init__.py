@@ -1,4 +1,4 @@
-"""Curvature of the loss: Fisher diagonal, per-example gradients, Hessian products."""
+"""Curvature of the loss: Fisher diagonal and trace, per-example gradients, Hessian products."""
 
 from unlearnjax.curvature.ekfac import EKFAC, ekfac, ekfac_solve
 from unlearnjax.curvature.fisher import (
@@ -14,6 +14,7 @@ from unlearnjax.curvature.hessian import (
     mean_gradient,
 )
 from unlearnjax.curvature.per_example import per_example_gradients
+from unlearnjax.curvature.trace import fisher_trace_shares, squared_gradient_norms
 
 __all__ = [
     "EKFAC",
@@ -22,10 +23,12 @@ __all__ = [
     "ekfac",
     "ekfac_solve",
     "fisher_diagonal",
+    "fisher_trace_shares",
     "hessian_vector_product",
     "inverse_hessian_vector_product",
     "mean_gradient",
     "output_sensitivity",
     "per_example_gradients",
     "sample_targets",
+    "squared_gradient_norms",
 ]

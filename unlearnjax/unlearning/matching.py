@@ -9,13 +9,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from unlearnjax import attribution, checks, training
 from unlearnjax import data as data_lib
 from unlearnjax.training import ensembles
 from unlearnjax.types import Array, Data, Memory, Request, Task, Unlearner, Variables
-from unlearnjax.unlearning import objectives
+from unlearnjax.unlearning import ids, objectives
 from unlearnjax.unlearning.descend import Transform, descend, original
 
 # (task, variables, memory, request) -> wanted outputs of the forget and of the retain set
@@ -140,15 +141,17 @@ def dmm(
       on the share; memory: `N^2 C`.
 
     Raises:
-      ValueError: for a value out of range.
+      ValueError: for a value out of range, at `init` and at the request for an `index` that is no
+        position. Inside of compiled code it cannot be checked.
     """
     init = _attribute(train_tx, num_models, share, train_epochs, train_batch_size, fit)
 
     def wanted(task, variables, memory, request: Request):
-        change = attribution.predict_counterfactual(memory, request.forget["index"])
+        change = _predicted_change(memory, request.forget)
+        parts = {"the forget set": request.forget, "the retain set": request.retain}
         return tuple(
-            _logits(task, variables, part) + change[part["index"]]
-            for part in (request.forget, request.retain)
+            _logits(task, variables, part) + _rows(change, ids.of(part, name), name)
+            for name, part in parts.items()
         )
 
     matching = match_outputs(
@@ -176,7 +179,7 @@ def dm_direct(
     The parameters stay as they are; the predicted change of every output is deployed beside them
     and added by `serve`. It answers only for the examples that the attributor knows: `index` is
     their position among them (after `init`, in the training data; with an attributor of your own as
-    the memory, in its evaluation data).
+    the memory, in its evaluation data); others get the outputs of the given model.
 
     Args: see `dmm`.
 
@@ -184,7 +187,7 @@ def dm_direct(
       An unlearner that needs the training data at `init`, then the forget set.
 
     Raises:
-      ValueError: for a value out of range.
+      ValueError: as `dmm`.
     """
     fit_attributor = _attribute(train_tx, num_models, share, train_epochs, train_batch_size, fit)
 
@@ -195,14 +198,14 @@ def dm_direct(
         return {**variables, "change": nothing}, memory
 
     def update(rng, task, variables, memory, request: Request):
-        change = attribution.predict_counterfactual(memory, request.forget["index"])
+        change = _predicted_change(memory, request.forget)
         return {**variables, "change": variables.get("change", 0.0) + change}, memory
 
     def serve(task):
         def apply(variables, batch, rng, train):
             own = {name: value for name, value in variables.items() if name != "change"}
             outputs, updated = task.apply(own, batch, rng, train)
-            logits = outputs["logits"] + variables["change"][batch["index"]]
+            logits = outputs["logits"] + _rows(variables["change"], batch["index"], "a batch")
             return {**outputs, "logits": logits}, {**updated, "change": variables["change"]}
 
         return task._replace(apply=apply)
@@ -218,6 +221,12 @@ def _attribute(train_tx, num_models, share, train_epochs, train_batch_size, fit:
 
     def init(rng, task, variables, data):
         n = data_lib.num_examples(data)
+        index = ids.of(data, "the training data")
+        if not checks.traced(index) and (np.asarray(index) != np.arange(n)).any():
+            raise ValueError(
+                f"index of the training data must be its positions, 0 to {n - 1} in order, got "
+                f"{index[:5].tolist()}"
+            )
         mask_rng, train_rng = jax.random.split(rng)
         subsets = ensembles.random_subsets(mask_rng, num_models, n, share)
         outputs = ensembles.train_ensemble(
@@ -235,6 +244,25 @@ def _attribute(train_tx, num_models, share, train_epochs, train_batch_size, fit:
         return variables, fit(ensembles.subset_masks(subsets, n), outputs)
 
     return init
+
+
+def _predicted_change(attributor, forget: Data) -> Array:
+    """`[N, C]`: how every output would change without the forget set."""
+    return attribution.predict_counterfactual(attributor, ids.of(forget, "the forget set"))
+
+
+def _rows(change: Array, index: Array, name: str) -> Array:
+    """`change` at those positions; 0 where there is no such position."""
+    if not checks.traced(index):
+        given = np.asarray(index)
+        outside = given[(given < 0) | (given >= len(change))]
+        if outside.size:
+            raise ValueError(
+                f"index of {name} must be positions in the data that the attributor knows, 0 to "
+                f"{len(change) - 1}, got {outside[:5].tolist()}"
+            )
+    place = jnp.where(index < 0, len(change), index)  # else counted from the end
+    return change.at[place].get(mode="fill", fill_value=0.0)
 
 
 def _distance_to_wanted(task, outputs, batch, teachers) -> Array:

@@ -14,8 +14,8 @@ import optax
 from unlearnjax import checks, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import Array, Data, PyTree, Request, Task, Unlearner, Variables
-from unlearnjax.unlearning import sequences, transforms
-from unlearnjax.unlearning.sisa import averaged, partition, positions, shard_members
+from unlearnjax.unlearning import ids, sequences, transforms
+from unlearnjax.unlearning.sisa import averaged, partition, shard_members
 
 
 class S3TMemory(NamedTuple):
@@ -25,14 +25,16 @@ class S3TMemory(NamedTuple):
       backbone: the frozen model that the adapters are added to.
       adapters: of every copy, leaves `[S, B, ...]`.
       alive: `[S, B]`, how many of a copy's blocks, from the first trained, are in service.
-      shard, slice: `[N]`, where each training example (by its `index`) was put.
-      active: `[N]`, 1 until the example is forgotten.
+      index: `[N]`, id of each training example.
+      shard, slice: `[N]`, where it was put.
+      active: `[N]`, 1 until it is forgotten.
       rng: key of all training.
     """
 
     backbone: Variables
     adapters: PyTree
     alive: Array
+    index: Array
     shard: Array
     slice: Array
     active: Array
@@ -77,12 +79,13 @@ def s3t(
 
     Returns:
       An unlearner that needs the training data at `init`, then forget and retain data and labels
-      (`index` must be the position in the training data). Cost of a deletion: none, until a shard
-      has lost all copies; of `init`: `budget num_epochs (L + 1) / 2` passes; memory: `S B` sets of
-      adapters and the backbone.
+      (`index` may be any unique integers; it tells which examples are meant, in whatever order the
+      retain set comes). Cost of a deletion: none, until a shard has lost all copies; of `init`:
+      `budget num_epochs (L + 1) / 2` passes; memory: `S B` sets of adapters and the backbone.
 
     Raises:
-      ValueError: for a value out of range, at `init` for more slices than layers or examples.
+      ValueError: for a value out of range, at `init` for more slices than layers or examples, and
+        for ids as `sisa`.
     """
     checks.at_least(
         1,
@@ -172,18 +175,18 @@ def s3t(
         shapes = jax.eval_shape(lambda: init_adapters(train_rng, frozen["params"], rank))
         blank = jax.tree.map(lambda x: jnp.zeros((num_shards, budget, *x.shape), x.dtype), shapes)
         alive = jnp.zeros((num_shards, budget), jnp.int32)
-        memory = S3TMemory(frozen, blank, alive, shard, slice_, jnp.ones(n), train_rng)
+        index = ids.of(data, "the training data")
+        memory = S3TMemory(frozen, blank, alive, index, shard, slice_, jnp.ones(n), train_rng)
         dead = jnp.ones(num_shards, bool)
         memory = train_shards(task, data, jnp.arange(n), memory, dead)
         return deploy(task, data, memory), memory
 
     def update(rng, task, variables, memory, request: Request):
         del rng, variables
-        forgotten = request.forget["index"]
-        shard, slice_ = memory.shard[forgotten], memory.slice[forgotten]
-        alive = memory.alive.at[shard].min(turns[:, slice_].T)
-        memory = memory._replace(alive=alive, active=memory.active.at[forgotten].set(0))
-        position = positions(request.retain, memory.shard.shape[0])
+        gone, position = ids.resolve(memory.index, memory.active, request)
+        shard = jnp.where(gone, memory.shard, num_shards)  # out of bounds: dropped
+        alive = memory.alive.at[shard].min(turns[:, memory.slice].T)
+        memory = memory._replace(alive=alive, active=jnp.where(gone, 0.0, memory.active))
         dead = alive.max(axis=1) == 0
         memory = train_shards(task, request.retain, position, memory, dead)
         return deploy(task, request.retain, memory), memory

@@ -12,6 +12,7 @@ import optax
 from unlearnjax import checks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
+from unlearnjax.unlearning import ids
 
 
 class SISAMemory(NamedTuple):
@@ -20,14 +21,16 @@ class SISAMemory(NamedTuple):
     Attributes:
       start: variables of every shard before its first slice, leaves `[S, ...]`.
       checkpoints: variables after every slice, leaves `[S, R, ...]`.
-      shard, slice: `[N]`, where each training example (by its `index`) was put.
-      active: `[N]`, 1 until the example is forgotten.
+      index: `[N]`, id of each training example.
+      shard, slice: `[N]`, where it was put.
+      active: `[N]`, 1 until it is forgotten.
       rng: key of the training of all slices; with it a deletion gives the very model that training
         without the deleted examples would have given.
     """
 
     start: Variables
     checkpoints: Variables
+    index: Array
     shard: Array
     slice: Array
     active: Array
@@ -61,12 +64,15 @@ def sisa(
 
     Returns:
       An unlearner that needs the training data at `init`, then forget and retain data and labels
-      (`index` must be the position in the training data). Cost of a deletion: from nothing to the
-      whole training, by where the examples lie; of `init`: `num_epochs (R + 1) / 2` passes; memory:
-      `S (R + 1)` models.
+      (`index` may be any unique integers; it tells which examples are meant, in whatever order the
+      retain set comes). Cost of a deletion: from nothing to the whole training, by where the
+      examples lie; of `init`: `num_epochs (R + 1) / 2` passes; memory: `S (R + 1)` models.
 
     Raises:
-      ValueError: for a value out of range, at `init` for more slices than examples.
+      ValueError: for a value out of range, at `init` for more slices than examples or ids that are
+        not unique, at the request for ids that are unknown or forgotten already, or a retain set
+        that lacks examples which are to stay. Inside of compiled code ids cannot be checked: there
+        an unknown one deletes nothing.
     """
     checks.at_least(
         1,
@@ -119,18 +125,18 @@ def sisa(
             jax.random.split(start_rng, num_shards),
         )
         blank = jax.tree.map(lambda x: jnp.repeat(x[:, None], num_slices, axis=1), start)
-        memory = SISAMemory(start, blank, shard, slice_, jnp.ones(n), train_rng)
+        index = ids.of(data, "the training data")
+        memory = SISAMemory(start, blank, index, shard, slice_, jnp.ones(n), train_rng)
         first = jnp.zeros(num_shards, jnp.int32)
         memory = train_shards(task, data, jnp.arange(n), memory, first)
         return _last(memory), memory
 
     def update(rng, task, variables, memory, request: Request):
         del rng, variables
-        forgotten = request.forget["index"]
-        shard, order = memory.shard[forgotten], memory.slice[forgotten]
-        first = jnp.full(num_shards, num_slices).at[shard].min(order)
-        memory = memory._replace(active=memory.active.at[forgotten].set(0))
-        position = positions(request.retain, memory.shard.shape[0])
+        gone, position = ids.resolve(memory.index, memory.active, request)
+        shard = jnp.where(gone, memory.shard, num_shards)  # out of bounds: dropped
+        first = jnp.full(num_shards, num_slices).at[shard].min(memory.slice)
+        memory = memory._replace(active=jnp.where(gone, 0.0, memory.active))
         memory = train_shards(task, request.retain, position, memory, first)
         return _last(memory), memory
 
@@ -162,12 +168,6 @@ def shard_members(memory, number: Array, num_shards: int) -> tuple[Array, Array]
     size = -(-memory.shard.shape[0] // num_shards)
     members = jnp.nonzero(memory.shard == number, size=size, fill_value=-1)[0]
     return members, (members >= 0) & (memory.active[members] > 0)
-
-
-def positions(retain: Data, num_train: int) -> Array:
-    """`[N]`: where each training example lies in the retain set (0 if it does not)."""
-    retained = jnp.arange(data_lib.num_examples(retain))
-    return jnp.zeros(num_train, jnp.int32).at[retain["index"]].set(retained)
 
 
 def averaged(task: Task) -> Task:

@@ -27,11 +27,14 @@ def l1_sparse(
     num_epochs: int = 10,
     batch_size: int = 128,
 ) -> Unlearner:
-    """Fine-tunes on the retain set with an L1 penalty that decays linearly to zero.
+    """Fine-tunes on the retain set with an L1 penalty that falls from epoch to epoch.
+
+    In epoch e = 0, 1, ... `mean loss + gamma (1 - e / num_epochs) sum |theta|`, over all
+    parameters, biases and norms too, as in the published code.
 
     Args:
-      tx: optax transformation.
-      gamma: penalty coefficient at the first step, >= 0.
+      tx: optax transformation; published is SGD with momentum 0.9 and weight decay 5e-4.
+      gamma: penalty coefficient in the first epoch, >= 0.
       num_epochs: passes over the retain set.
       batch_size: examples per step.
 
@@ -46,8 +49,9 @@ def l1_sparse(
     def with_penalty(rng, task: Task, variables: Variables, request: Request):
         del rng, task, variables
         n = data_lib.num_examples(request.retain)
-        steps = num_epochs * data_lib.steps_per_epoch(n, min(batch_size, n))
-        return optax.chain(transforms.add_l1(optax.linear_schedule(gamma, 0.0, steps)), tx)
+        steps = data_lib.steps_per_epoch(n, min(batch_size, n))
+        schedule = lambda count: gamma * (1 - count // steps / num_epochs)
+        return optax.chain(transforms.add_l1(schedule), tx)
 
     return finetune(with_penalty, num_epochs=num_epochs, batch_size=batch_size)
 
@@ -55,8 +59,10 @@ def l1_sparse(
 def prune(sparsity: float = 0.95, *, score: str = "magnitude", rounds: int = 100) -> Unlearner:
     """Sets the share `sparsity` of the weights with the lowest scores to zero, over all layers.
 
-    Weights are parameters with two axes or more; biases and norms are kept. Compose it:
-    `chain(prune(0.95), finetune(keep_zeros(tx)))`.
+    Weights are parameters with two axes or more (published: those of convolutions alone); biases
+    and norms are kept. Compose it: `chain(prune(0.95), finetune(keep_zeros(tx)))`. The published
+    code prunes at the time of training, before it is known what will be forgotten, and trains on:
+    once, `iterative_prune(per_round=sparsity)` with rewinding, or by SynFlow before the first step.
 
     Args:
       sparsity: share of the weights to remove, in [0, 1).
@@ -82,7 +88,7 @@ def prune(sparsity: float = 0.95, *, score: str = "magnitude", rounds: int = 100
         else:
             example = data_lib.take(request.retain, jnp.zeros(1, jnp.int32))
             mask = synflow_mask(task, variables, example, sparsity, rounds)
-        return {**variables, "params": jax.tree.map(jnp.multiply, params, mask)}, memory
+        return {**variables, "params": _masked(params, mask)}, memory
 
     return Unlearner(init_nothing, update, frozenset({"retain"}))
 
@@ -103,6 +109,10 @@ def iterative_prune(
     are smallest, over all layers, and rewinds the others; at the end it trains what is left once
     more. The pruned model is deployed in the place of the given one; `update` does nothing:
     `chain(iterative_prune(tx), finetune(keep_zeros(tx)))` unlearns from it.
+
+    The published code does the same ("rewind_lt"), but prunes convolutions alone, keeps the
+    optimizer where the first round goes on from the early model, and lets schedules of the learning
+    rate resume there in later rounds.
 
     Args:
       tx: optax transformation, afresh for every round.
@@ -132,7 +142,7 @@ def iterative_prune(
 
         def train(variables, mask, rng, num_epochs):
             masked = transforms.masked(tx, mask)
-            pruned = jax.tree.map(jnp.multiply, variables["params"], mask)
+            pruned = _masked(variables["params"], mask)
             state, _ = training.run_epochs(
                 training.make_step(training.supervised(task), masked),
                 training.init_state({**variables, "params": pruned}, masked),
@@ -145,7 +155,7 @@ def iterative_prune(
             return state.variables
 
         fresh = training.init_variables(task, data, start_rng)
-        everything = jax.tree.map(jnp.ones_like, fresh["params"])
+        everything = _everything(fresh["params"])
         early = train(fresh, everything, early_rng, rewind_epochs)
 
         def one_round(mask, number):
@@ -243,13 +253,12 @@ def synflow_mask(task: Task, variables: Variables, example, sparsity: float, rou
         return outputs["logits"].sum()
 
     def one_round(mask, number):
-        params = jax.tree.map(jnp.multiply, magnitudes, mask)
+        params = _masked(magnitudes, mask)
         scores = jax.tree.map(lambda p, g: p * g, params, jax.grad(flow)(params))
         keep = (1 - sparsity) ** ((number + 1) / rounds)
         return _keep_largest(scores, keep), None
 
-    everything = jax.tree.map(lambda p: jnp.ones(p.shape), magnitudes)
-    return jax.lax.scan(one_round, everything, jnp.arange(rounds))[0]
+    return jax.lax.scan(one_round, _everything(magnitudes), jnp.arange(rounds))[0]
 
 
 def sparsity_of(params: PyTree) -> jax.Array:
@@ -266,6 +275,16 @@ def sparsity_of(params: PyTree) -> jax.Array:
 def _validate_sparsity(sparsity: float) -> None:
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
+
+
+def _masked(params: PyTree, mask: PyTree) -> PyTree:
+    """Parameters where the mask is 1, else 0, in their own types."""
+    return jax.tree.map(lambda p, m: p * m.astype(p.dtype), params, mask)
+
+
+def _everything(params: PyTree) -> PyTree:
+    """The mask of all parameters."""
+    return jax.tree.map(lambda p: jnp.ones(p.shape), params)
 
 
 def _keep_largest(scores: PyTree, keep) -> PyTree:

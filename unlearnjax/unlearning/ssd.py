@@ -172,9 +172,13 @@ def adaptive_ssd(*, dampening: float = 1.0, batch_size: int = 128) -> Unlearner:
 
 def adaptive_alpha(forget_fisher: PyTree, train_fisher: PyTree, share: Array) -> Array:
     """The threshold of `adaptive_ssd`; `share` is |forget| / |train|."""
-    ratios = jax.tree.map(
-        lambda f, d: jnp.where((f == 0) & (d == 0), jnp.nan, f / d), forget_fisher, train_fisher
-    )
+
+    def ratio(forget: Array, train: Array) -> Array:
+        # Finite, since interpolation beside infinity is no number, and dampening would select none.
+        bounded = jnp.minimum(forget / train, jnp.finfo(forget.dtype).max)
+        return jnp.where((forget == 0) & (train == 0), jnp.nan, bounded)
+
+    ratios = jax.tree.map(ratio, forget_fisher, train_fisher)
     flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(ratios)])
     return jnp.nanpercentile(flat, 100 - jnp.log(1 + 100 * share))
 

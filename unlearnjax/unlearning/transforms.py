@@ -119,7 +119,8 @@ def add_l1(coefficient: float | optax.Schedule) -> optax.GradientTransformation:
 
     def update(updates, state, params):
         value = coefficient(state.count) if callable(coefficient) else coefficient
-        updates = jax.tree.map(lambda u, p: u + value * jnp.sign(p), updates, params)
+        penalty = lambda p: jnp.asarray(value * jnp.sign(p))
+        updates = jax.tree.map(lambda u, p: u + penalty(p).astype(u.dtype), updates, params)
         return updates, _StepState(optax.safe_increment(state.count))
 
     return optax.GradientTransformation(init, update)
@@ -140,7 +141,7 @@ def project_conflict(direction: PyTree) -> optax.GradientTransformation:
         del params
         inner = optax.tree.vdot(updates, direction)
         scale = jnp.minimum(inner, 0) / jnp.maximum(optax.tree.norm(direction, squared=True), 1e-30)
-        return jax.tree.map(lambda u, d: u - scale * d, updates, direction)
+        return jax.tree.map(lambda u, d: u - (scale * d).astype(u.dtype), updates, direction)
 
     return optax.stateless(update)
 
@@ -153,7 +154,8 @@ def sharpness_aware(
     half as many updates.
     """
     checks.positive(radius=radius)
-    climb = optax.chain(optax.contrib.normalize(), optax.sgd(radius))
+    in_types = optax.stateless(lambda u, p: jax.tree.map(lambda u, p: u.astype(p.dtype), u, p))
+    climb = optax.chain(optax.contrib.normalize(), optax.sgd(radius), in_types)
     return optax.contrib.sam(tx, climb, sync_period=2)
 
 
