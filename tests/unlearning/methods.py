@@ -27,7 +27,7 @@ METHODS = {
     "iterative_prune_finetune": unlearning.iterative_prune_finetune(
         optax.adam(1e-2), sparsity=0.6, per_round=0.4, prune_epochs=2, num_epochs=3, batch_size=64
     ),
-    "laf": unlearning.laf(ADAM, num_epochs=2, align_weight=3.0),
+    "laf": unlearning.laf(optax.adam(1e-2), batch_size=16),
     "just_in_time": unlearning.just_in_time(optax.sgd(0.01), num_copies=5, num_epochs=5),
     "sisa": unlearning.sisa(optax.adam(5e-3), num_shards=2, num_slices=2, num_epochs=4),
     "s3t": unlearning.s3t(optax.adam(5e-3), num_slices=2, budget=2, rank=16, num_epochs=8),
