@@ -19,7 +19,7 @@ METHODS = {
     "scrub": unlearning.scrub(ADAM, num_epochs=5, max_epochs=3),
     "scrub_rewind": unlearning.scrub(ADAM, num_epochs=3, max_epochs=3, rewind=True),
     "bad_teacher": unlearning.bad_teacher(optax.adam(3e-3), num_epochs=5),
-    "unsir": unlearning.unsir(optax.sgd(0.1)),
+    "unsir": unlearning.unsir(optax.adam(3e-3), num_noise=32, batch_size=64, retain_fraction=1.0),
     "influence": unlearning.influence(num_steps=5, damping=0.05),
     "fisher_forgetting": unlearning.fisher_forgetting(alpha=1e-5, max_std=0.3, max_std_last=0.3),
     "l1_sparse": unlearning.l1_sparse(ADAM, gamma=1e-3, num_epochs=3),

@@ -26,9 +26,7 @@ def boundary_shrink(
     carry across the boundary its own label, and so trains the model to remember it; their paper
     assigns the nearest incorrect one.
 
-    In evaluation mode, the authors' in training mode: running statistics become those of the forget
-    set alone there, and a small ResNet on digits loses 10 to 20 points on the classes it keeps. For
-    models without batch statistics or dropout it is the same.
+    In training mode, so that running statistics become those of the forget set.
 
     Args:
       tx: optax transformation; SGD 1e-5 with momentum 0.9 in the authors' code, for CIFAR-10.
@@ -62,7 +60,7 @@ def boundary_shrink(
 
         return training.map_batches(per_batch, request.forget, 256)
 
-    objective = objectives.combine(forget=[(1.0, objectives.task_loss)])
+    objective = objectives.combine(forget=[(1.0, objectives.task_loss)], train=True)
     loop = descend(objective, tx, over="forget", num_epochs=num_epochs, batch_size=batch_size)
     return relabelled(loop, relabel)
 
@@ -71,8 +69,8 @@ def boundary_expand(tx: Transform, *, num_epochs: int = 10, batch_size: int = 64
     """Boundary expand: trains the forget set into one class more, then drops that class.
 
     The extra logit is a linear function of the penultimate features, drawn as Glorot and Bengio do
-    for the widened layer, without a bias at first. In evaluation mode, the authors' in training
-    mode, see `boundary_shrink`.
+    for the widened layer, without a bias at first. In training mode, so that running statistics
+    become those of the forget set.
 
     Args:
       tx: optax transformation; SGD 1e-5 with momentum 0.9 in the authors' code, for CIFAR-10.
@@ -82,7 +80,7 @@ def boundary_expand(tx: Transform, *, num_epochs: int = 10, batch_size: int = 64
     Returns:
       An unlearner that needs forget data only, no labels; the task's outputs must have 'features'.
     """
-    objective = objectives.combine(forget=[(1.0, objectives.task_loss)])
+    objective = objectives.combine(forget=[(1.0, objectives.task_loss)], train=True)
     loop = descend(
         objective, tx, over="forget", num_epochs=num_epochs, batch_size=batch_size, labels=False
     )
