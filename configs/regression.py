@@ -23,7 +23,7 @@ METHODS = {
         **_ADAM,
         "num_epochs": 5,
         "blind_epochs": 5,
-        "feature_weight": 0.01,
+        "feature_weight": 50.0,
     },
     "gaussian_amnesiac": {**_ADAM, "num_epochs": 5, "retain_weight": 1.0},
     "l1_sparse": {**_ADAM, "num_epochs": 5, "gamma": 1e-4},

@@ -19,7 +19,7 @@ METHODS = {
     "scrub": unlearning.scrub(ADAM, num_epochs=5, max_epochs=3),
     "scrub_rewind": unlearning.scrub(ADAM, num_epochs=3, max_epochs=3, rewind=True),
     "bad_teacher": unlearning.bad_teacher(optax.adam(3e-3), num_epochs=5),
-    "unsir": unlearning.unsir(optax.sgd(0.1)),
+    "unsir": unlearning.unsir(optax.adam(3e-3), num_noise=32, batch_size=64, retain_fraction=1.0),
     "influence": unlearning.influence(num_steps=5, damping=0.05),
     "fisher_forgetting": unlearning.fisher_forgetting(),
     "l1_sparse": unlearning.l1_sparse(ADAM, gamma=1e-3, num_epochs=3),
@@ -27,7 +27,7 @@ METHODS = {
     "iterative_prune_finetune": unlearning.iterative_prune_finetune(
         optax.adam(1e-2), sparsity=0.6, per_round=0.4, prune_epochs=2, num_epochs=3, batch_size=64
     ),
-    "laf": unlearning.laf(ADAM, num_epochs=2, align_weight=3.0),
+    "laf": unlearning.laf(optax.adam(1e-2), batch_size=16),
     "just_in_time": unlearning.just_in_time(optax.sgd(2e-3), num_copies=10),
     "sisa": unlearning.sisa(optax.adam(5e-3), num_shards=2, num_slices=2, num_epochs=4),
     "s3t": unlearning.s3t(optax.adam(5e-3), num_slices=2, budget=2, rank=16, num_epochs=8),

@@ -7,6 +7,7 @@ import pytest
 from unlearnjax import data as data_lib
 from unlearnjax import models, tasks, training, unlearning
 from unlearnjax.types import Request
+from unlearnjax.unlearning import regression
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +36,7 @@ def error(problem, variables, part):
 @pytest.mark.parametrize(
     "method",
     [
-        unlearning.blindspot(
-            optax.adam(1e-3), num_epochs=10, blind_epochs=10, feature_weight=0.01, batch_size=32
-        ),
+        unlearning.blindspot(optax.adam(1e-3), num_epochs=10, blind_epochs=10, batch_size=32),
         unlearning.gaussian_amnesiac(optax.adam(3e-4), num_epochs=5, batch_size=32),
     ],
     ids=["blindspot", "gaussian_amnesiac"],
@@ -56,11 +55,12 @@ def test_errors_on_the_band_come_near_those_of_the_oracle(problem, method):
     assert error(problem, updated, "retain") < 0.65
 
 
-def test_blindspot_with_no_features_pulls_predictions_to_the_teachers(problem):
+@pytest.mark.parametrize("weight", [0.0, 30.0])
+def test_blindspot_pulls_predictions_and_attention_to_the_teachers(problem, weight):
     """A full-batch step against the gradient worked out by hand."""
     task, original, _, request = problem
     blind = unlearning.blindspot(
-        optax.sgd(0.1), blind_tx=optax.sgd(0.0), num_epochs=1, feature_weight=0.0, batch_size=1000
+        optax.sgd(0.1), blind_tx=optax.sgd(0.0), feature_weight=weight, batch_size=1000
     )
     rng = jax.random.key(3)
     updated, _ = blind.update(rng, task, original, (), request)
@@ -69,18 +69,70 @@ def test_blindspot_with_no_features_pulls_predictions_to_the_teachers(problem):
     teacher = training.init_variables(task, request.retain, teacher_rng)
 
     def predict(params, part):
-        return task.apply({"params": params}, part, None, False)[0]["logits"][:, 0]
+        outputs, _ = task.apply({"params": params}, part, None, False)
+        squared = outputs["features"] ** 2
+        attention = squared / jnp.linalg.norm(squared, axis=1, keepdims=True)
+        return outputs["logits"][:, 0], attention
 
     def loss(params):
-        target = predict(teacher["params"], request.forget)
-        away = (predict(params, request.forget) - target) ** 2
-        near = (predict(params, request.retain) - request.retain["targets"]) ** 2
-        return away.mean() / 2 + near.mean() / 2
+        target, seen = predict(teacher["params"], request.forget)
+        own, attention = predict(params, request.forget)
+        near = (predict(params, request.retain)[0] - request.retain["targets"]) ** 2
+        away = jnp.mean((own - target) ** 2) / 2
+        return away + weight * jnp.mean((attention - seen) ** 2) + near.mean() / 2
 
     grads = jax.grad(loss)(original["params"])
     for layer in grads:
         expected = original["params"][layer]["kernel"] - 0.1 * grads[layer]["kernel"]
         np.testing.assert_allclose(updated["params"][layer]["kernel"], expected, atol=1e-5)
+
+
+def test_attention_distance_is_that_of_squares_over_their_norm(rng):
+    student, frozen = (rng.normal(size=(4, 6)).astype(np.float32) for _ in range(2))
+    term = regression.attention_distance("blind")
+
+    def value(features):
+        return term(None, {"features": features}, {}, {"blind": {"features": frozen}})
+
+    maps = [x**2 / np.linalg.norm(x**2, axis=1, keepdims=True) for x in (student, frozen)]
+    expected = ((maps[0] - maps[1]) ** 2).mean(1)
+    np.testing.assert_allclose(value(student), expected, rtol=1e-4)
+    np.testing.assert_allclose(value(100 * student), expected, rtol=1e-4)
+    gradient = jax.grad(lambda x: value(x).sum())(jnp.zeros((4, 6)))
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_the_blind_teacher_trains_a_little_on_the_retain_set_and_the_student_in_training_mode(
+    problem, monkeypatch
+):
+    task, original, _, request = problem
+    called, modes = [], []
+
+    def recording(task, tx, data, indices, rng, **options):
+        called.append((tx, data, indices, options))
+        return training.init_state(original, optax.sgd(0.1)), {}
+
+    def apply(variables, batch, rng, train):
+        modes.append(train)
+        return task.apply(variables, batch, rng, train)
+
+    monkeypatch.setattr(regression.training, "train", recording)
+    tx = optax.sgd(0.1)
+    for options in ({"blind_epochs": 3, "batch_size": 32}, {"batch_size": 10_000}):
+        method = unlearning.blindspot(tx, **options)
+        update = lambda rng, method=method: method.update(
+            rng, task._replace(apply=apply), original, (), request
+        )
+        jax.eval_shape(update, jax.random.key(0))
+        assert True in modes, "the student is not trained in training mode"
+        modes.clear()
+    n = len(request.retain["targets"])
+    for (used, data, indices, options), (epochs, size) in zip(
+        called, [(3, 32), (2, n)], strict=True
+    ):
+        assert used is tx and data is request.retain
+        assert indices.shape == (n,)
+        assert options == {"num_epochs": epochs, "batch_size": size}
 
 
 def test_gaussian_targets_have_the_moments_of_all_targets(problem):

@@ -2,8 +2,8 @@
 
 from unlearnjax.analytic import acu
 from unlearnjax.unlearning import objectives, sequences, transforms
+from unlearnjax.unlearning.boundary import boundary_expand, boundary_shrink
 from unlearnjax.unlearning.chain import chain
-from unlearnjax.unlearning.classes import boundary_expand, unsir
 from unlearnjax.unlearning.descend import Trace, descend, incompetent_model, original_model
 from unlearnjax.unlearning.distil import bad_teacher, scrub
 from unlearnjax.unlearning.finetune import finetune, finetune_last, retrain_last
@@ -14,13 +14,7 @@ from unlearnjax.unlearning.lipschitz import just_in_time
 from unlearnjax.unlearning.matching import dm_direct, dmm, match_outputs, oracle_matching
 from unlearnjax.unlearning.needs import enforce
 from unlearnjax.unlearning.regression import blindspot, gaussian_amnesiac
-from unlearnjax.unlearning.relabel import (
-    boundary_shrink,
-    other_classes,
-    random_label,
-    relabelled,
-    salun,
-)
+from unlearnjax.unlearning.relabel import other_classes, random_label, relabelled, salun
 from unlearnjax.unlearning.retrain import retrain
 from unlearnjax.unlearning.s3t import S3TMemory, s3t
 from unlearnjax.unlearning.sisa import SISAMemory, averaged, sisa
@@ -34,6 +28,7 @@ from unlearnjax.unlearning.sparse import (
     sparsity_of,
 )
 from unlearnjax.unlearning.ssd import adaptive_alpha, adaptive_ssd, dampen, loss_free_ssd, ssd
+from unlearnjax.unlearning.unsir import unsir
 
 __all__ = [
     "S3TMemory",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import checks, training
+from unlearnjax import checks, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import Request, Unlearner
 from unlearnjax.unlearning import objectives
@@ -20,7 +20,7 @@ def blindspot(
     *,
     blind_tx: optax.GradientTransformation | None = None,
     blind_epochs: int = 2,
-    feature_weight: float = 1.0,
+    feature_weight: float = 50.0,
     num_epochs: int = 1,
     batch_size: int = 64,
 ) -> Unlearner:
@@ -28,14 +28,16 @@ def blindspot(
 
     The teacher is a fresh model trained on the retain set for `blind_epochs`. The student minimises
     the task's loss on the retain set, and on the forget set half the squared difference to the
-    teacher's prediction and `feature_weight` times that of the penultimate features. In training
-    mode.
+    teacher's prediction and `feature_weight` times the distance of attention maps
+    (`attention_distance`). In training mode. The authors take the loss of the model's training on
+    both sets, too: the absolute error on AgeDB, the squared error on STS-B; their maps are those of
+    every layer, ours the penultimate features', which are all that every model shows.
 
     Args:
-      tx: optax transformation of the student.
-      blind_tx: of the teacher; `None` is `tx`.
-      blind_epochs: passes of the teacher over the retain set: few.
-      feature_weight: lambda of the paper, >= 0.
+      tx: optax transformation of the student; Adam 1e-3 in the authors' code.
+      blind_tx: of the teacher; `None` is `tx`. Adam 1e-2 there.
+      blind_epochs: passes of the teacher over the retain set: few, 2 there.
+      feature_weight: of the attention maps, >= 0; 50 there, beside the absolute error.
       num_epochs: passes over both sets, shuffled together.
       batch_size: examples per step.
 
@@ -66,7 +68,7 @@ def blindspot(
     objective = objectives.combine(
         forget=[
             (1.0, objectives.output_distance("blind")),
-            (feature_weight, objectives.feature_distance("blind")),
+            (feature_weight, attention_distance("blind")),
         ],
         retain=[(1.0, objectives.task_loss)],
         train=True,
@@ -79,6 +81,25 @@ def blindspot(
         batch_size=batch_size,
         teachers={"blind": blind},
     )
+
+
+def attention_distance(teacher: str) -> objectives.Term:
+    """Mean squared difference of the attention maps of the features, `f^2 / |f^2|`, to a teacher's.
+
+    Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017.
+    """
+
+    def attention(features):
+        squared = features**2
+        # Under the root, so that features that are all zero have a gradient.
+        return squared * jax.lax.rsqrt(jnp.maximum(jnp.sum(squared**2, -1, keepdims=True), 1e-24))
+
+    def term(task, outputs, batch, teachers):
+        del task, batch
+        student, frozen = (tasks.features(o) for o in (outputs, teachers[teacher]))
+        return jnp.mean((attention(student) - attention(frozen)) ** 2, axis=-1)
+
+    return term
 
 
 def gaussian_amnesiac(

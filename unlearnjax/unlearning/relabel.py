@@ -1,4 +1,4 @@
-"""Wrong labels for the forget set: random labelling, SalUn, boundary shrink."""
+"""Wrong labels for the forget set: random labelling, SalUn."""
 
 from collections.abc import Callable
 
@@ -130,50 +130,6 @@ def salun(
         return inner.update(rng, task, variables, memory, request)
 
     return random_label(tx, **options)._replace(update=update)
-
-
-def boundary_shrink(
-    tx: Transform, *, radius: float = 0.1, num_epochs: int = 10, batch_size: int = 64
-) -> Unlearner:
-    """Boundary shrink: moves the forget set to the classes on the other side of its boundary.
-
-    Each example is attacked by one signed gradient step against the original model; what that model
-    predicts for the attacked example, its own class excluded, is its new label.
-
-    Args:
-      tx: optax transformation.
-      radius: of the attack, in units of the inputs (here: standardised), > 0.
-      num_epochs: passes over the forget set.
-      batch_size: examples per step.
-
-    Returns:
-      An unlearner that needs forget data and labels.
-
-    Raises:
-      ValueError: for a value out of range.
-
-    References:
-      Chen et al., "Boundary Unlearning", CVPR 2023.
-    """
-    checks.positive(radius=radius)
-
-    def relabel(rng, task, frozen, request):
-        del rng
-
-        def per_batch(batch):
-            def loss(inputs):
-                outputs, _ = task.apply(frozen, {**batch, "inputs": inputs}, None, False)
-                return task.loss(outputs, batch).sum()
-
-            attacked = batch["inputs"] + radius * jnp.sign(jax.grad(loss)(batch["inputs"]))
-            outputs, _ = task.apply(frozen, {**batch, "inputs": attacked}, None, False)
-            return objectives.second_best_targets(outputs["logits"], batch["targets"])
-
-        return training.map_batches(per_batch, request.forget, 256)
-
-    objective = objectives.combine(forget=[(1.0, objectives.task_loss)])
-    loop = descend(objective, tx, over="forget", num_epochs=num_epochs, batch_size=batch_size)
-    return relabelled(loop, relabel)
 
 
 def _any_class(task: Task, variables: Variables, batch: Batch, rng: Array) -> Batch:
