@@ -55,13 +55,15 @@ def test_errors_on_the_band_come_near_those_of_the_oracle(problem, method):
     assert error(problem, updated, "retain") < 0.65
 
 
-@pytest.mark.parametrize("weight", [0.0, 30.0])
-def test_blindspot_pulls_predictions_and_attention_to_the_teachers(problem, weight):
+@pytest.mark.parametrize(("weight", "options"), [(0.0, {}), (30.0, {"weighting": "part"})])
+def test_blindspot_pulls_predictions_and_attention_to_the_teachers(problem, weight, options):
     """A full-batch step against the gradient worked out by hand."""
     task, original, _, request = problem
     blind = unlearning.blindspot(
-        optax.sgd(0.1), blind_tx=optax.sgd(0.0), feature_weight=weight, batch_size=1000
+        optax.sgd(0.1), blind_tx=optax.sgd(0.0), feature_weight=weight, batch_size=1000, **options
     )
+    sizes = [len(part["targets"]) for part in (request.forget, request.retain)]
+    of_forget, of_retain = (1, 1) if options else (size / sum(sizes) for size in sizes)
     rng = jax.random.key(3)
     updated, _ = blind.update(rng, task, original, (), request)
     # A teacher that did not learn is a fresh model: found again by its effect on a second student.
@@ -78,8 +80,8 @@ def test_blindspot_pulls_predictions_and_attention_to_the_teachers(problem, weig
         target, seen = predict(teacher["params"], request.forget)
         own, attention = predict(params, request.forget)
         near = (predict(params, request.retain)[0] - request.retain["targets"]) ** 2
-        away = jnp.mean((own - target) ** 2) / 2
-        return away + weight * jnp.mean((attention - seen) ** 2) + near.mean() / 2
+        away = jnp.mean((own - target) ** 2) / 2 + weight * jnp.mean((attention - seen) ** 2)
+        return of_forget * away + of_retain * near.mean() / 2
 
     grads = jax.grad(loss)(original["params"])
     for layer in grads:
@@ -153,6 +155,29 @@ def test_gaussian_targets_have_the_moments_of_all_targets(problem):
     assert len(drawn) > 2000
     assert drawn.mean() == pytest.approx(everything.mean(), abs=0.06)
     assert drawn.std() == pytest.approx(everything.std(), rel=0.06)
+
+
+def test_redrawn_targets_weigh_as_much_as_others_do(problem):
+    """At a learning rate of 0 but for a bias: the step is the mean error, over all or by parts."""
+    request = problem[3]
+    sizes = [len(part["targets"]) for part in (request.forget, request.retain)]
+    bias = problem[0]._replace(
+        apply=lambda v, batch, rng, train: (
+            {"logits": jnp.broadcast_to(v["params"], (len(batch["targets"]), 1))},
+            v,
+        )
+    )
+    key, steps = jax.random.key(0), {}
+    for name, options in (("example", {}), ("part", {"weighting": "part"})):
+        method = unlearning.gaussian_amnesiac(
+            optax.sgd(1.0), num_epochs=1, batch_size=1000, retain_weight=0.5, **options
+        )
+        updated, _ = method.update(key, bias, {"params": jnp.zeros(1)}, (), request)
+        steps[name] = float(updated["params"][0])
+    retain = 0.5 * float(request.retain["targets"].mean())
+    forget = steps["part"] - retain  # the mean of what was drawn
+    expected = (sizes[0] * forget + sizes[1] * retain) / sum(sizes)
+    assert steps["example"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_bad_values_are_named():

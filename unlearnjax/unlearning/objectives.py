@@ -157,31 +157,6 @@ def output_distance(teacher: str = "original") -> Term:
     return term
 
 
-def contrast(teacher: str = "original", temperature: float = 1.0) -> Term:
-    """Contrastive loss (InfoNCE) that ties features to a teacher's of the same example.
-
-    Positive: the teacher's features of the example; negatives: the teacher's features of the
-    batch's forget examples; cosine similarities divided by `temperature`.
-    """
-    checks.positive(temperature=temperature)
-
-    def unit(x):
-        return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-    def term(task, outputs, batch, teachers):
-        del task
-        student, frozen = unit(outputs["features"]), unit(teachers[teacher]["features"])
-        positive = jnp.sum(student * frozen, axis=-1) / temperature
-        negative = jnp.where(
-            (batch["forget"] * batch["weight"] > 0)[None, :],
-            student @ frozen.T / temperature,
-            -jnp.inf,
-        )
-        return jax.nn.logsumexp(jnp.c_[positive, negative], axis=-1) - positive
-
-    return term
-
-
 def l1(coefficient: float) -> Penalty:
     """`coefficient * sum |theta|`."""
     return lambda params, original: coefficient * optax.tree.norm(params, ord=1)

@@ -23,6 +23,7 @@ def blindspot(
     feature_weight: float = 50.0,
     num_epochs: int = 1,
     batch_size: int = 64,
+    weighting: str = "example",
 ) -> Unlearner:
     """Blindspot: on the forget set like a model that has hardly been trained, and never on it.
 
@@ -40,6 +41,7 @@ def blindspot(
       feature_weight: of the attention maps, >= 0; 50 there, beside the absolute error.
       num_epochs: passes over both sets, shuffled together.
       batch_size: examples per step.
+      weighting: see `objectives.combine`; in the authors' code every example weighs alike.
 
     Returns:
       An unlearner that needs forget and retain data and labels. Cost: the passes, `blind_epochs`
@@ -72,6 +74,7 @@ def blindspot(
         ],
         retain=[(1.0, objectives.task_loss)],
         train=True,
+        weighting=weighting,
     )
     return descend(
         objective,
