@@ -88,6 +88,8 @@ def test_images_are_scaled_by_channel_and_without_an_axis_for_it_as_one(rng):
     for actual, wanted in zip(standardised(images, test), scikit_learn(*flat), strict=False):
         actual = actual.transpose(3, 0, 1, 2).reshape(3, -1).T
         np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
+    images[..., 2] = 1 + 1e-14 * rng.normal(size=(8, 4, 5))  # constant but for rounding, of so many
+    assert (standardised(images, test)[2].std[1:] == 1).all()
     grey, column = images[..., 0], images[:, 0, 0, 0]
     for bare in (grey, column):
         with_axis = standardised(bare[..., None], bare[:1, ..., None])
@@ -141,6 +143,13 @@ def test_bad_parts_are_refused_by_name(rng):
     ):
         with pytest.raises(ValueError, match=message):
             data_lib.standardised(train, test, names)
+
+
+@pytest.mark.parametrize(("given", "typed"), [(np.float64, np.float32), (np.float16, np.float16)])
+def test_a_set_made_elsewhere_keeps_its_inputs_in_at_most_float32(given, typed):
+    part = {"inputs": np.ones((2, 3), given), "targets": np.array([0, 1])}
+    dataset = data_lib.Dataset(part, part, 2, ("a", "b"), np.zeros(3), np.ones(3))
+    assert data_lib.dataset.entered(dataset).test["inputs"].dtype == typed
 
 
 def test_parts_have_the_types_that_are_promised(rng):
@@ -203,6 +212,19 @@ def test_subsamples_are_distinct_and_renumbered(dataset, rng):
     assert data_lib.subsample(dataset.train, None, rng) is dataset.train
     with pytest.raises(ValueError, match=r"number of examples must lie in \[1, 900\], got 901"):
         data_lib.subsample(dataset.train, 901, rng)
+
+
+def test_validation_split_partitions_and_renumbers(digits, rng):
+    train, val = data_lib.split_validation(digits, 0.2, rng)
+    assert len(val["targets"]) == round(0.2 * 1797)
+    assert len(train["targets"]) + len(val["targets"]) == 1797
+    np.testing.assert_array_equal(train["index"], np.arange(len(train["targets"])))
+    total = train["inputs"].sum(0) + val["inputs"].sum(0)
+    np.testing.assert_allclose(total, digits["inputs"].sum(0), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match=r"validation fraction must lie in \(0, 1\), got 1.0"):
+        data_lib.split_validation(digits, 1.0, rng)
+    with pytest.raises(ValueError, match="fraction 0.9999 of 1797 examples leaves none to train"):
+        data_lib.split_validation(digits, 0.9999, rng)
 
 
 def test_bands_are_closed_intervals(rng):

@@ -16,9 +16,10 @@ def test_whole_class_is_every_member_and_no_other():
 
 
 def test_part_of_class_draws_within_the_class_without_replacement(rng):
-    part = forget_sets.part_of_class(rng, TARGETS, 1, 0.5)
-    assert len(part) == len(set(part.tolist())) == 2
-    assert (TARGETS[part] == 1).all()
+    targets = np.tile(TARGETS, 10)
+    part = forget_sets.part_of_class(rng, targets, 1, 0.9)
+    assert len(part) == len(set(part.tolist())) == 36
+    assert (targets[part] == 1).all()
     assert len(forget_sets.part_of_class(rng, TARGETS, 1, 0.01)) == 1
 
 
@@ -34,6 +35,7 @@ def test_random_fraction_is_sorted_distinct_and_reproducible():
 def test_random_count_and_extremes():
     chosen = forget_sets.random_count(np.random.default_rng(0), 100, 7)
     assert len(np.unique(chosen)) == 7 and (np.diff(chosen) > 0).all()
+    assert len(np.unique(forget_sets.random_count(np.random.default_rng(0), 100, 99))) == 99
     data = {"targets": np.zeros(100, int)}
     selected = forget_sets.select("random:7", data, data, np.random.default_rng(0))
     np.testing.assert_array_equal(selected.forget, chosen)

@@ -38,19 +38,6 @@ def test_digits_are_prepared_as_array_record_without_tensorflow(tmp_path):
     assert list(tmp_path.glob("digits/*/*.array_record*"))
 
 
-def test_validation_split_partitions_and_renumbers(digits, rng):
-    train, val = data_lib.split_validation(digits, 0.2, rng)
-    assert len(val["targets"]) == round(0.2 * 1797)
-    assert len(train["targets"]) + len(val["targets"]) == 1797
-    np.testing.assert_array_equal(train["index"], np.arange(len(train["targets"])))
-    total = train["inputs"].sum(0) + val["inputs"].sum(0)
-    np.testing.assert_allclose(total, digits["inputs"].sum(0), rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="validation fraction"):
-        data_lib.split_validation(digits, 1.0, rng)
-    with pytest.raises(ValueError, match="fraction 0.9999 of 1797 examples leaves none to train"):
-        data_lib.split_validation(digits, 0.9999, rng)
-
-
 def test_unknown_name_suggests_near_ones(tmp_path):
     with pytest.raises(ValueError, match="got 'fashon_mnist'; nearest: fashion_mnist"):
         data_lib.load("fashon_mnist", tmp_path)
