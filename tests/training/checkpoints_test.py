@@ -51,10 +51,10 @@ def test_load_needs_no_structure(tmp_path):
 
 
 def test_only_the_newest_are_kept(tmp_path):
-    with Checkpoints(tmp_path / "c", max_to_keep=2) as checkpoints:
+    with Checkpoints(tmp_path / "new" / "c", max_to_keep=2) as checkpoints:
         for step in range(4):
             checkpoints.save(step, {"x": jnp.ones(2)})
-    assert sorted(p.name for p in (tmp_path / "c").iterdir() if p.name.isdigit()) == ["2", "3"]
+    assert sorted(p.name for p in (tmp_path / "new/c").iterdir() if p.name.isdigit()) == ["2", "3"]
 
 
 def test_foreign_directory_is_refused_and_left_as_it_was(tmp_path):
