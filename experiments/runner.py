@@ -280,8 +280,9 @@ def execute(
             raise OSError(f"{workdir} cannot be written: {error.strerror}") from error
         raise
     finally:
+        with contextlib.suppress(OSError):
+            workdir_lib.withdraw(workdir)
         run.close()
-        workdir_lib.withdraw(workdir)
 
 
 def _validate_fields(config: ConfigDict, name: str) -> None:

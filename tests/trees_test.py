@@ -1,5 +1,6 @@
 import string
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -27,6 +28,8 @@ def test_names_are_dotted_paths_and_never_alike():
     # A key with a dot, and one that looks like that key when it is escaped.
     alike = {"a": {"b": 1}, "a.b": 2, "a%2Eb": 3}
     assert trees.names(alike) == trees.escaped_names(alike) == ["a.b", "a%252Eb", "a%2Eb"]
+    (path, _), *_ = jax.tree_util.tree_leaves_with_path(plain["c"])
+    assert trees.path_name((jax.tree_util.DictKey("c"), *path)) == "c.0"
     assert trees.names(7) == [""] and trees.names({}) == []
 
 

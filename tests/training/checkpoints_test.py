@@ -51,10 +51,10 @@ def test_load_needs_no_structure(tmp_path):
 
 
 def test_only_the_newest_are_kept(tmp_path):
-    with Checkpoints(tmp_path / "c", max_to_keep=2) as checkpoints:
+    with Checkpoints(tmp_path / "new" / "c", max_to_keep=2) as checkpoints:
         for step in range(4):
             checkpoints.save(step, {"x": jnp.ones(2)})
-    assert sorted(p.name for p in (tmp_path / "c").iterdir() if p.name.isdigit()) == ["2", "3"]
+    assert sorted(p.name for p in (tmp_path / "new/c").iterdir() if p.name.isdigit()) == ["2", "3"]
 
 
 def test_foreign_directory_is_refused_and_left_as_it_was(tmp_path):
@@ -225,3 +225,14 @@ def test_an_error_inside_is_not_hidden_by_one_of_writing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="c cannot be written .*of another thread"):
         with checkpoints:
             pass
+
+
+def test_what_a_killed_run_has_half_written_is_no_checkpoint_and_goes(tmp_path):
+    half = tmp_path / "c" / "2.orbax-checkpoint-tmp" / "default.orbax-checkpoint-tmp"
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, {"x": jnp.ones(2)})
+    half.mkdir(parents=True)
+    (half / "d").write_bytes(b"half")
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.latest_step() == 1
+    assert not half.parent.exists()
