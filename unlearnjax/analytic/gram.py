@@ -43,8 +43,8 @@ def init(num_features: int, num_classes: int, gamma: float, dtype) -> GramState:
 
 def accumulate(state: GramState, features: Array, targets: Array, sign: int) -> GramState:
     """A and B with a block added or subtracted; the weight is out of date until `refresh`."""
-    gram = state.gram + sign * features.T @ features
-    return state._replace(gram=gram, moment=state.moment + sign * features.T @ targets)
+    gram = state.gram + sign * jax.lax.dot(features.T, features)
+    return state._replace(gram=gram, moment=state.moment + sign * jax.lax.dot(features.T, targets))
 
 
 def refresh(state: GramState, peak: Array) -> tuple[GramState, Array, Array]:

@@ -62,14 +62,14 @@ def subtract(
 
 def _rank_update(state: InverseState, features: Array, targets: Array, sign: int):
     weight = state.weight if state.solution is None else state.solution
-    mapped = features @ state.inverse  # H R
+    mapped = jax.lax.dot(features, state.inverse)  # H R
     eye = jnp.eye(features.shape[0], dtype=mapped.dtype)
-    inner = eye + sign * mapped @ features.T
+    inner = eye + sign * jax.lax.dot(mapped, features.T)
     factor = jnp.linalg.cholesky(inner)
     # V = L^-1 [H R | Y - H W]: both updates are V' V blocks.
-    right = jnp.concatenate([mapped, targets - features @ weight], axis=1)
+    right = jnp.concatenate([mapped, targets - jax.lax.dot(features, weight)], axis=1)
     solved = jax.scipy.linalg.solve_triangular(factor, right, lower=True)
-    change = solved[:, : mapped.shape[1]].T @ solved
+    change = jax.lax.dot(solved[:, : mapped.shape[1]].T, solved)
     inverse = state.inverse - sign * change[:, : mapped.shape[1]]
     new = _with_weight(
         state._replace(inverse=inverse), weight + sign * change[:, mapped.shape[1] :]

@@ -21,6 +21,9 @@ NaN. So for features of scale s, N rows and gamma 0.1 the gram form is right at 
 (N up to about 1e4 if they are fewer than the features), and so is learning in the inverse form;
 forgetting rows that nearly determine their own prediction takes s up to about 100 there. There is
 no lower limit of s.
+
+Products are `jax.lax.dot`: those of `jax.numpy` name their type a second time, which is refused to
+them when a compiled program is mapped over outside of the scope.
 """
 
 import functools

@@ -190,7 +190,8 @@ def forget_class(state: State, features: Array, targets: Array, class_id: int | 
     if precision.broken(((targets == 0) | (targets == 1)).all()):
         raise ValueError("targets must be one-hot, of 0 and 1 alone, to forget a class")
     column = jnp.arange(columns) == class_id
-    state = forget(state, features, targets, targets @ column[: targets.shape[1]].astype(float))
+    weights = jax.lax.dot(targets, column[: targets.shape[1]].astype(targets.dtype))
+    state = forget(state, features, targets, weights)
     cleared = lambda weight: jnp.where(column, 0, weight)
     state = state._replace(weight=cleared(state.weight))
     if isinstance(state, GramState) or state.solution is None:
@@ -212,8 +213,9 @@ def grow(state: State, num_classes: int) -> State:
 @precision.float64
 def predict(state: State, features: Array) -> Array:
     """`[n, C]`: `H W`."""
-    product = jnp.asarray(features).astype(jnp.float64) @ state.weight.astype(jnp.float64)
-    return product.astype(state.weight.dtype)
+    weight = state.weight.astype(jnp.float64)
+    features = jnp.asarray(features).astype(jnp.float64)
+    return jax.lax.dot(features, weight).astype(state.weight.dtype)
 
 
 def solve(
@@ -241,7 +243,9 @@ def residual(state: GramState) -> Array:
     The certificate of a deletion: with the condition number of A it bounds the distance to the
     exact solution.
     """
-    error = jnp.linalg.norm(state.gram @ state.weight - state.moment)
+    state = _wide(state)
+    product = jax.lax.dot(state.gram, state.weight.astype(jnp.float64))
+    error = jnp.linalg.norm(product - state.moment)
     return error / jnp.maximum(jnp.linalg.norm(state.moment), jnp.finfo(state.gram.dtype).tiny)
 
 
@@ -263,7 +267,7 @@ def leave_one_out(state: State, features: Array, targets: Array) -> Array:
     dtype, state = state.weight.dtype, _wide(state)
     if isinstance(state, InverseState):
         weight = state.weight if state.solution is None else state.solution
-        leverage = jnp.sum((features @ state.inverse) * features, axis=1)
+        leverage = jnp.sum(jax.lax.dot(features, state.inverse) * features, axis=1)
         scale = jnp.sum(features**2, axis=1) / state.gamma
     else:
         factor = jnp.linalg.cholesky(state.gram)
@@ -274,7 +278,7 @@ def leave_one_out(state: State, features: Array, targets: Array) -> Array:
     accurate = 1 - leverage > precision.rounded_away(scale)
     if precision.broken(accurate.all()):
         raise ValueError(_ROUNDED_AWAY.format("what is left without a row, if it was learned"))
-    residuals = (targets - features @ weight) / (1 - leverage)[:, None]
+    residuals = (targets - jax.lax.dot(features, weight)) / (1 - leverage)[:, None]
     return jnp.where(accurate[:, None], residuals, jnp.nan).astype(dtype)
 
 

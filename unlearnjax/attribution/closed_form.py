@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from unlearnjax import analytic
@@ -66,5 +67,5 @@ def change(attributor: RidgeInfluence, rows: Array, weights: Array) -> Array:
     """`[n_eval, C]`: of the predictions, without the rows at `rows` `[F]`, each to its weight."""
     state, features, targets, evaluation = attributor
     left = analytic.forget(state, features[rows], targets[rows], weights)
-    changed = evaluation.astype(jnp.float64) @ (left.weight - state.weight)
+    changed = jax.lax.dot(evaluation.astype(jnp.float64), left.weight - state.weight)
     return changed.astype(precision.floating(features))

@@ -137,15 +137,13 @@ def _estimate(phi: Array, phi_eval: Array, damping: float) -> Array:
     phi, phi_eval = phi.astype(jnp.float64), phi_eval.astype(jnp.float64)
     n, k = phi.shape
     # (Phi' Phi + c I)^-1 Phi' = Phi' (Phi Phi' + c I)^-1: the smaller of the two.
-    kernel = phi.T @ phi if k <= n else phi @ phi.T
+    kernel = jax.lax.dot(phi.T, phi) if k <= n else jax.lax.dot(phi, phi.T)
     known = _KNOWN**2 * jnp.linalg.norm(kernel)
     constant = damping * jnp.trace(kernel) / k + known + jnp.finfo(jnp.float64).tiny
     factor = jax.scipy.linalg.cho_factor(kernel + constant * jnp.eye(len(kernel)), lower=True)
-    if k <= n:
-        scores = phi_eval @ jax.scipy.linalg.cho_solve(factor, phi.T)
-    else:
-        scores = phi_eval @ phi.T @ jax.scipy.linalg.cho_solve(factor, jnp.eye(n))
-    return scores.astype(dtype)
+    solve = partial(jax.scipy.linalg.cho_solve, factor)
+    solved = solve(phi.T) if k <= n else solve(phi).T
+    return jax.lax.dot_general(phi_eval, solved, (((2,), (0,)), ((), ()))).astype(dtype)
 
 
 def project_gradients(
