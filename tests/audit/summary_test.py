@@ -99,3 +99,15 @@ def test_means_are_not_of_the_outputs_type(dtype):
     row = set_means({"forget": ones, "retain": {k: v[:0] for k, v in ones.items()}}, ones)
     assert row["forget_accuracy"] == row["forget_loss"] == 1
     assert np.isnan(row["retain_loss"]) and len(row) == 4
+
+
+def test_sets_of_two_are_enough_for_the_attacks(rng):
+    sets = {}
+    for name in ("forget", "retain", "test", "unseen"):
+        loss = rng.exponential(size=2)
+        sets[name] = {"accuracy": np.ones(2), "loss": loss, "confidence": np.exp(-loss)}
+    row = audit.summarise(sets)
+    assert np.isfinite([row["mia"], row["mia_auc"], row["mia_efficacy"], row["nomus"]]).all()
+    for name, lost in (("retain", "mia_efficacy"), ("forget", "mia"), ("unseen", "mia_auc")):
+        one = {k: v[:1] for k, v in sets[name].items()}
+        assert np.isnan(audit.summarise({**sets, name: one})[lost])
