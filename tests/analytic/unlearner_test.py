@@ -59,6 +59,19 @@ def test_requests_follow_one_another_and_impossible_ones_are_told(problem):
     np.testing.assert_array_equal(again["params"]["head"], deployed["params"]["head"])
 
 
+def test_none_or_all_may_be_forgotten(problem):
+    task, variables, train, _ = problem
+    train = {k: v[:90] for k, v in train.items()}
+    method = unlearning.acu(64)
+    deployed, memory = method.init(jax.random.key(0), task, variables, train)
+    nothing = {k: v[:0] for k, v in train.items()}
+    same, memory = method.update(None, task, deployed, memory, Request(nothing))
+    np.testing.assert_allclose(same["params"]["head"], deployed["params"]["head"], rtol=1e-6)
+    blank, memory = method.update(None, task, deployed, memory, Request(train))
+    assert bool(memory.possible)
+    assert np.abs(blank["params"]["head"]).max() < 1e-9
+
+
 def test_it_keeps_no_row_of_data(problem):
     """What is remembered does not grow with the data."""
     task, variables, train, _ = problem

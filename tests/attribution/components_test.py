@@ -13,6 +13,8 @@ def test_projections_are_scikit_learns(rng):
     expected = PCA(3, svd_solver="full").fit_transform(matrix.astype(np.float64))
     expected *= np.sign(expected[np.abs(expected).argmax(0), range(3)])
     np.testing.assert_allclose(own, expected, atol=1e-2 * np.abs(expected).max())
+    listed = attribution.principal_projections(matrix.tolist(), 3)
+    np.testing.assert_allclose(listed, own, atol=1e-2 * np.abs(expected).max())
 
 
 def test_a_group_that_acts_together_stands_out(rng):

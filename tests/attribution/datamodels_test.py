@@ -143,6 +143,23 @@ def test_datamodels_of_ridge_regressions_find_what_the_closed_form_knows(rng):
     assert np.corrcoef(predicted, true)[0, 1] > 0.9
 
 
+@pytest.mark.parametrize("fit", [attribution.ridge_datamodels, attribution.lasso_datamodels])
+def test_masks_and_outputs_of_any_type_count_as_their_numbers(problem, fit):
+    masks, outputs, _ = problem
+    outputs = np.round(outputs[..., None])
+    expected = fit(masks, outputs)
+    for m, y in (
+        (masks.tolist(), outputs.tolist()),
+        (masks.astype(np.uint8), outputs.astype(np.float16)),
+        (jnp.asarray(masks, jnp.bfloat16), outputs.astype(np.int32)),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, fit(m, y), expected)
+    # What all subsets have makes no difference.
+    same = fit(np.ones_like(masks), outputs)
+    np.testing.assert_array_equal(same.weight, 0)
+    np.testing.assert_allclose(same.bias, outputs.mean(0), atol=1e-5)
+
+
 def test_bad_values_are_named(problem):
     masks, outputs, _ = problem
     wide = outputs[..., None]
@@ -150,6 +167,10 @@ def test_bad_values_are_named(problem):
         attribution.ridge_datamodels(masks, wide[:50])
     with pytest.raises(ValueError, match=r"outputs must be \[subsets, n_eval, C\], got \(60, 4\)"):
         attribution.lasso_datamodels(masks, outputs)
+    with pytest.raises(ValueError, match=r"masks must be \[subsets, N\] of at least 2"):
+        attribution.lasso_datamodels(masks[:1], wide[:1])
+    with pytest.raises(ValueError, match="outputs must be finite"):
+        attribution.ridge_datamodels(masks, wide * np.nan)
     with pytest.raises(ValueError, match="lambdas must be > 0"):
         attribution.ridge_datamodels(masks, wide, lambdas=(0.0, 1.0))
     with pytest.raises(ValueError, match="penalties must be > 0"):

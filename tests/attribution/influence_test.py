@@ -58,6 +58,20 @@ def test_the_first_order_effect_is_that_of_the_normal_equations(rng, method):
     assert np.corrcoef(np.asarray(change)[:, 0], true)[0, 1] > 0.99
 
 
+def test_bfloat16_parameters_are_predicted_for(rng):
+    task, variables, data = ridge_problem(rng)
+    low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
+    same = jax.tree.map(lambda x: x.astype(jnp.float32), low)
+    changes = [
+        attribution.predict_counterfactual(
+            attribution.influence(task, [v], data, data, output=prediction, damping=0.1), [3, 17]
+        )
+        for v in (low, same)
+    ]
+    scale = np.abs(changes[1]).max()
+    np.testing.assert_allclose(changes[0], changes[1], rtol=0, atol=0.03 * scale)
+
+
 def test_a_subset_is_predicted_as_what_it_lacks_removed(rng):
     task, variables, data = ridge_problem(rng)
     attributor = attribution.influence(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from unlearnjax import checks, tasks, training
+from unlearnjax import data as data_lib
 from unlearnjax.analytic import features as features_lib
 from unlearnjax.analytic import recursive
 from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
@@ -97,6 +98,8 @@ def acu(
 
     def update(rng, task, variables, memory, request: Request):
         del rng
+        if not data_lib.num_examples(request.forget):
+            return variables, memory
         params = {k: v for k, v in variables["params"].items() if k != "head"}
         num_classes = memory.state.weight.shape[1]
         with jax.enable_x64(True):

@@ -34,6 +34,7 @@ def principal_projections(
       Ilyas et al., "Datamodels", ICML 2022, section 4.3.
     """
     checks.at_least(1, num_components=num_components, num_steps=num_steps)
+    matrix = jnp.asarray(matrix)
     if num_components > min(matrix.shape):
         raise ValueError(f"num_components must be <= {min(matrix.shape)}, got {num_components}")
     rows = matrix - matrix.mean(0)

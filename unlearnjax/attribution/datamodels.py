@@ -50,7 +50,8 @@ def ridge_datamodels(
       `(M + N) n_eval C`: call it on parts of the outputs where that is too much.
 
     Raises:
-      ValueError: for differing numbers of subsets, or a lambda that is not positive.
+      ValueError: for wrong shapes, fewer than two subsets, a lambda that is not positive and,
+        outside of compiled code, outputs that are not finite.
 
     Examples:
       >>> from unlearnjax import attribution
@@ -89,7 +90,7 @@ def ridge_datamodels(
     errors = jax.lax.map(with_penalty, lambdas)
     penalty = lambdas[jnp.argmin(errors, axis=0)]
     weight = basis @ (projected / (values[:, None] + penalty))
-    return _shaped(weight, center, mean, penalty, outputs.shape[1:])
+    return _shaped(weight, center, mean, penalty, jnp.shape(outputs)[1:])
 
 
 def lasso_datamodels(
@@ -121,7 +122,8 @@ def lasso_datamodels(
       `5 N n_eval C`.
 
     Raises:
-      ValueError: for differing numbers of subsets, or a value out of range.
+      ValueError: for wrong shapes, fewer than two subsets, a value out of range and, outside of
+        compiled code, outputs that are not finite.
     """
     checks.positive(penalties=min(penalties))
     checks.share(l1_ratio=l1_ratio)
@@ -152,14 +154,14 @@ def lasso_datamodels(
 
     penalty = best * scale
     weight = _proximal(*_moments(x, y), penalty, l1_ratio, weight, num_steps)
-    return _shaped(weight, center, mean, penalty, outputs.shape[1:])
+    return _shaped(weight, center, mean, penalty, jnp.shape(outputs)[1:])
 
 
 def _centred(masks: Array, outputs: Array):
     """`[M, N]` and `[M, K]` less their means, and the means; float32."""
     masks, outputs = (jnp.asarray(x) for x in (masks, outputs))
-    if masks.ndim != 2:
-        raise ValueError(f"masks must be [subsets, N], got {masks.shape}")
+    if masks.ndim != 2 or masks.shape[0] < 2 or masks.shape[1] < 1:
+        raise ValueError(f"masks must be [subsets, N] of at least 2 and 1, got {masks.shape}")
     if outputs.ndim != 3:
         raise ValueError(f"outputs must be [subsets, n_eval, C], got {outputs.shape}")
     if masks.shape[0] != outputs.shape[0]:
@@ -183,7 +185,8 @@ def _shaped(weight, center, mean, penalty, shape) -> Datamodels:
 def _moments(x: Array, y: Array) -> tuple[Array, Array, Array]:
     """`X'X / M`, `X'y / M`, and the largest step along the gradient that cannot overshoot."""
     gram = x.T @ x / len(x)
-    return gram, x.T @ y / len(x), 1 / jnp.linalg.eigvalsh(gram)[-1]
+    # Masks that are all the same have no slope to overshoot on.
+    return gram, x.T @ y / len(x), 1 / jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 1e-12)
 
 
 def _proximal(gram, cross, step, penalty, l1_ratio, start, num_steps: int) -> Array:

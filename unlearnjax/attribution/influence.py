@@ -109,10 +109,20 @@ def influence(
         one = lambda pair: change_of_one(*pair, train, evaluation, removed)
         return jax.lax.map(one, (models, factors)).mean(0)
 
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+    stacked = _widened(jax.tree.map(lambda *leaves: jnp.stack(leaves), *models))
     factors = ()
     if method == "ekfac":
         factor = lambda v: curvature.ekfac(task, v, train, rng, batch_size=batch_size)
         factors = jax.jit(partial(jax.lax.map, factor))(stacked)
     arguments = (stacked, factors, dict(train), dict(evaluation))
     return Influence(jax.tree_util.Partial(change, *arguments), jnp.zeros(size))
+
+
+def _widened(variables: Variables) -> Variables:
+    """Parameters of half precision in float32: an inverse cannot be iterated towards in less."""
+
+    def widen(x):
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if floating else x
+
+    return {**variables, "params": jax.tree.map(widen, variables["params"])}
