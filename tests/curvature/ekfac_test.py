@@ -165,6 +165,27 @@ def test_types_and_parameters_without_a_group_or_a_gradient():
     np.testing.assert_allclose(actual, expected, atol=1e-2)  # bfloat16 has three digits
 
 
+@pytest.mark.parametrize("names", [("w", "b"), ("kernel", "b"), ("w", "bias"), ("kernel", "bias")])
+def test_a_layer_whose_parameters_are_elsewhere_has_the_diagonal(names):
+    """Also where it has no bias, and a parameter beside it is called so."""
+    x = jax.random.normal(jax.random.key(1), (N, 3))
+    data = {"inputs": x, "targets": jnp.zeros(N), "index": jnp.arange(N)}
+    params = dict(zip(names, (jnp.ones((3, 2)), jnp.zeros(2)), strict=True))
+
+    def apply(variables, batch, rng, train):
+        kernel, bias = (variables["params"][name] for name in names)
+        layer = nn.Dense(2, use_bias=False)
+        return {"logits": layer.apply({"params": {"kernel": kernel}}, batch["inputs"]) + bias}, None
+
+    task = tasks.classification(tasks.Model(None, apply))
+    factors = curvature.ekfac(task, {"params": params}, data, jax.random.key(0))
+    assert list(factors.blocks) == ([""] if names == ("kernel", "b") else [])
+    solved = curvature.ekfac_solve(factors, params, damping=1.0)
+    if not factors.blocks:
+        expected = jax.tree.map(lambda p, d: p / (d + 1), params, factors.diagonal)
+        problems.assert_trees_close(solved, expected)
+
+
 def test_damping_is_to_be_positive(problem):
     task, variables, data = problem
     factors = curvature.ekfac(task, variables, data, jax.random.key(1))

@@ -4,6 +4,7 @@ George et al., "Fast Approximate Natural Gradient Descent in a Kronecker-factore
 NeurIPS 2018; for influence functions Grosse et al., 2023 (arXiv 2308.03296).
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -39,7 +40,7 @@ class EKFAC(NamedTuple):
 
     Attributes:
       blocks: `{layer: Block}` of the dense and convolutional layers that `curvature.layers` is sure
-        of, by the dotted name of the layer.
+        of and whose parameters are a group's `kernel` and `bias`, by the group's dotted name.
       diagonal: Fisher diagonal, leaves like the parameters; used for all other layers.
     """
 
@@ -69,11 +70,14 @@ def ekfac(
       parameters and the squares of the layers' widths.
     """
 
+    names = trees.names(variables["params"])
+
     def layers(batch):
         batch = {**batch, "targets": sample_targets(rng, task, variables, batch)}
         found = {}
         for layer, inputs, cotangents in captured(task, variables, batch):
-            if type(layer.module) in KINDS:
+            paths = {part: trees.path_name(path) for part, path in layer.paths.items()}
+            if type(layer.module) in KINDS and paths == _parts(layer.name, names):
                 rows, outputs = (x.astype(jnp.float32) for x in layer.rows(inputs, cotangents))
                 if "bias" in layer.paths:
                     rows = jnp.pad(rows, ((0, 0), (0, 0), (0, 1)), constant_values=1)
@@ -127,8 +131,8 @@ def ekfac_solve(factors: EKFAC, vector: PyTree, *, damping: float) -> PyTree:
     by_diagonal = jax.tree.map(lambda x, d: x / (d + damping), vector, factors.diagonal)
     solved = dict(zip(by_name, jax.tree.leaves(by_diagonal), strict=True))
     for name, block in factors.blocks.items():
-        prefix = f"{name}." if name else ""
-        kernel, bias = by_name[f"{prefix}kernel"], by_name.get(f"{prefix}bias")
+        parts = _parts(name, by_name)
+        kernel, bias = by_name[parts["kernel"]], by_name.get(parts.get("bias"))
         matrix = kernel.reshape(-1, kernel.shape[-1])
         if bias is not None:
             matrix = jnp.concatenate([matrix, bias[None]])
@@ -136,7 +140,13 @@ def ekfac_solve(factors: EKFAC, vector: PyTree, *, damping: float) -> PyTree:
         inside /= block.eigenvalues + damping
         matrix = block.input_basis @ inside @ block.output_basis.T
         if bias is not None:
-            matrix, solved[f"{prefix}bias"] = matrix[:-1], matrix[-1]
-        solved[f"{prefix}kernel"] = matrix.reshape(kernel.shape)
+            matrix, solved[parts["bias"]] = matrix[:-1], matrix[-1]
+        solved[parts["kernel"]] = matrix.reshape(kernel.shape)
     solution = jax.tree.structure(vector).unflatten(list(solved.values()))
     return jax.tree.map(lambda s, v: s.astype(v.dtype), solution, vector)
+
+
+def _parts(layer: str, names: Collection[str]) -> dict[str, str]:
+    """`{'kernel': name, 'bias': name}` of what there is of a layer, among all parameters' names."""
+    full = {part: f"{layer}.{part}" if layer else part for part in ("kernel", "bias")}
+    return {part: name for part, name in full.items() if name in names}

@@ -59,7 +59,7 @@ class ViT(nn.Module):
 
 
 class _AddPositions(nn.Module):
-    """Learned positions; a layer of its own so that curvature can treat it by a layer rule."""
+    """Learned positions."""
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
