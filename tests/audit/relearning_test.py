@@ -112,6 +112,7 @@ def test_what_cannot_be_relearned_is_refused():
     call = lambda data=forget, target=1.0, **options: audit.relearn_time(
         task, task.init(None, forget), data, target, optax.sgd(1.0), jax.random.key(0), **options
     )
+    assert call() == 0  # a loss of 1/2 is known
     with pytest.raises(ValueError, match="max_steps must be >= 1, got 0"):
         call(max_steps=0)
     with pytest.raises(ValueError, match="batch_size must be >= 1, got -2"):
