@@ -17,6 +17,22 @@ def test_diverse_orders_are_different_permutations_spread_evenly(num_slices, bud
     assert firsts.max() - firsts.min() <= 1
 
 
+def test_orders_are_cyclic_shifts_first_then_those_of_larger_steps():
+    assert sequences.diverse(4, 2).tolist() == [[0, 1, 2, 3], [1, 2, 3, 0]]
+    # Step 2 has a factor in common with 4; step 3 is the next.
+    assert sequences.diverse(4, 6)[4:].tolist() == [[0, 3, 2, 1], [3, 2, 1, 0]]
+
+
+def test_what_is_never_deleted_comes_first():
+    assert sequences.by_probability([1.0, 0.0, 0.5], 1).tolist() == [[1, 2, 0]]
+
+
+def test_a_slice_is_reused_only_as_often_as_the_budget_makes_it():
+    """However likely its deletion: once each where that will do, else `ceil(budget / L)` times."""
+    assert sorted(sequences.by_probability([10.0, 0.0], 2)[:, 0]) == [0, 1]
+    assert sorted(sequences.by_probability([0.0, 0.0, 10.0], 4)[:, 0]) == [0, 0, 1, 1]
+
+
 def cost(orders, probability):
     """Expected blocks lost to one deletion, over copies."""
     turns = np.argsort(orders, axis=1)
@@ -61,6 +77,9 @@ def test_deletions_until_retraining_follow_the_coupon_collector(budget):
         (lambda: sequences.diverse(3, 7), "budget must be at most the 6 orders of 3 slices, got 7"),
         (lambda: sequences.diverse(3, 0), "budget must be >= 1"),
         (lambda: sequences.by_probability([0.5, -0.1], 1), "deletion_probability must be"),
+        (lambda: sequences.by_probability([0.5, np.inf], 1), "deletion_probability must be"),
+        (lambda: sequences.by_probability([], 1), "deletion_probability must be"),
+        (lambda: sequences.by_probability([[0.5]], 1), "deletion_probability must be"),
     ],
 )
 def test_bad_values_are_named(call, message):

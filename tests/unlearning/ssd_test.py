@@ -1,3 +1,5 @@
+import inspect
+
 import chex
 import hypothesis
 import jax
@@ -218,6 +220,12 @@ def test_alpha_at_or_above_the_share_of_the_forget_set_selects_nothing(trained):
 def test_bad_hyper_parameters_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         unlearning.ssd(**options)
+
+
+def test_defaults_are_those_of_the_paper():
+    for constructor in (unlearning.ssd, unlearning.loss_free_ssd):
+        defaults = {k: p.default for k, p in inspect.signature(constructor).parameters.items()}
+        assert (defaults["alpha"], defaults["dampening"]) == (10.0, 1.0)
 
 
 def test_bad_hyper_parameters_of_variants_are_named():

@@ -46,13 +46,13 @@ def by_probability(probability: Sequence[float], budget: int) -> np.ndarray:
       budget: how many orders.
 
     Raises:
-      ValueError: for a negative or missing probability, or fewer than `budget` orders.
+      ValueError: for a negative, infinite or missing probability, or fewer than `budget` orders.
     """
     from scipy.optimize import linear_sum_assignment
 
     cost = np.asarray(probability, float)
-    if cost.ndim != 1 or not len(cost) or not (cost >= 0).all():
-        raise ValueError(f"deletion_probability must be [L] numbers >= 0, got {probability}")
+    if cost.ndim != 1 or not len(cost) or not (np.isfinite(cost) & (cost >= 0)).all():
+        raise ValueError(f"deletion_probability must be [L] finite numbers >= 0, got {probability}")
     num_slices = len(cost)
     _validate_budget(num_slices, budget)
     copies = math.ceil(budget / num_slices)

@@ -74,6 +74,10 @@ def ssd(
     parameter); the data is not needed again. The importances are not updated between requests, as
     in the paper.
 
+    A few examples, even ones that are classified rightly, can hold most of the forget set's
+    importance (`curvature.fisher_trace_shares`), so that what one alpha does differs from model to
+    model. Where like examples are retained, as the other half of a class, it forgets these too.
+
     Args:
       alpha: selection threshold, > 0; see `dampen`. Depends on the model: sweep it.
       dampening: lambda of the paper, >= 0.
