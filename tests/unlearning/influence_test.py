@@ -272,10 +272,25 @@ def test_every_parameter_keeps_its_type(network, softmax):
     problems.assert_trees_equal(jax.tree.map(jnp.bfloat16, wide), narrow)
 
 
-def test_the_defaults_are_the_published_setting():
-    defaults = inspect.signature(unlearning.fisher_forgetting).parameters.values()
-    expected = {"alpha": 1e-6, "max_inverse": 1e3, "max_inverse_last": 1e2, "batch_size": 32}
-    assert {p.name: p.default for p in defaults} == expected
+def defaults(constructor):
+    return {p.name: p.default for p in inspect.signature(constructor).parameters.values()}
+
+
+def test_the_defaults_are_the_published_setting_and_the_theory():
+    assert defaults(unlearning.fisher_forgetting) == {
+        "alpha": 1e-6,
+        "max_inverse": 1e3,
+        "max_inverse_last": 1e2,
+        "batch_size": 32,
+    }
+    assert defaults(unlearning.influence) == {
+        "alpha": 1.0,
+        "method": "cg",
+        "damping": 0.01,
+        "num_steps": 50,
+        "scale": 10.0,
+        "batch_size": 256,
+    }
     assert unlearning.influence().needs == {"forget", "retain", "labels"}
 
 

@@ -60,11 +60,12 @@ def influence(
         forget, retain = (
             curvature.mean_gradient(task, at, part, batch_size=batch_size) for part in parts
         )
+        share = sizes[0] / sum(sizes)
         step = curvature.inverse_hessian_vector_product(
             task,
             at,
             request.retain,
-            jax.tree.map(lambda f, r: sizes[0] / sum(sizes) * (f - r), forget, retain),
+            jax.tree.map(lambda f, r: share * (f - r), forget, retain),
             method=method,
             damping=damping,
             num_steps=num_steps,
