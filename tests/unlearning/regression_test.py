@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,6 +155,17 @@ def test_gaussian_targets_have_the_moments_of_all_targets(problem):
     assert len(drawn) > 2000
     assert drawn.mean() == pytest.approx(everything.mean(), abs=0.06)
     assert drawn.std() == pytest.approx(everything.std(), rel=0.06)
+
+
+def test_defaults_of_blindspot_are_the_authors():
+    parameters = inspect.signature(unlearning.blindspot).parameters.values()
+    assert {p.name: p.default for p in parameters if p.name != "tx"} == {
+        "blind_tx": None,
+        "blind_epochs": 2,
+        "feature_weight": 50.0,
+        "num_epochs": 1,
+        "batch_size": 64,
+    }
 
 
 def test_bad_values_are_named():
