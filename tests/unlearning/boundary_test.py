@@ -1,4 +1,5 @@
 import importlib
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +130,13 @@ def test_expand_is_a_step_towards_one_class_more(problem):
     grads = jax.grad(loss)(variables["params"])
     expected = jax.tree.map(lambda p, g: p - 0.5 * g, variables["params"], grads)
     problems.assert_trees_close(updated["params"], expected)
+
+
+def test_defaults_are_the_authors():
+    for name, own in (("shrink", {"radius": 0.1}), ("expand", {})):
+        parameters = inspect.signature(METHODS[name]).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.name != "tx"}
+        assert defaults == {**own, "num_epochs": 10, "batch_size": 64}
 
 
 def test_bad_values_are_named():

@@ -1,4 +1,5 @@
 import importlib
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -207,6 +208,19 @@ def test_weights_of_one_part_alone_count(problem):
     assert not np.array_equal(
         run(weighted)["params"]["Dense_0"]["kernel"], run(request)["params"]["Dense_0"]["kernel"]
     )
+
+
+def test_defaults_are_the_authors():
+    parameters = inspect.signature(unlearning.laf).parameters.values()
+    assert {p.name: p.default for p in parameters if p.name != "tx"} == {
+        "align_rate": 2.0,
+        "num_epochs": 20,
+        "batch_size": 32,
+        "temperature": 20.0,
+        "latent": 8,
+        "vae_epochs": 10,
+        "vae_learning_rate": 1e-3,
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,6 +180,18 @@ def test_redrawn_targets_weigh_as_much_as_others_do(problem):
     forget = steps["part"] - retain  # the mean of what was drawn
     expected = (sizes[0] * forget + sizes[1] * retain) / sum(sizes)
     assert steps["example"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_defaults_of_blindspot_are_the_authors():
+    parameters = inspect.signature(unlearning.blindspot).parameters.values()
+    assert {p.name: p.default for p in parameters if p.name != "tx"} == {
+        "blind_tx": None,
+        "blind_epochs": 2,
+        "feature_weight": 50.0,
+        "num_epochs": 1,
+        "batch_size": 64,
+        "weighting": "example",
+    }
 
 
 def test_bad_values_are_named():

@@ -1,4 +1,5 @@
 import importlib
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ def shapes(monkeypatch):
 
 def noise(problem, rng=None, retain=None, **options):
     task, variables, given = problem
-    options = {"num_noise": 5, **options}
+    options = {"num_noise": 5, "num_steps": 1, "learning_rate": 0.1, "decay": 0.1, **options}
     rng = jax.random.key(0) if rng is None else rng
     return unsir.error_maximising_noise(rng, task, variables, retain or given, **options)
 
@@ -56,7 +57,7 @@ def test_labels_are_the_absent_classes_in_turn(problem, present, expected):
 
     @jax.jit
     def made(targets):
-        return noise(problem, retain={**retain, "targets": targets}, num_steps=1)
+        return noise(problem, retain={**retain, "targets": targets})
 
     result = made(jnp.asarray(np.resize(present, 12), jnp.int32))
     np.testing.assert_array_equal(result["targets"], expected)
@@ -66,7 +67,7 @@ def test_labels_are_the_absent_classes_in_turn(problem, present, expected):
 
 def test_noise_counts_for_nothing_where_no_class_is_absent(problem):
     retain = {**problem[2], "targets": jnp.asarray(np.resize(range(5), 12))}
-    np.testing.assert_array_equal(noise(problem, retain=retain, num_steps=1)["weight"], 0.0)
+    np.testing.assert_array_equal(noise(problem, retain=retain)["weight"], 0.0)
 
 
 def test_noise_is_that_of_adam_on_decay_less_loss(problem):
@@ -155,6 +156,20 @@ def test_the_same_share_of_the_retain_set_impairs_and_repairs(problem, monkeypat
         assert len(shares[-1]) == 3
         np.testing.assert_array_equal(first.retain["weight"], 1.0)
     assert shares[0] != shares[1]
+
+
+def test_defaults_are_the_authors():
+    parameters = inspect.signature(unlearning.unsir).parameters.values()
+    assert {p.name: p.default for p in parameters if p.name != "tx"} == {
+        "repair_tx": None,
+        "num_noise": 256,
+        "repeats": 20,
+        "noise_steps": 40,
+        "noise_learning_rate": 0.1,
+        "noise_decay": 0.1,
+        "batch_size": 256,
+        "retain_fraction": 0.2,
+    }
 
 
 @pytest.mark.parametrize(

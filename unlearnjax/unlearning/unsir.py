@@ -89,9 +89,9 @@ def error_maximising_noise(
     retain: Data,
     num_noise: int,
     *,
-    num_steps: int = 40,
-    learning_rate: float = 0.1,
-    decay: float = 0.1,
+    num_steps: int,
+    learning_rate: float,
+    decay: float,
 ) -> Data:
     """Inputs `[M, ...]` with labels of the classes that `retain` lacks, on which the loss is high.
 
