@@ -30,8 +30,7 @@ TRACED = (
     "sigma",
     "radius",
     "retain_weight",
-    "forget_weight",
-    "align_weight",
+    "align_rate",
     "noise_decay",
 )
 TASKS = {"classification": tasks.classification, "regression": tasks.regression}
