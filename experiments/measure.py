@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments import build, runner
 from experiments.fit import Fit, make_fit
-from unlearnjax import audit, parallel, training, trees
+from unlearnjax import audit, curvature, parallel, training, trees
 from unlearnjax import data as data_lib
 from unlearnjax.types import Data, Request, Task, Unlearner, Variables
 
@@ -192,6 +192,11 @@ def predictions(bench: Bench, task: Task, variables: Variables) -> np.ndarray:
     return parallel.fetch(logits if bench.config.task == "regression" else jax.nn.softmax(logits))
 
 
+def fisher_shares(bench: Bench, variables: Variables) -> np.ndarray:
+    """Each forgotten example's share of the forget set's Fisher trace, `[N]`."""
+    return parallel.fetch(_fisher_shares(bench.task, variables, bench.request.forget))
+
+
 def summarise(bench: Bench, per_example: dict, seed: int) -> dict[str, float]:
     """The audits of one model by itself."""
     room = audit if bench.config.task == "classification" else audit.regression
@@ -215,6 +220,7 @@ def relearn_target(bench: Bench, original: dict[str, float]) -> float:
     return original["forget_loss"] * (1 + margin)
 
 
+_fisher_shares = jax.jit(curvature.fisher_trace_shares, static_argnums=0)
 _evaluate = jax.jit(training.evaluate, static_argnums=0, static_argnames="batch_size")
 
 

@@ -22,6 +22,9 @@ _ORIGINALS = flags.DEFINE_string(
     "The --workdir of an earlier run that learned the same: its trained originals are taken.",
 )
 
+# Methods that go by the forget set's Fisher diagonal.
+SSD = {"ssd", "adaptive_ssd"}
+
 
 def story(config: ConfigDict, run: runner.Run) -> None:
     """One scenario, or several and their leaderboard."""
@@ -54,7 +57,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         names = [f"original_seed{seed}" for seed in range(config.num_seeds)]
         take_originals(run, names, trained)
     run.start(config.num_seeds * (2 * config.train.num_epochs + len(unlearners)))
-    rows, losses, curves, predicted, targets = [], {}, {}, [], {}
+    rows, losses, curves, predicted, targets, shares = [], {}, {}, [], {}, []
+    by_importance = not SSD.isdisjoint(config.unlearn[m].get("constructor", m) for m in unlearners)
 
     def add_row(name: str, method: str, seed: int, task, compute, number: int = 0) -> None:
         """`compute` gives a model and its cost."""
@@ -68,6 +72,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
             numbers["relearn_steps"] = int(bench.relearn(task, variables, target))
             arrays = {name: np.asarray(outputs[name]["loss"]) for name in measure.SETS}
             arrays["predictions"] = np.asarray(outputs["forget"]["predictions"])
+            if method == "original" and by_importance:
+                arrays["fisher_shares"] = measure.fisher_shares(bench, variables)
             labels = {"method": method, "seed": seed, "perturbed": number}
             return {**labels, **numbers, **cost}, arrays
 
@@ -76,6 +82,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
             targets[seed] = measure.relearn_target(bench, row)
         rows.append(row)
         predicted.append(arrays.pop("predictions"))
+        if "fisher_shares" in arrays:
+            shares.append(arrays.pop("fisher_shares"))
         if number == 0:
             losses.setdefault(method, []).append(arrays)
 
@@ -130,7 +138,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
 
     run.progress.stop()
     rows = measure.against_oracles(bench, rows, predicted)
-    return report(bench, run, rows, losses, curves)
+    return report(bench, run, rows, losses, curves, shares)
 
 
 def known_columns(config: ConfigDict) -> list[str]:
@@ -158,7 +166,7 @@ def stop_if_not_finite(method: str, seed: int, numbers: dict[str, float]) -> Non
         )
 
 
-def report(bench: measure.Bench, run: runner.Run, rows, losses, curves) -> list[table.Row]:
+def report(bench: measure.Bench, run: runner.Run, rows, losses, curves, shares) -> list[table.Row]:
     """Table, files, figures; returns the summary."""
     config, problem = bench.config, bench.problem
     metric = "accuracy" if config.task == "classification" else "error"
@@ -208,6 +216,12 @@ def report(bench: measure.Bench, run: runner.Run, rows, losses, curves) -> list[
             plots.training_curves(curves),
         ),
     }
+    if shares:
+        figures["fisher_shares"] = (
+            "Which forgotten examples hold the importance that SSD goes by: each one's share of "
+            "the forget set's Fisher trace under the originals. Where few hold most, they decide.",
+            plots.fisher_shares(shares, [arrays["forget"] for arrays in losses["original"]]),
+        )
     figures = {name: (text, html.figure_png(figure)) for name, (text, figure) in figures.items()}
     # The report is made of what does not depend on when it was made.
     environment = "\n".join(f"{k}: {v}" for k, v in runner.environment().items())

@@ -35,6 +35,7 @@ def test_it_prints_the_table_and_writes_every_file(finished):
     files = {path.name for path in workdir.iterdir()}
     assert files >= {"results.json", "results.csv", "report.html", "config.json", "checkpoints"}
     assert list(workdir.glob("tensorboard/*/events*"))
+    assert (workdir / "plots" / "fisher_shares.png").exists()  # for SSD
     assert "━" in process.stderr_text  # the progress bar
 
 

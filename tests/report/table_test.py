@@ -104,6 +104,7 @@ def test_page_is_self_contained_and_escapes_what_it_shows(rng):
         "losses": plots.loss_histograms(losses),
         "trade": plots.trade_off(summary),
         "curves": plots.training_curves({"original": rng.exponential(size=(2, 5))}),
+        "shares": plots.fisher_shares(rng.dirichlet(np.ones(9), 2), rng.exponential(size=(2, 9))),
     }
     pngs = {caption: html.figure_png(figure) for caption, figure in figures.items()}
     page = html.page(

@@ -201,3 +201,26 @@ def training_curves(histories: Mapping[str, np.ndarray]) -> Figure:
     ax.set_ylabel("training loss (nats)")
     ax.legend()
     return figure
+
+
+def fisher_shares(shares: Sequence[np.ndarray], losses: Sequence[np.ndarray]) -> Figure:
+    """Which examples hold the forget set's Fisher trace: share against loss, and cumulated.
+
+    Args:
+      shares: `[N]` of each model, see `curvature.fisher_trace_shares`.
+      losses: `[N]` of each model, of the same examples.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    by_loss, cumulated = figure.subplots(1, 2, sharey=True)
+    for seed, (share, loss) in enumerate(zip(shares, losses, strict=True)):
+        color = COLORS[seed % len(COLORS)]
+        by_loss.scatter(np.maximum(loss, 1e-8), 100 * share, s=12, color=color, alpha=0.7)
+        total = np.cumsum(np.sort(share)[::-1])
+        count = np.arange(1, len(share) + 1)
+        cumulated.plot(count, 100 * total, ".-", color=color, label=f"seed {seed}")
+    by_loss.set(xscale="log", xlabel="loss of the example (nats)", ylabel="% of the trace")
+    by_loss.set_title("each example")
+    cumulated.set(xscale="log", xlabel="examples, the largest first")
+    cumulated.set_title("together")
+    cumulated.legend(frameon=False)
+    return figure
