@@ -25,6 +25,7 @@ def test_padding_within_a_subset_is_spread_and_filled_with_its_members():
     order = np.asarray(data_lib.epoch_order(jax.random.key(0), subset, 4)).ravel()
     assert sorted(order[order >= 0]) == [4, 7, 9]
     assert set(np.asarray(data_lib.position(order))) == {4, 7, 9}
+    assert len(set(order[order < 0])) > 1  # not one of them over and over
 
 
 def test_epochs_are_shuffled_differently_by_different_keys():

@@ -69,6 +69,16 @@ def test_a_tone_lights_up_its_mel_band():
         assert spectrogram.shape == (64, 64, 1)
 
 
+def test_mel_filters_are_triangles_between_their_neighbours():
+    top, rate = 2595 * np.log10(1 + 4000 / 700), 8000
+    edges = 700 * (10 ** (np.linspace(0, top, 10) / 2595) - 1)
+    frequencies = np.linspace(0, rate / 2, 129)
+    filters = data_lib.local._mel_filters(8, 256, rate)
+    for i, band in enumerate(filters):
+        expected = np.interp(frequencies, edges[i : i + 3], [0, 1, 0])
+        np.testing.assert_allclose(band, expected, atol=1e-12)
+
+
 @pytest.fixture
 def faces(tmp_path):
     """A tiny folder in the documented layout: four people, of whom one is in the test set alone."""
