@@ -91,6 +91,11 @@ def test_what_is_out_of_range_is_named_in_one_line(family):
         ("config.budget", "a number in (0, inf)"),
         ("config.unlearn.s3t.budget", "an integer in [1, 1000000]"),
         ("config.seed", "an integer in [0, 4294967295]"),
+        ("config.num_train", "an integer in [1, 2147483647]"),
+        ("config.superclasses", "an integer in [0, 2147483647]"),
+        ("config.size", "a number in [0, 2147483647]"),
+        ("config.num_originals", "an integer in [0, 1000000]"),
+        ("config.ensemble.num_models", "an integer in [2, 1000000]"),
     ],
 )
 def test_ranges_are_those_of_the_longest_end_of_a_path(path, text):
@@ -101,6 +106,7 @@ def test_ranges_are_those_of_the_longest_end_of_a_path(path, text):
 def test_bounds_belong_to_a_range_unless_they_are_left_out():
     assert 0 in ranges.SHARE and 1 in ranges.SHARE and 0.5 in ranges.INSIDE
     assert 0 not in ranges.INSIDE and 1 not in ranges.INSIDE
+    assert str(ranges.INTEGER) == "an integer in [-2147483648, 2147483647]"
     assert 1.5 not in ranges.COUNT and 1 in ranges.COUNT and 10**6 + 1 not in ranges.COUNT
     assert math.nan not in ranges.FINITE and math.nan not in ranges.SHARE
     ranges.validate(only("config.model.options.hidden", (8, 4)))
