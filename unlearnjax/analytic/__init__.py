@@ -4,6 +4,10 @@ Two forms of one state, told apart by their type; every function takes either:
 
   InverseState  weight and inverse autocorrelation: the papers' form, O(n D^2) per block of n rows
   GramState     weight, autocorrelation and moment: exact sums, O(D^3) per call, no drift
+
+Both compute in float64; `precision` says for which scales of features that is right. The gram form
+carries further: rows that nearly determine their own prediction (fewer rows than features, raw
+pixels, a small gamma) can only be forgotten in it.
 """
 
 from unlearnjax.analytic.certificate import certificate, digest

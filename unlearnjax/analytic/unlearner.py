@@ -23,7 +23,8 @@ class ACUMemory(NamedTuple):
 
     Attributes:
       state: of the head, float64.
-      possible: scalar bool, whether all deletions so far were of rows that had been learned.
+      possible: scalar bool, whether all deletions so far were of rows that had been learned, and
+        within what float64 resolves (`precision`). One that was not left the head as it was.
     """
 
     state: recursive.State
