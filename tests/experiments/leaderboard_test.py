@@ -10,7 +10,13 @@ from tests.experiments import cli
 
 def summary(gaps, ratios):
     return [
-        {"method": m, "average_gap": g, "average_gap_std": 0.01, "seconds_ratio": r}
+        {
+            "method": m,
+            "average_gap": g,
+            "average_gap_std": 0.01,
+            "seconds_ratio": r,
+            "sensitive": m == "scrub" and g == 0.3,
+        }
         for m, g, r in zip(("original", "oracle", "ssd", "scrub"), gaps, ratios, strict=True)
     ]
 
@@ -27,6 +33,9 @@ def test_methods_are_ranked_by_their_mean_gap_with_the_oracle_first():
     assert ssd["gap"] == pytest.approx(0.25)
     assert ssd["gap: random:0.1"] == 0.4
     assert ssd["seconds_ratio"] == pytest.approx(0.02)  # geometric
+    # Sensitive is what is so on one of the forget sets.
+    names = leaderboard.columns(rows, ["class:3"])[0]
+    assert names == ("method", ["oracle", "scrub *", "ssd", "original"])
 
 
 def test_config_strings_name_scenarios():

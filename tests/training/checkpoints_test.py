@@ -235,4 +235,7 @@ def test_what_a_killed_run_has_half_written_is_no_checkpoint_and_goes(tmp_path):
     (half / "d").write_bytes(b"half")
     with Checkpoints(tmp_path / "c") as checkpoints:
         assert checkpoints.latest_step() == 1
+        checkpoints.save(2, {"x": 2 * jnp.ones(2)})  # waits for what is cleared away beside it
     assert not half.parent.exists()
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        np.testing.assert_array_equal(checkpoints.restore({"x": jnp.ones(2)})["x"], 2.0)
