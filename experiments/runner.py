@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -33,14 +33,13 @@ from rich.progress import (
 )
 
 import unlearnjax
-from experiments import compilation, ranges
+from experiments import compilation, errors, ranges
 from experiments import workdir as workdir_lib
-from unlearnjax import checks, parallel
+from unlearnjax import parallel
 from unlearnjax.report import html, table
 
 SCHEMA = 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
-_KEPT = "what is saved is kept, and the same command goes on from it"
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py or configs/NAME.py:ARG.")
@@ -327,7 +326,10 @@ def launch(
     for flag in flags.FLAGS.flags_by_module_dict()[__name__]:  # what --help shows
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     try:
-        app.run(lambda argv: _one_line_errors(lambda: main(argv)), flags_parser=_parse)
+        app.run(
+            lambda argv: errors.in_one_line(lambda: main(argv), _TRACEBACK.value),
+            flags_parser=_parse,
+        )
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from here")
 
@@ -338,66 +340,4 @@ def _parse(argv: list[str]) -> list[str]:
         getattr(_CONFIG.value, "name", None)  # a file that could not be read raises only now
         return rest
     except Exception as error:
-        _fail(_config_error(error, argv))
-
-
-def _config_error(error: Exception, argv: list[str]) -> str:
-    """What is wrong with a flag, an override or a config file, in one line."""
-    files = [arg.partition("=")[2] for arg in argv if arg.startswith("--config=")]
-    file = files[-1].partition(":")[0] if files else ""
-    if isinstance(error, KeyError | AttributeError) and "get_config" not in str(error):
-        while error.args and isinstance(error.args[0], Exception):
-            error = error.args[0]
-        return f"the config has no field {error.args[0]}"  # an override of one that is not there
-    if isinstance(error, flags.Error | ValueError | TypeError | OSError):
-        # config_flags puts the whole traceback of get_config into its message; its last line is the
-        # error itself.
-        line = str(error).strip().split("\n")[-1].strip().removeprefix("ValueError: ")
-        return line + (_near_config(line) if "No such file" in line else "")
-    if isinstance(error, AttributeError):
-        return f"config {file} has no function get_config"
-    return f"config {file} cannot be read as Python: {type(error).__name__}: {error}"
-
-
-def _near_config(line: str) -> str:
-    """What the config file that is not there may have been meant to be."""
-    known = sorted(str(path) for path in Path("configs").glob("[!_]*.py"))
-    given = line.rpartition(": ")[2].strip("'")
-    return checks.near([given], known, cutoff=0.5) or f"; there are {', '.join(known)}"
-
-
-def _one_line_errors(call: Callable[[], None]) -> None:
-    try:
-        call()
-    except (jax.errors.JaxRuntimeError, TimeoutError, MemoryError, OSError) as error:
-        if _TRACEBACK.value:
-            raise
-        memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-        if jax.process_count() > 1:
-            _leave(error, "this process ran out of memory" if memory else None)
-        if memory or isinstance(error, OSError):
-            what = f"out of memory: {error}" if memory else str(error)
-            _fail(f"{what.splitlines()[0]}; {_KEPT}")
-        raise
-    except (ValueError, FloatingPointError) as error:
-        if _TRACEBACK.value:
-            raise
-        _fail(str(error))
-
-
-def _leave(error: Exception, what: str | None) -> NoReturn:
-    """Ends this process after another one of the run is gone, or the others after this one."""
-    if what is None:
-        written = isinstance(error, OSError) and not isinstance(error, TimeoutError)
-        what = "this process failed" if written else "another process of this run was lost"
-    line = (str(error).splitlines() or [""])[0]
-    sys.stderr.write(
-        f"\nerror: {what} ({type(error).__name__}: {line}); {_KEPT}, on any number of processes\n"
-    )
-    sys.stderr.flush()
-    os._exit(1)  # leaving by the usual way would wait for the lost one
-
-
-def _fail(message: str) -> NoReturn:
-    # Messages of third parties can have many lines; ours have one.
-    sys.exit("error: " + " ".join(message.split()))
+        errors.fail(errors.of_config(error, argv))

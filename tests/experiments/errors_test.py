@@ -11,7 +11,7 @@ from ml_collections import config_flags
 
 import experiments
 from configs import unlearn as config_lib
-from experiments import runner, workdir
+from experiments import errors, runner, workdir
 from tests import disks
 from tests.experiments import cli
 
@@ -108,7 +108,7 @@ def parse_error(*argv):
         values(["experiments.unlearn", *argv])
         getattr(holder.value, "name", None)
     with pytest.raises(SystemExit) as ended:
-        runner._fail(runner._config_error(caught.value, list(argv)))
+        errors.fail(errors.of_config(caught.value, list(argv)))
     return ended.value.code
 
 
@@ -194,7 +194,7 @@ def test_the_command_ends_with_one_line_and_status_1(tmp_path, tfds_dir):
     ("error", "line"),
     [
         (ValueError("a\nb"), "error: a b"),
-        (OSError("x cannot be written"), f"error: x cannot be written; {runner._KEPT}"),
+        (OSError("x cannot be written"), f"error: x cannot be written; {errors.KEPT}"),
         (OSError(28, "No space left on device", "/x"), "No space left on device: '/x'; what is"),
         (
             MemoryError("Unable to allocate 8 GiB"),
@@ -210,11 +210,11 @@ def test_errors_are_one_line_and_status_1(error, line, capsys):
         raise error
 
     with pytest.raises(SystemExit) as caught:
-        runner._one_line_errors(call)
+        errors.in_one_line(call)
     assert line in caught.value.code and "\n" not in caught.value.code
     other = RuntimeError("ours")  # not the user's doing: with its traceback
     with pytest.raises(RuntimeError, match="ours"):
-        runner._one_line_errors(lambda: (_ for _ in ()).throw(other))
+        errors.in_one_line(lambda: (_ for _ in ()).throw(other))
 
 
 def test_packages_that_are_missing_are_named_before_anything_is_imported(monkeypatch):
@@ -241,7 +241,7 @@ def test_a_disk_that_fills_up_in_training_is_one_line_and_the_same_command_goes_
         process = cli.run(cli.command(workdir, *flags, config=config), tfds_dir)
         assert process.returncode == 1, process.stderr_text
         (line,) = cli.error_lines(process)
-        assert str(workdir) in line and "No space left" in line and runner._KEPT in line
+        assert str(workdir) in line and "No space left" in line and errors.KEPT in line
         assert "Traceback" not in process.stderr_text
         grow(100_000_000)
         process = cli.run(cli.command(workdir, *flags, config=config), tfds_dir)
