@@ -217,10 +217,9 @@ def fisher_shares(shares: Sequence[np.ndarray], losses: Sequence[np.ndarray]) ->
         by_loss.scatter(np.maximum(loss, 1e-8), 100 * share, s=12, color=color, alpha=0.7)
         total = np.cumsum(np.sort(share)[::-1])
         count = np.arange(1, len(share) + 1)
-        cumulated.plot(count, 100 * total, ".-", color=color, label=f"seed {seed}")
+        cumulated.plot(count, 100 * total, ".-", color=color)
     by_loss.set(xscale="log", xlabel="loss of the example (nats)", ylabel="% of the trace")
     by_loss.set_title("each example")
     cumulated.set(xscale="log", xlabel="examples, the largest first")
-    cumulated.set_title("together")
-    cumulated.legend(frameon=False)
+    cumulated.set_title("together, a line per model")
     return figure
