@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from jax.extend import core
 from sklearn.datasets import load_digits
 
 from unlearnjax import models, tasks
@@ -43,6 +44,20 @@ def assert_trees_close(actual, expected, rtol=1e-5, atol=0.0):
         actual,
         expected,
     )
+
+
+def shapes(fn, *args):
+    """Shapes of all that `fn(*args)` computes on its way, in inner programs too."""
+
+    def of(program):
+        for equation in program.eqns:
+            yield from (variable.aval.shape for variable in equation.outvars)
+            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program):
+                if is_program(inner):
+                    yield from of(getattr(inner, "jaxpr", inner))
+
+    is_program = lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr)
+    return set(of(jax.make_jaxpr(fn)(*args).jaxpr))
 
 
 def assert_trees_equal(actual, expected):

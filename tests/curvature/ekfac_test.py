@@ -20,7 +20,7 @@ class Small(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False):
-        x = nn.relu(layers.Conv(3, (3, 3))(x))
+        x = nn.relu(layers.Conv(2, (3, 3))(x))
         x = nn.LayerNorm()(x.mean((1, 2)))
         return nn.Dense(10)(x)
 
@@ -184,6 +184,15 @@ def test_a_layer_whose_parameters_are_elsewhere_has_the_diagonal(names):
     if not factors.blocks:
         expected = jax.tree.map(lambda p, d: p / (d + 1), params, factors.diagonal)
         problems.assert_trees_close(solved, expected)
+
+
+def test_batches_are_of_the_size_asked_for(problem):
+    """Which no value shows: seen in the shapes of the computation."""
+    task, variables, data = problem
+    key = jax.random.key(1)
+    factor = lambda v: curvature.ekfac(task, v, data, key, batch_size=7)
+    seen = problems.shapes(factor, variables)
+    assert (7, 10) in seen and (N, 10) not in seen
 
 
 def test_damping_is_to_be_positive(problem):

@@ -7,7 +7,7 @@ from flax import linen as nn
 from hypothesis import strategies as st
 
 from tests import problems
-from unlearnjax import curvature, models, training
+from unlearnjax import curvature, models, tasks, training
 
 N = 24
 SMALL_MODELS = {
@@ -220,6 +220,41 @@ def test_per_example_gradients_average_to_the_batch_gradient(digits):
 
     mean = jax.tree.map(lambda g: g.mean(0), curvature.per_example_gradients(task, variables, data))
     problems.assert_trees_close(mean, jax.grad(loss)(variables["params"]))
+
+
+def test_batches_and_gradients_are_of_the_sizes_asked_for(digits):
+    """Which no value shows: seen in the shapes of the computation."""
+    task, data = problems.mlp((12,)), data_of(digits)
+    variables = problems.init(task, data)
+    fisher = lambda **options: problems.shapes(
+        lambda v: curvature.fisher_diagonal(task, v, data, **options), variables
+    )
+    sensitivity = problems.shapes(
+        lambda v: curvature.output_sensitivity(task, v, data, batch_size=5), variables
+    )
+    for seen in (fisher(method="vmap", batch_size=5), sensitivity):
+        assert (5, 64, 12) in seen
+    seen = fisher(batch_size=5)
+    assert (5, 1, 12) in seen and (5, 64, 12) not in seen
+
+
+def test_integers_have_no_importance_and_stop_nothing():
+    x = jax.random.normal(jax.random.key(0), (N, 4))
+    data = {"inputs": x, "targets": jnp.arange(N) % 3, "index": jnp.arange(N)}
+    params = {"kernel": jnp.ones((4, 3)), "count": jnp.arange(2)}
+    apply = lambda v, batch, *_: ({"logits": batch["inputs"] @ v["params"]["kernel"]}, v)
+    task, variables = tasks.classification(tasks.Model(None, apply)), {"params": params}
+    delta = (1 / 3 - np.eye(3)[np.arange(N) % 3]) ** 2
+    expected = {"kernel": (np.asarray(x) ** 2).T @ delta / N, "count": np.zeros(2)}
+    for method in curvature.fisher.METHODS:
+        fisher = curvature.fisher_diagonal(task, variables, data, method=method)
+        problems.assert_trees_close(fisher, expected)
+    squared = curvature.batch_gradient_squared(task, variables, data, batch_size=1)
+    problems.assert_trees_close(squared, expected)
+    size = curvature.output_sensitivity(task, variables, data)
+    norm = 2 * np.abs(np.asarray(x) * np.asarray(x).sum(1, keepdims=True)).mean(0)
+    expected = {"kernel": np.tile(norm[:, None], (1, 3)), "count": np.zeros(2)}
+    problems.assert_trees_close(size, expected)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,11 @@ def table(module, x):
     return x @ rows
 
 
+def whole_table(module, x):
+    rows = module.param("table", nn.initializers.normal(1.0), (N, N))
+    return x * nn.DenseGeneral(N, axis=(0, 1))(rows)
+
+
 def tied(module, x):
     embed = nn.Embed(N, N)
     return embed.attend(nn.tanh(nn.Dense(N)(embed(tokens(x)))))
@@ -172,6 +177,11 @@ OTHER_PRODUCTS = {
     ),
     "general_two_axes": (
         lambda m, x: nn.DenseGeneral((N, 2), axis=(1, -1))(x).repeat(2, 2) * x,
+        ["DenseGeneral_0"],
+    ),
+    "general_last_axis_by_number": (lambda m, x: nn.DenseGeneral(N, axis=2)(x), ["DenseGeneral_0"]),
+    "general_whole_table": (
+        whole_table,
         ["DenseGeneral_0"],
     ),
     "general_first_axis": (lambda m, x: nn.DenseGeneral(N, axis=1)(x), []),

@@ -12,7 +12,7 @@ from flax import nnx
 
 from tests import problems
 from tests.curvature import kinds
-from unlearnjax import models, tasks
+from unlearnjax import curvature, models, tasks
 from unlearnjax.curvature import layers as rules
 
 N = kinds.N
@@ -233,3 +233,40 @@ def test_chunks_are_summed(max_bytes):
     batch = batch_of()
     fisher = jax.jit(lambda v: rules.summed_squares(task, v, batch, max_bytes))(variables)
     problems.assert_trees_close(fisher, by_a_loop(task, variables, batch))
+
+
+@pytest.mark.parametrize(("max_bytes", "at_once"), [(1, 1), (80, 2), (119, 2), (160, 4)])
+@pytest.mark.parametrize("name", ["kernel", "other"])
+def test_no_more_gradients_at_once_than_asked_for(name, max_bytes, at_once):
+    """Each of 40 bytes: of a kernel that meets several rows, or of a parameter without a rule."""
+    kernel, bias, other = jnp.ones((2, 5)), jnp.ones(5), jnp.ones((10, 1))
+
+    def apply(params, x):
+        own = {"kernel": kernel, "bias": bias} | params.get("layer", {})
+        x = nn.Dense(5).apply({"params": own}, x[..., :2])
+        return (x + params.get("other", other).sum()).mean(1)
+
+    params = {"layer": {"kernel": kernel, "bias": bias}} if name == "kernel" else {"other": other}
+    task, variables = plain(apply, params)
+    batch = batch_of()
+    squares = lambda v: rules.summed_squares(task, v, batch, max_bytes)
+    shape = (2, 5) if name == "kernel" else (10, 1)
+    seen = problems.shapes(squares, variables)
+    assert max(s[0] for s in seen if s[1:] == shape) == at_once
+
+
+def test_gradients_are_made_of_what_is_captured():
+    branches = {"one": kinds.DENSE_LAYERS["dense_on_one_row"]}
+    branches["general"] = kinds.OTHER_PRODUCTS["general_two_axes"]
+    task, variables, names = of_branches(branches)
+    batch = batch_of()
+    gradients = curvature.per_example_gradients(task, variables, batch)
+    leaves = dict(jax.tree_util.tree_leaves_with_path(gradients))
+    layers = rules.captured(task, variables, batch)
+    assert sorted(layer.name for layer, _, _ in layers) == sorted(names)
+    for layer, inputs, cotangents in layers:
+        rows, outputs = layer.rows(inputs, cotangents)
+        kernel, bias = (leaves[layer.paths[part]] for part in ("kernel", "bias"))
+        product = jnp.einsum("nri,nro->nio", rows, outputs).reshape(kernel.shape)
+        np.testing.assert_allclose(product, kernel, atol=1e-6)
+        np.testing.assert_allclose(outputs.sum(1).reshape(bias.shape), bias, atol=1e-6)

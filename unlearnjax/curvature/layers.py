@@ -29,6 +29,7 @@ from unlearnjax.curvature.per_example import example_loss, is_float, weighted_sq
 from unlearnjax.models import layers as model_layers
 from unlearnjax.types import Array, Batch, PyTree, Task, Variables
 
+# Exactly these: what a subclass computes is its own affair.
 KINDS = (nn.Dense, nn.DenseGeneral, model_layers.Conv)
 
 
@@ -95,11 +96,11 @@ def summed_squares(
 
     def summed(batch):
         weight = batch["weight"]
-        pairs, gradients = _backward(task, variables, batch, layers, others)
+        triples, gradients = _backward(task, variables, batch, layers, others)
         squares = {path: jnp.zeros(leaf.shape, jnp.float32) for path, leaf in leaves}
         squares |= {leaves[i][0]: weighted_squares(g, weight) for i, g in gradients.items()}
-        for layer, pair in zip(layers, pairs, strict=True):
-            values = _layer_squares(layer, *pair, weight, max_bytes)
+        for layer, inputs, cotangents in triples:
+            values = _layer_squares(layer, inputs, cotangents, weight, max_bytes)
             squares |= {layer.paths[name]: value for name, value in values.items()}
         return [squares[path].reshape(leaf.shape) for path, leaf in leaves]
 
@@ -113,9 +114,7 @@ def captured(task: Task, variables: Variables, batch: Batch) -> list[tuple[Layer
     Cotangents are of the example's own loss, weights are not applied. One forward and one backward
     pass.
     """
-    layers = find(task, variables, batch)
-    pairs, _ = _backward(task, variables, batch, layers, {})
-    return [(layer, *pair) for layer, pair in zip(layers, pairs, strict=True)]
+    return _backward(task, variables, batch, find(task, variables, batch), {})[0]
 
 
 def find(task: Task, variables: Variables, batch: Batch) -> list[Layer]:
@@ -205,8 +204,8 @@ def _multiplies_rows(module: nn.Module, inputs: Array) -> bool:
 
 def _backward(
     task: Task, variables: Variables, batch: Batch, layers: list[Layer], others: dict[int, Array]
-) -> tuple[list[tuple[Array, Array]], dict[int, Array]]:
-    """`(inputs, cotangents)` of each layer and the gradients by `others`, one for each example.
+) -> tuple[list[tuple[Layer, Array, Array]], dict[int, Array]]:
+    """`(layer, inputs, cotangents)` of each layer, and gradients by `others`, examples leading.
 
     Args:
       others: leaves of the parameters, by their position among all.
@@ -229,7 +228,7 @@ def _backward(
     offsets = {layer.call: jnp.zeros(layer.output.shape, layer.output.dtype) for layer in layers}
     per_example = jax.vmap(jax.grad(loss, (0, 1), has_aux=True), (None, None, 0))
     (gradients, cotangents), inputs = per_example(others, offsets, dict(batch))
-    return [(inputs[layer.call], cotangents[layer.call]) for layer in layers], gradients
+    return [(layer, inputs[layer.call], cotangents[layer.call]) for layer in layers], gradients
 
 
 def _layer_squares(
