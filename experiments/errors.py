@@ -54,7 +54,7 @@ def in_one_line(call: Callable[[], None], traceback: bool = False) -> None:
             _leave(error, "this process ran out of memory" if memory else None)
         if memory or isinstance(error, OSError):
             what = f"out of memory: {error}" if memory else str(error)
-            fail(f"{what.splitlines()[0]}; {KEPT}")
+            fail(f"{(what.splitlines() or [type(error).__name__])[0]}; {KEPT}")
         raise
     except (ValueError, FloatingPointError) as error:
         if traceback:

@@ -101,15 +101,20 @@ def fit(
 def perturbed(variables: Variables, rng: jax.Array, size: float) -> Variables:
     """The model with every parameter moved at random by about `size` of its own size.
 
-    What another processor's rounding does to a trained model, for methods that notice.
+    What another processor's rounding does to a trained model, for methods that notice. Of types
+    that have fewer digits, by what rounds in them; integers stay.
     """
     leaves, treedef = jax.tree.flatten(variables["params"])
+
+    def moved(key, x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        relative = max(size, float(jnp.finfo(x.dtype).eps)) * jax.random.normal(key, x.shape)
+        return (x * (1 + relative)).astype(x.dtype)
+
     keys = jax.random.split(rng, len(leaves))
-    moved = [
-        (x * (1 + size * jax.random.normal(key, x.shape))).astype(x.dtype)
-        for key, x in zip(keys, leaves, strict=True)
-    ]
-    return {**variables, "params": treedef.unflatten(moved)}
+    params = treedef.unflatten(map(moved, keys, leaves))
+    return {**variables, "params": params}
 
 
 def validate(bench: Bench, unlearners: Mapping[str, Unlearner]) -> None:

@@ -47,6 +47,9 @@ def test_perturbations_are_relative_and_of_the_stated_size():
         assert float(change.std()) == pytest.approx(0.1, rel=0.1)
         assert abs(float(change.mean())) < 0.01
     assert moved["batch_stats"] is given["batch_stats"]
+    tiny = measure.perturbed({"params": {**params, "n": jnp.arange(9)}}, jax.random.key(0), 1e-6)
+    assert jnp.array_equal(tiny["params"]["n"], jnp.arange(9))  # integers are no roundings
+    assert not jnp.array_equal(tiny["params"]["b"], params["b"])  # bfloat16 rounds at 0.8 %
     assert not jnp.array_equal(moved["params"]["a"] / 100, moved["params"]["b"] * 1e3)
 
 

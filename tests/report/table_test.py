@@ -110,7 +110,7 @@ def test_page_is_self_contained_and_escapes_what_it_shows(rng):
     page = html.page(
         "a <b>", "lead", table.columns(summary), pngs, {"x": "y"}, {"Config": "<z>"}, ["careful"]
     )
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
     assert "<b>" not in page and "&lt;z&gt;" in page and "careful" in page
     for reference in ("http://", "https://", "<script", 'src="/'):
         assert reference not in page

@@ -90,6 +90,17 @@ def test_the_radius_is_a_share_of_the_range_of_the_inputs(problem, monkeypatch):
     np.testing.assert_array_equal(after, before)
 
 
+def test_an_outlier_of_weight_0_does_not_widen_the_range(problem, monkeypatch):
+    task, variables, request = problem
+    before = new_labels(problem, monkeypatch, radius=0.1)
+    n = len(request.forget["targets"])
+    outlier = {k: jnp.concatenate([v, v[:1]]) for k, v in request.forget.items()}
+    outlier["inputs"] = outlier["inputs"].at[-1].set(1e4)
+    outlier["weight"] = jnp.ones(n + 1).at[-1].set(0)
+    after = new_labels((task, variables, Request(outlier)), monkeypatch, radius=0.1)
+    np.testing.assert_array_equal(after[:n], before)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_batch_is_a_step_in_training_mode(problem, name):
     """A count in the place of running statistics: epochs times batches, the last one padded."""

@@ -134,6 +134,26 @@ def test_the_rewound_epoch_is_nearest_to_the_last_models_error_on_unseen_example
     assert int(distil._forget_error_near_unseen(seen, request)) == 0
 
 
+def test_examples_of_weight_0_count_neither_as_forgotten_nor_as_unseen():
+    seen = {
+        "forget": {"accuracy": jnp.array([[1, 1, 1], [1, 1, 0], [0, 0, 0]])},
+        "validation": {"accuracy": jnp.array([[1, 1]] * 2 + [[1, 0]])},
+    }
+
+    def chosen(forget=(1.0, 1.0, 1.0), validation=(1.0, 1.0), classes=(7, 7)):
+        request = Request(
+            {"targets": jnp.array([7, 7, 7]), "weight": jnp.array(forget)},
+            validation={"targets": jnp.array(classes), "weight": jnp.array(validation)},
+        )
+        return int(distil._forget_error_near_unseen(seen, request))
+
+    assert chosen() == 1  # 2/3 is nearest to 1/2
+    assert chosen(validation=(1.0, 0.0)) == 0 and chosen(validation=(0.0, 1.0)) == 2
+    assert chosen(forget=(0.0, 0.0, 1.0), validation=(0.0, 1.0)) == 1
+    # Nothing unseen of the kind: nothing to go by, the last epoch.
+    assert chosen(validation=(0.0, 0.0)) == 2 and chosen(classes=(1, 2)) == 2
+
+
 def test_rewinding_returns_the_model_that_fewer_epochs_give(digits):
     """Chosen in NumPy from runs of one, two, ... epochs, on half a class."""
     task = problems.mlp()

@@ -70,6 +70,11 @@ def test_noise_counts_for_nothing_where_no_class_is_absent(problem):
     np.testing.assert_array_equal(noise(problem, retain=retain)["weight"], 0.0)
 
 
+def test_a_class_whose_examples_weigh_nothing_is_absent(problem):
+    retain = {**problem[2], "weight": (problem[2]["targets"] != 2).astype(jnp.float32)}
+    np.testing.assert_array_equal(noise(problem, retain=retain)["targets"], [1, 2, 3, 1, 2])
+
+
 def test_noise_is_that_of_adam_on_decay_less_loss(problem):
     """NumPy: gradient `2 decay x - (softmax - onehot) W'` over M, Adam's moments by hand."""
     steps, rate, decay = 6, 0.2, 0.3

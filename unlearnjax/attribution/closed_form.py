@@ -52,7 +52,8 @@ def ridge_influence(
       >>> bool(jnp.allclose(change, retrained, atol=1e-5))
       True
     """
-    features, targets, evaluation = (jnp.asarray(x) for x in (features, targets, evaluation))
+    with jax.enable_x64(True):  # else what comes in float64 would be rounded here
+        features, targets, evaluation = (jnp.asarray(x) for x in (features, targets, evaluation))
     for name, value in (("features", features), ("targets", targets), ("evaluation", evaluation)):
         if value.ndim != 2:
             raise ValueError(f"{name} must have two axes, got shape {value.shape}")

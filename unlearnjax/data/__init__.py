@@ -11,6 +11,7 @@ from unlearnjax.data.batching import (
     steps_per_epoch,
     take,
     validate_batch_size,
+    weights,
 )
 from unlearnjax.data.dataset import (
     Dataset,
@@ -45,6 +46,7 @@ __all__ = [
     "take",
     "validate",
     "validate_batch_size",
+    "weights",
     "with_superclasses",
     "with_target",
 ]

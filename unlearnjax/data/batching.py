@@ -86,6 +86,16 @@ def take(data: Data, indices: Array) -> Batch:
     return {**batch, "weight": weight * batch["weight"] if "weight" in batch else weight}
 
 
+def weights(data: Data) -> Array:
+    """`[N]` weights of the examples: those of `data`, or ones.
+
+    Examples:
+      >>> weights({"inputs": jnp.zeros((2, 3))}).tolist()
+      [1.0, 1.0]
+    """
+    return jnp.asarray(data["weight"]) if "weight" in data else jnp.ones(num_examples(data))
+
+
 def numeric(data: Data) -> Data:
     """The fields that a device holds: booleans and numbers, 64 bits cut to 32 unless jax has them.
 

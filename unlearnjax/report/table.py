@@ -50,11 +50,12 @@ SPREADING = (
     "forget_error",
     "retain_error",
     "test_error",
+    "average_gap",
 )
 SENSITIVE = 0.05
 SENSITIVE_MEANS = (
-    "sensitive: an accuracy (or error) spreads by more than 5 points over seeds and perturbed "
-    "originals; do not rely on one run"
+    "sensitive: an accuracy (or error) or the average gap spreads by more than 5 points over seeds "
+    "and perturbed originals; do not rely on one run"
 )
 
 

@@ -46,7 +46,10 @@ def boundary_shrink(
 
     def relabel(rng, task, frozen, request):
         del rng
-        low, high = request.forget["inputs"].min(), request.forget["inputs"].max()
+        inputs = request.forget["inputs"]
+        counts = (data_lib.weights(request.forget) > 0).reshape(-1, *[1] * (inputs.ndim - 1))
+        low = inputs.min(where=counts, initial=jnp.inf)
+        high = inputs.max(where=counts, initial=-jnp.inf)
 
         def per_batch(batch):
             def loss(inputs):

@@ -130,11 +130,7 @@ def descend(
 
     def update(rng, task, variables, memory, request: Request):
         tx_rng, teacher_rng, subset_rng, loop_rng = jax.random.split(rng, 4)
-        transform = (
-            tx
-            if isinstance(tx, optax.GradientTransformation)
-            else tx(tx_rng, task, variables, request)
-        )
+        transform = resolve(tx, tx_rng, task, variables, request)
         data, num_forget = _join(request, parts)
         indices = _subset(subset_rng, num_forget, data_lib.num_examples(data), retain_fraction)
         keys = jax.random.split(teacher_rng, len(teachers))
@@ -174,10 +170,18 @@ def descend(
         if select is not None:
             chosen = select(outputs, request)
             result = jax.tree.map(lambda x: x[chosen], models)
-        return result, Trace(_curves(outputs)) if record else memory
+        return result, Trace(_curves(outputs, request)) if record else memory
 
     needs = {*parts, *record} | ({"labels"} if labels or record else set())
     return Unlearner(init_nothing, update, frozenset(needs))
+
+
+def resolve(
+    tx: Transform, rng: Array, task: Task, variables: Variables, request: Request
+) -> optax.GradientTransformation:
+    """The transformation itself, made of the model and the request where it is made of them."""
+    given = isinstance(tx, optax.GradientTransformation)
+    return tx if given else tx(rng, task, variables, request)
 
 
 def init_nothing(rng: jax.Array, task: Task, variables: Any, data: Any) -> tuple[Any, tuple]:
@@ -299,9 +303,10 @@ def _skipping_empty(step):
     return skipping
 
 
-def _curves(outputs: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
+def _curves(outputs: Mapping[str, Mapping[str, Array]], request: Request) -> dict[str, Array]:
+    weights = {part: data_lib.weights(getattr(request, part)) for part in outputs}
     return {
-        f"{part}_{metric}": values[metric].mean(axis=1)
+        f"{part}_{metric}": jnp.average(values[metric], axis=1, weights=weights[part])
         for part, values in outputs.items()
         for metric in ("loss", "accuracy")
         if metric in values

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from unlearnjax import checks
+from unlearnjax import data as data_lib
 from unlearnjax.types import Array, Request, Unlearner
 from unlearnjax.unlearning import objectives
 from unlearnjax.unlearning.descend import (
@@ -41,8 +42,9 @@ def scrub(
       temperature: of the softened predictions, > 0.
       rewind: SCRUB+R, which returns the model of the epoch whose forget error is nearest to the
         error that the last epoch's model makes on validation examples of the forget set's classes:
-        what is unseen must be as wrong as what is forgotten. Needs validation data. Ours looks at
-        the models after each epoch, the published code at the original, too.
+        what is unseen must be as wrong as what is forgotten. Needs validation data; without
+        examples of those classes in it nothing is rewound. Ours looks at the models after each
+        epoch, the published code at the original, too.
 
     Returns:
       An unlearner that needs forget and retain data and labels. Cost: the passes, and one forward
@@ -126,9 +128,12 @@ def bad_teacher(
 def _forget_error_near_unseen(seen, request: Request) -> Array:
     """The epoch whose forget error is nearest to the last model's error on unseen examples.
 
-    Of these, validation examples of the forgotten classes count.
+    Of these, validation examples of the forgotten classes count; without any, it is the last epoch.
     """
-    member = jnp.isin(request.validation["targets"], request.forget["targets"])
+    kind = jnp.isin(request.validation["targets"], request.forget["targets"])
+    counts = kind * data_lib.weights(request.validation)
     unseen = seen["validation"]["accuracy"][-1]
-    reference = jnp.sum(unseen * member) / jnp.maximum(member.sum(), 1)
-    return jnp.argmin(jnp.abs(seen["forget"]["accuracy"].mean(axis=1) - reference))
+    reference = jnp.sum(unseen * counts) / jnp.maximum(counts.sum(), 1e-12)
+    accuracy = jnp.average(seen["forget"]["accuracy"], 1, data_lib.weights(request.forget))
+    nearest = jnp.argmin(jnp.abs(accuracy - reference))
+    return jnp.where(counts.sum() > 0, nearest, len(accuracy) - 1)

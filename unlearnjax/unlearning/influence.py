@@ -55,7 +55,7 @@ def influence(
 
     def update(rng, task, variables, memory, request: Request):
         parts = request.forget, request.retain
-        sizes = [_weights(part).sum() for part in parts]
+        sizes = [data_lib.weights(part).sum() for part in parts]
         at = {**variables, "params": jax.tree.map(_at_least_float32, variables["params"])}
         forget, retain = (
             curvature.mean_gradient(task, at, part, batch_size=batch_size) for part in parts
@@ -128,7 +128,7 @@ def fisher_forgetting(
             raise ValueError(f"targets must be class ids, got {retain['targets'].dtype}")
         num_classes = training.output_shapes(task, variables, retain)["logits"].shape[-1]
         fisher = _expected_fisher(task, variables, retain, num_classes, batch_size)
-        gone = jnp.bincount(retain["targets"], _weights(retain), length=num_classes) == 0
+        gone = jnp.bincount(retain["targets"], data_lib.weights(retain), length=num_classes) == 0
         last = last_layers(task, variables, retain, 1)
         leaves, treedef = jax.tree.flatten(variables["params"])
         keys = treedef.unflatten(jax.random.split(rng, len(leaves)))
@@ -151,11 +151,6 @@ def fisher_forgetting(
         return {**variables, "params": params}, memory
 
     return Unlearner(init_nothing, update, frozenset({"retain", "labels"}))
-
-
-def _weights(data: Data) -> Array:
-    """`[N]`, those of `data` or ones."""
-    return jnp.asarray(data.get("weight", jnp.ones(data_lib.num_examples(data))))
 
 
 def _at_least_float32(leaf: Array) -> Array:

@@ -15,7 +15,7 @@ from unlearnjax import checks, models, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.training.step import LossFn
 from unlearnjax.types import Array, Batch, Data, Request, Task, Unlearner, Variables
-from unlearnjax.unlearning.descend import Transform, init_nothing, original
+from unlearnjax.unlearning.descend import Transform, init_nothing, original, resolve
 
 # Of the divergence beside the squared error in the density models' loss, as published.
 KL_WEIGHT = 0.025
@@ -73,12 +73,12 @@ def laf(
     checks.positive(temperature=temperature, vae_learning_rate=vae_learning_rate)
     density = density_task(latent)
 
-    def fit(rng: Array, features: Array) -> Variables:
+    def fit(rng: Array, features: Array, weight: Array) -> Variables:
         n = features.shape[0]
         state, _ = training.train(
             density,
             optax.adam(vae_learning_rate),
-            {"inputs": features},
+            {"inputs": features, "weight": weight},
             jnp.arange(n),
             rng,
             num_epochs=vae_epochs,
@@ -88,15 +88,13 @@ def laf(
 
     def update(rng, task, variables, memory, request: Request):
         tx_rng, all_rng, forget_rng, loop_rng = jax.random.split(rng, 4)
-        transform = (
-            tx
-            if isinstance(tx, optax.GradientTransformation)
-            else tx(tx_rng, task, variables, request)
-        )
+        transform = resolve(tx, tx_rng, task, variables, request)
         data, num_forget = _join(request), data_lib.num_examples(request.forget)
         before = training.outputs(task, original(variables, request), data)
         features = data["original.features"] = tasks.features(before)
-        typical, forgotten = fit(all_rng, features), fit(forget_rng, features[:num_forget])
+        weight = data["weight"]
+        typical = fit(all_rng, features, weight)
+        forgotten = fit(forget_rng, features[:num_forget], weight[:num_forget])
         alternation = _alternate(
             (leaving(task, density, typical, forgotten), transform),
             (aligning(task, temperature), optax.chain(transform, optax.scale(align_rate))),

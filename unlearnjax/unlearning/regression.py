@@ -31,8 +31,9 @@ def blindspot(
     the task's loss on the retain set, and on the forget set half the squared difference to the
     teacher's prediction and `feature_weight` times the distance of attention maps
     (`attention_distance`). In training mode. The authors take the loss of the model's training on
-    both sets, too: the absolute error on AgeDB, the squared error on STS-B; their maps are those of
-    every layer, ours the penultimate features', which are all that every model shows.
+    both sets, too: the absolute error on AgeDB, the squared error on STS-B; the half is ours. Their
+    maps are those of every layer, averaged over channels; ours are the penultimate features', each
+    by itself, which are all that every model shows.
 
     Args:
       tx: optax transformation of the student; Adam 1e-3 in the authors' code.
@@ -93,7 +94,7 @@ def attention_distance(teacher: str) -> objectives.Term:
     """
 
     def attention(features):
-        squared = features**2
+        squared = features.astype(jnp.promote_types(features.dtype, jnp.float32)) ** 2
         # Under the root, so that features that are all zero have a gradient.
         return squared * jax.lax.rsqrt(jnp.maximum(jnp.sum(squared**2, -1, keepdims=True), 1e-24))
 

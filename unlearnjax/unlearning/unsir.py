@@ -10,7 +10,7 @@ import optax
 from unlearnjax import checks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
-from unlearnjax.unlearning.descend import Transform, descend, init_nothing
+from unlearnjax.unlearning.descend import Transform, descend, init_nothing, resolve
 
 
 def unsir(
@@ -30,9 +30,11 @@ def unsir(
     Forgotten are the classes that the retain set does not hold. Inputs with their labels are
     learned that maximise the loss, see `error_maximising_noise`. One epoch on these, each
     `repeats` times, shuffled with a share of the retain set impairs, every example weighing alike;
-    one on the same share repairs. All in training mode. Defaults are the authors' for CIFAR-10,
-    except that the share is drawn, not the first of every class, and that the running statistics do
-    not see the search for noise. Where no class is missing this is fine-tuning on the share.
+    one on the same share repairs. All in training mode. Defaults are the authors' for one class of
+    CIFAR-10, except that the share is drawn, not the first of every class, and that the running
+    statistics do not see the search for noise. Of several classes the authors learn `num_noise`
+    inputs each, by themselves, and label all of them 0; ours are in one batch, labelled as they
+    were learned. Where no class is missing this is fine-tuning on the share.
 
     Args:
       tx: optax transformation to impair with; Adam 0.02 in the authors' code.
@@ -102,7 +104,7 @@ def error_maximising_noise(
       'inputs', 'targets' and 'weight', all one, or all 0 where no class is missing.
     """
     num_classes = training.output_shapes(task, variables, retain)["logits"].shape[-1]
-    absent = ~jnp.isin(jnp.arange(num_classes), retain["targets"])
+    absent = jnp.bincount(retain["targets"], data_lib.weights(retain), length=num_classes) == 0
     # How many are absent is data, so that shapes may not depend on it: those come first, and take
     # turns.
     turn = jnp.arange(num_noise) % jnp.maximum(absent.sum(), 1)
@@ -134,6 +136,4 @@ def _supervised(task: Task, teachers):
 
 
 def _halved(tx: Transform) -> Transform:
-    if isinstance(tx, optax.GradientTransformation):
-        return optax.chain(tx, optax.scale(0.5))
-    return lambda *request: optax.chain(tx(*request), optax.scale(0.5))
+    return lambda *request: optax.chain(resolve(tx, *request), optax.scale(0.5))
