@@ -69,6 +69,21 @@ def is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def widened(tree: PyTree) -> PyTree:
+    """Floating-point leaves of fewer digits as float32, in which sums can be taken; others stay.
+
+    Examples:
+      >>> [x.dtype.name for x in widened([jnp.ones(2, jnp.bfloat16), jnp.arange(2)])]
+      ['float32', 'int32']
+    """
+
+    def leaf(x):
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if floating else x
+
+    return jax.tree.map(leaf, tree)
+
+
 def all_finite(tree: PyTree) -> jax.Array:
     """Scalar bool: every floating-point entry of `tree` is finite."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unlearnjax import checks, curvature, training
+from unlearnjax import checks, curvature, training, trees
 from unlearnjax import data as data_lib
 from unlearnjax.attribution.outputs import Output, margin_output
 from unlearnjax.types import Array, Data, Task, Variables
@@ -109,20 +109,12 @@ def influence(
         one = lambda pair: change_of_one(*pair, train, evaluation, removed)
         return jax.lax.map(one, (models, factors)).mean(0)
 
-    stacked = _widened(jax.tree.map(lambda *leaves: jnp.stack(leaves), *models))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+    # An inverse cannot be iterated towards in half precision.
+    stacked = {**stacked, "params": trees.widened(stacked["params"])}
     factors = ()
     if method == "ekfac":
         factor = lambda v: curvature.ekfac(task, v, train, rng, batch_size=batch_size)
         factors = jax.jit(partial(jax.lax.map, factor))(stacked)
     arguments = (stacked, factors, dict(train), dict(evaluation))
     return Influence(jax.tree_util.Partial(change, *arguments), jnp.zeros(size))
-
-
-def _widened(variables: Variables) -> Variables:
-    """Parameters of half precision in float32: an inverse cannot be iterated towards in less."""
-
-    def widen(x):
-        floating = jnp.issubdtype(x.dtype, jnp.floating)
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if floating else x
-
-    return {**variables, "params": jax.tree.map(widen, variables["params"])}

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from unlearnjax import checks, curvature, training
+from unlearnjax import checks, curvature, training, trees
 from unlearnjax import data as data_lib
-from unlearnjax.types import Array, Data, PyTree, Request, Task, Unlearner, Variables
+from unlearnjax.types import Data, PyTree, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning.descend import init_nothing
 from unlearnjax.unlearning.finetune import last_layers
 
@@ -56,7 +56,7 @@ def influence(
     def update(rng, task, variables, memory, request: Request):
         parts = request.forget, request.retain
         sizes = [data_lib.weights(part).sum() for part in parts]
-        at = {**variables, "params": jax.tree.map(_at_least_float32, variables["params"])}
+        at = {**variables, "params": trees.widened(variables["params"])}  # inverses sum in it
         forget, retain = (
             curvature.mean_gradient(task, at, part, batch_size=batch_size) for part in parts
         )
@@ -151,13 +151,6 @@ def fisher_forgetting(
         return {**variables, "params": params}, memory
 
     return Unlearner(init_nothing, update, frozenset({"retain", "labels"}))
-
-
-def _at_least_float32(leaf: Array) -> Array:
-    """A parameter of lower precision as float32, in which products with curvature are summed."""
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return leaf
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 def _expected_fisher(
