@@ -9,7 +9,7 @@ folder) holds the set's `DIGIT_SPEAKER_TAKE.wav` files.
 
 Faces (MUFAC, MUCAC, CelebA), as a folder of images with a `labels.csv` (`local.image_folder`):
 
-    --config=configs/identity.py:image_folder,model=resnet18,forget=identity:NAME \
+    --config=configs/identity.py:image_folder,model=resnet18,forget=identity:p07 \
     --config.source=DIR
 
 Config strings as in configs/unlearn.py; the six speakers are numbered in the order of their names.
