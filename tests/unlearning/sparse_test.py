@@ -203,7 +203,7 @@ def test_synflow_saves_layers_that_magnitude_pruning_would_cut_off(problem):
     problems.assert_trees_equal(again, updated)
 
 
-def test_the_penalty_is_by_default_that_of_the_paper():
+def test_the_default_penalty_is_small():
     assert inspect.signature(unlearning.l1_sparse).parameters["gamma"].default == 5e-4
 
 
