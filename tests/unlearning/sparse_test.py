@@ -1,5 +1,7 @@
 """L1-sparse fine-tuning and pruning, against dynamics worked out by hand."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -199,6 +201,10 @@ def test_synflow_saves_layers_that_magnitude_pruning_would_cut_off(problem):
     other = request._replace(retain={**request.retain, "inputs": -request.retain["inputs"]})
     again = update(problem, unlearning.prune(0.99, score="synflow", rounds=50), request=other)
     problems.assert_trees_equal(again, updated)
+
+
+def test_the_default_penalty_is_small():
+    assert inspect.signature(unlearning.l1_sparse).parameters["gamma"].default == 5e-4
 
 
 @pytest.mark.parametrize(
