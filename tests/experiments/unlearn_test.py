@@ -290,6 +290,7 @@ def test_ssd_forgets_a_class_of_fashion_mnist(tmp_path, tfds_dir, real_data_dir)
             tmp_path / "run",
             f"--data_dir={real_data_dir}",
             "--config.train.num_epochs=1",
+            "--config.rounding.num_perturbed=0",
             config="configs/unlearn.py:fashion_mnist,method=ssd,seeds=1",
         ),
         tfds_dir,
