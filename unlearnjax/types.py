@@ -12,7 +12,7 @@ import jax
 PyTree = Any
 Array = jax.Array
 
-# 'inputs' [B, ...], 'targets' [B], 'index' [B] (position in the training set) and, once batched,
+# 'inputs' [B, ...], 'targets' [B], 'index' [B] (an id, see `unlearning.ids`) and, once batched,
 # 'weight' [B] (0 marks padding). Further keys ('identity', ...) are carried along.
 Batch = Mapping[str, Array]
 # A whole data set has the form of a Batch with leading axis N.
