@@ -134,12 +134,17 @@ def by_hand(problem, request, rng, rates, num_epochs, batch_size):
     before = [penultimate(original["params"], part) for part in parts]
     density = laf.density_task(8)
 
-    def fitted(rng, x):
+    def fitted(rng, x, weight):
         options = {"num_epochs": 2, "batch_size": batch_size}
-        indices = jnp.arange(len(x))
-        return training.train(density, optax.adam(1e-2), {"inputs": x}, indices, rng, **options)[0]
+        data = {"inputs": x, "weight": weight}
+        return training.train(density, optax.adam(1e-2), data, jnp.arange(len(x)), rng, **options)[
+            0
+        ]
 
-    models = fitted(forget_rng, before[0]), fitted(all_rng, jnp.concatenate(before))
+    models = (
+        fitted(forget_rng, before[0], weights[0]),
+        fitted(all_rng, jnp.concatenate(before), jnp.concatenate(weights)),
+    )
     count = weights[0].sum() + weights[1].sum()
 
     def leave(params):
