@@ -46,7 +46,7 @@ def boundary_shrink(
 
     def relabel(rng, task, frozen, request):
         del rng
-        inputs = request.forget["inputs"]
+        inputs = jnp.asarray(request.forget["inputs"])
         counts = (data_lib.weights(request.forget) > 0).reshape(-1, *[1] * (inputs.ndim - 1))
         low = inputs.min(where=counts, initial=jnp.inf)
         high = inputs.max(where=counts, initial=-jnp.inf)
