@@ -57,7 +57,7 @@ def publish(workdir: Path, name: str) -> None:
     small = {k: rounded(results[k]) for k in KEPT if k in results}
     if small["config"].get("source"):  # where files lie is the machine's business
         small["config"]["source"] = Path(small["config"]["source"]).name
-    # Settings that were tried and not chosen stay in the run, and so do the single rows of perturbed
+    # Settings that were tried and not chosen stay in the run, and so do single rows of perturbed
     # originals, which the summary's spread includes.
     small["rows"] = [
         row for row in small["rows"] if row.get("chosen", True) and not row.get("perturbed")
