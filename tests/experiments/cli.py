@@ -58,7 +58,7 @@ def start(command, tfds_dir, **extra):
 
 def run(command, tfds_dir, **extra):
     process = start(command, tfds_dir, **extra)
-    process.stdout_text, process.stderr_text = process.communicate(timeout=300)
+    process.stdout_text, process.stderr_text = process.communicate(timeout=600)
     return process
 
 
