@@ -64,6 +64,21 @@ def test_plus_is_its_weighted_gradient(options, beta, bound):
     np.testing.assert_allclose(linear.weights(updated), w - RATE * step, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["gradient_ascent", "gradient_ascent_plus"])
+def test_a_pass_takes_as_many_steps_as_there_are_batches(name):
+    """At a small rate every step goes about as far as the one on all examples."""
+    request, given, _ = linear.problem(num_forget=8, num_retain=8)
+
+    def moved(batch_size):
+        method = getattr(unlearning, name)(
+            optax.sgd(1e-3), num_epochs=1, batch_size=batch_size, max_loss=np.inf
+        )
+        updated, _ = method.update(jax.random.key(0), linear.TASK, given, (), request)
+        return linear.weights(updated) - linear.weights(given)
+
+    np.testing.assert_allclose(moved(2), 4 * moved(8), atol=0.02 * np.abs(4 * moved(8)).max())
+
+
 def test_ascent_raises_the_forget_loss_to_about_the_bound_and_no_further(digits):
     task = problems.mlp()
     request = Request({k: jnp.asarray(v[:20]) for k, v in digits.items()})

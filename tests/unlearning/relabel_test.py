@@ -111,6 +111,20 @@ def test_retained_examples_keep_their_labels():
     np.testing.assert_allclose(linear.weights(updated), w - RATE * step, atol=1e-5)
 
 
+def test_the_student_runs_in_training_mode():
+    request, given, _ = linear.problem()
+    modes = []
+
+    def apply(variables, batch, rng, train):
+        modes.append(train)
+        return linear.TASK.apply(variables, batch, rng, train)
+
+    method = unlearning.random_label(optax.sgd(RATE), num_epochs=1)
+    task = linear.TASK._replace(apply=apply)
+    jax.eval_shape(lambda rng: method.update(rng, task, given, (), request), jax.random.key(0))
+    assert True in modes
+
+
 @pytest.fixture(scope="module")
 def problem():
     data = problems.digits(300)
