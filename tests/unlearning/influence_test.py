@@ -153,6 +153,7 @@ def network():
         "first": {"kernel": rng.normal(size=(2, 3, 2, C)), "bias": rng.normal(size=C)},
         "last": {"kernel": rng.normal(size=(C, C)), "bias": rng.normal(size=C)},
     }
+    params["first"]["bias"][3] = -100.0  # a dead unit: nothing depends on its parameters
     inputs = rng.normal(size=(10, 12)) * np.geomspace(0.05, 3, 12)
     targets = np.array([0, 1, 3, 0, 1, 3, 2, 0, 1, 3])
     weight = np.array([1, 1, 2, 1, 0.5, 1, 0, 1, 1, 3])
