@@ -88,7 +88,7 @@ def judge(lab: Lab, name: str, forget: np.ndarray) -> Outcome:
     subsets = np.broadcast_to(parts["retain"], (config.num_originals, len(kept)))
     margin = ensembles.margins(lab.task)
     train = partial(ensembles.train, config, run, lab.task, lab.pool)
-    folder = runner.folder(name).replace("/", "-")
+    folder = runner.folder(name)
     reference = train(f"{folder}_reference", subsets, margin)["margin"]
     others = train(f"{folder}_oracle", subsets, ensembles.with_models(margin))
     oracles = ensembles.stacked(others, lab.originals)

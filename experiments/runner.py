@@ -17,6 +17,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jax
 import numpy as np
@@ -211,8 +212,8 @@ class Run:
 
 
 def folder(forget: str) -> str:
-    """A forget set's text as part of a file name."""
-    return forget.replace(":", "-").replace("+", "-")
+    """A forget set's text as part of a file name: `class-3` of `class:3`; no two share one."""
+    return quote(forget, safe="+").replace("-", "%2D").replace("%3A", "-")
 
 
 def key(seed: int, *names: str | int) -> jax.Array:

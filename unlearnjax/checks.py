@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def one_of(**choices: tuple[Any, Sequence[Any]]) -> None:
@@ -65,11 +66,27 @@ def share(**values: float) -> None:
             raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
 
+def part(**values: float) -> None:
+    """Raises `ValueError` unless each value lies in (0, 1]: a share, and not of nothing."""
+    for name, value in values.items():
+        if not traced(value) and not 0 < value <= 1:
+            raise ValueError(f"{name} must lie in (0, 1], got {value}")
+
+
 def open_share(**values: float) -> None:
     """Raises `ValueError` unless each value lies between 0 and 1, both excluded."""
     for name, value in values.items():
         if not traced(value) and not 0 < value < 1:
             raise ValueError(f"{name} must lie in (0, 1), got {value}")
+
+
+def floating(**arrays: Any) -> None:
+    """Raises `ValueError` unless each array is floating-point, as what is to be moved must be."""
+    for name, array in arrays.items():
+        if not jnp.issubdtype(jnp.result_type(array), jnp.floating):
+            raise ValueError(
+                f"{name} must be floating-point to be moved, got {jnp.result_type(array)}"
+            )
 
 
 def traced(value: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unlearnjax import checks
 from unlearnjax.data.forget_sets import Selection, complement, number, parts, whole_class
 
 SPECS = "poison:COUNT:GAMMA (trigger and label 0), confusion:A+B:COUNT:GAMMA (labels swapped)"
@@ -120,6 +121,5 @@ def _choose(candidates: np.ndarray, count: int, rng: np.random.Generator) -> np.
 
 
 def _known(chosen: np.ndarray, gamma: float, rng: np.random.Generator) -> np.ndarray:
-    if not 0 < gamma <= 1:
-        raise ValueError(f"GAMMA must lie in (0, 1], got {gamma}")
+    checks.part(GAMMA=gamma)
     return np.sort(rng.choice(chosen, max(1, round(gamma * len(chosen))), replace=False))

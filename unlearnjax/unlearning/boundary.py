@@ -40,13 +40,14 @@ def boundary_shrink(
       and one forward pass over the forget set.
 
     Raises:
-      ValueError: for a value out of range.
+      ValueError: for a value out of range, at the request for inputs that are not floating-point.
     """
     checks.positive(radius=radius)
 
     def relabel(rng, task, frozen, request):
         del rng
         inputs = jnp.asarray(request.forget["inputs"])
+        checks.floating(inputs=inputs)
         counts = (data_lib.weights(request.forget) > 0).reshape(-1, *[1] * (inputs.ndim - 1))
         low = inputs.min(where=counts, initial=jnp.inf)
         high = inputs.max(where=counts, initial=-jnp.inf)

@@ -116,8 +116,7 @@ def descend(
         )
     length = {"num_epochs": num_epochs} if num_steps is None else {"num_steps": num_steps}
     checks.at_least(1, batch_size=batch_size, **length)
-    if not 0 < retain_fraction <= 1:
-        raise ValueError(f"retain_fraction must lie in (0, 1], got {retain_fraction}")
+    checks.part(retain_fraction=retain_fraction)
     if select is not None and not record:
         raise ValueError("select needs record, got none")
     teachers = teachers or {}
@@ -131,7 +130,7 @@ def descend(
     def update(rng, task, variables, memory, request: Request):
         tx_rng, teacher_rng, subset_rng, loop_rng = jax.random.split(rng, 4)
         transform = resolve(tx, tx_rng, task, variables, request)
-        data, num_forget = _join(request, parts)
+        data, num_forget = join(request, parts)
         indices = _subset(subset_rng, num_forget, data_lib.num_examples(data), retain_fraction)
         keys = jax.random.split(teacher_rng, len(teachers))
         frozen = {
@@ -207,7 +206,7 @@ def incompetent_model(rng: Array, task: Task, variables: Variables, request: Req
     return training.init_variables(task, request.retain or request.forget, rng)
 
 
-def _join(request: Request, parts: Sequence[str]) -> tuple[Data, int]:
+def join(request: Request, parts: Sequence[str]) -> tuple[Data, int]:
     """The parts one after another with the flag 'forget', and how many of them it marks.
 
     Of the columns those that all parts have; `weight` counts as 1 where a part has none.

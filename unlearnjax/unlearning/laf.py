@@ -14,8 +14,8 @@ import optax
 from unlearnjax import checks, models, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.training.step import LossFn
-from unlearnjax.types import Array, Batch, Data, Request, Task, Unlearner, Variables
-from unlearnjax.unlearning.descend import Transform, init_nothing, original, resolve
+from unlearnjax.types import Array, Batch, Request, Task, Unlearner, Variables
+from unlearnjax.unlearning.descend import Transform, init_nothing, join, original, resolve
 
 # Of the divergence beside the squared error in the density models' loss, as published.
 KL_WEIGHT = 0.025
@@ -44,7 +44,9 @@ def laf(
 
     each with a `tx` of its own. Only features enter, so the classifier gets no gradient. All in
     evaluation mode. As in the authors' code, except that their decoders end in a sigmoid, which
-    features outside of [0, 1] do not pass, and draw latents where these take the mean. LAF+R, with
+    features outside of [0, 1] do not pass, and draw latents where these take the mean, and that
+    they fit `h` to the remaining data alone; and their encoders are two layers of 128 and 32, these
+    one of 64. LAF+R, with
     a supervised repair of the classifier, is `chain(laf(...), finetune_last(tx, layers=1))`.
 
     Args:
@@ -89,10 +91,10 @@ def laf(
     def update(rng, task, variables, memory, request: Request):
         tx_rng, all_rng, forget_rng, loop_rng = jax.random.split(rng, 4)
         transform = resolve(tx, tx_rng, task, variables, request)
-        data, num_forget = _join(request), data_lib.num_examples(request.forget)
+        data, num_forget = join(request, ("forget", "retain"))
+        weight = data["weight"] = data_lib.weights(data)
         before = training.outputs(task, original(variables, request), data)
         features = data["original.features"] = tasks.features(before)
-        weight = data["weight"]
         typical = fit(all_rng, features, weight)
         forgotten = fit(forget_rng, features[:num_forget], weight[:num_forget])
         alternation = _alternate(
@@ -202,19 +204,6 @@ def _alternate(*players: tuple[LossFn, optax.GradientTransformation]) -> _Altern
         return training.TrainState(state.step + 1, variables, tuple(opt_states)), sums
 
     return _Alternation(init, step)
-
-
-def _join(request: Request) -> Data:
-    """Forget and retain examples one after another, with the flag 'forget'."""
-
-    def flagged(part, flag):
-        n = data_lib.num_examples(part)
-        return {"weight": jnp.ones(n), **part, "forget": jnp.full(n, flag)}
-
-    forget, retain = flagged(request.forget, 1.0), flagged(request.retain, 0.0)
-    return {
-        name: jnp.concatenate([forget[name], retain[name]]) for name in forget if name in retain
-    }
 
 
 def _order(num_forget: int, num_examples: int, batch_size: int):

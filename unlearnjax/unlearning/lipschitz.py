@@ -54,8 +54,7 @@ def just_in_time(
 
         def loss_fn(variables, batch, rng):
             inputs, weight = batch["inputs"], batch["weight"]
-            if not jnp.issubdtype(inputs.dtype, jnp.floating):
-                raise ValueError(f"inputs must be floating-point to be moved, got {inputs.dtype}")
+            checks.floating(inputs=inputs)
             here_rng, copies_rng = jax.random.split(rng)
             outputs, updated = task.apply(variables, batch, here_rng, True)
             member = (weight > 0).reshape(-1, *[1] * (inputs.ndim - 1))

@@ -113,8 +113,7 @@ def salun(
       Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency", ICLR
       2024 (arXiv 2310.12508).
     """
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep must lie in (0, 1], got {keep}")
+    checks.part(keep=keep)
     options = {
         "num_epochs": num_epochs,
         "batch_size": batch_size,

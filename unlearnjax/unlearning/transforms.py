@@ -64,8 +64,7 @@ def saliency_mask(gradient: PyTree, keep: float) -> PyTree:
       gradient: of the forget loss at the original model.
       keep: in (0, 1].
     """
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep must lie in (0, 1], got {keep}")
+    checks.part(keep=keep)
     return top_share(jax.tree.map(jnp.abs, gradient), keep)
 
 

@@ -50,18 +50,18 @@ def unsir(
       steps on `num_noise` inputs, one pass over `repeats * num_noise` inputs, two over the share.
 
     Raises:
-      ValueError: for a value out of range.
+      ValueError: for a value out of range, at the request for inputs that are not floating-point.
     """
     checks.at_least(1, num_noise=num_noise, repeats=repeats, noise_steps=noise_steps)
     checks.at_least(0, noise_decay=noise_decay)
     checks.positive(noise_learning_rate=noise_learning_rate)
-    if not 0 < retain_fraction <= 1:
-        raise ValueError(f"retain_fraction must lie in (0, 1], got {retain_fraction}")
+    checks.part(retain_fraction=retain_fraction)
     options = {"num_epochs": 1, "batch_size": batch_size}
     impairing = descend(_supervised, tx, over="union", **options)
     repairing = descend(_supervised, repair_tx or _halved(tx), over="retain", **options)
 
     def update(rng, task, variables, memory, request: Request):
+        checks.floating(inputs=request.retain["inputs"])
         noise_rng, share_rng, impair_rng, repair_rng = jax.random.split(rng, 4)
         noise = error_maximising_noise(
             noise_rng,
