@@ -20,7 +20,7 @@ SCENARIOS = "class:3/part:3:0.5/random:0.1"
 
 def get_config(arg: str = "") -> ConfigDict:
     own, rest = unlearn.split(arg, ("forget",))
-    config = unlearn.get_config(unlearn.with_defaults(rest, "digits", seeds="5"))
+    config = unlearn.get_config(unlearn.with_defaults(rest, "digits", method="all", seeds="5"))
     config.scenarios = tuple(own.get("forget", SCENARIOS).split("/"))
     config.rank = "average_gap"
     # What replaces `config.unlearn` in scenarios of each kind; shared fields win over both.

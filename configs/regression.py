@@ -34,7 +34,7 @@ METHODS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     arg = unlearn.with_defaults(arg, "diabetes", forget="band:25:75", seeds="5")
-    config = unlearn.get_config(arg, dataset="diabetes", methods=METHODS)
+    config = unlearn.get_config(arg, dataset="diabetes", methods=METHODS, chosen=tuple(METHODS))
     config.task = "regression"
     config.model.options.hidden = (64, 64)
     config.evaluate.relearn.margin = 0.25

@@ -99,7 +99,8 @@ def make_fit(
             history = {k: np.array(v) for k, v in carried["history"].items()}
             state, seconds, cost = carried["state"], float(carried["seconds"]), carried["cost"]
             for done in range(first + 1, num_epochs + 1):
-                program = compiled_epoch()
+                with run.compiling(name):
+                    program = compiled_epoch()
                 (state, means), one = audit.timed(program, state, data, indices, rng)
                 seconds += one.seconds
                 cost = np.array([one.compile_seconds, one.flops, one.peak_bytes])

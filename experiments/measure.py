@@ -1,7 +1,10 @@
 """From models to numbers: training, forgetting and evaluating one problem, each step costed."""
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import jax
@@ -104,7 +107,12 @@ def perturbed(variables: Variables, rng: jax.Array, size: float) -> Variables:
     What another processor's rounding does to a trained model, for methods that notice. Of types
     that have fewer digits, by what rounds in them; integers stay.
     """
-    leaves, treedef = jax.tree.flatten(variables["params"])
+    return {**variables, "params": _moved(variables["params"], rng, size)}
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _moved(params, rng: jax.Array, size: float):
+    leaves, treedef = jax.tree.flatten(params)
 
     def moved(key, x):
         if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -113,8 +121,7 @@ def perturbed(variables: Variables, rng: jax.Array, size: float) -> Variables:
         return (x * (1 + relative)).astype(x.dtype)
 
     keys = jax.random.split(rng, len(leaves))
-    params = treedef.unflatten(map(moved, keys, leaves))
-    return {**variables, "params": params}
+    return treedef.unflatten(map(moved, keys, leaves))
 
 
 def validate(bench: Bench, unlearners: Mapping[str, Unlearner]) -> None:
@@ -140,8 +147,24 @@ def validate(bench: Bench, unlearners: Mapping[str, Unlearner]) -> None:
         raise ValueError("; ".join(f"{name}: {why}" for name, why in refused.items()))
 
 
-def forgetter(bench: Bench, make: Callable[[Mapping[str, jax.Array]], Unlearner]):
-    """`(rng, variables, values) -> (unlearned variables, cost columns)`, compiled once.
+class Forgetter(NamedTuple):
+    """An unlearner at work.
+
+    Attributes:
+      forget: `(rng, variables, values) -> (unlearned variables, cost columns)`.
+      prepare: compiles for no `values`, ahead of the first call and in any thread.
+    """
+
+    forget: Callable
+    prepare: Callable[[], None]
+
+
+def forgetter(
+    bench: Bench,
+    make: Callable[[Mapping[str, jax.Array]], Unlearner],
+    compiling: Callable[[], AbstractContextManager],
+) -> Forgetter:
+    """How one unlearner forgets, its programs compiled once, within `compiling()`.
 
     `make` gives the unlearner for traced hyper-parameters `values` (none, most of the time). The
     request costs what `update` costs; what `init` did beforehand, with the training data still at
@@ -155,9 +178,20 @@ def forgetter(bench: Bench, make: Callable[[Mapping[str, jax.Array]], Unlearner]
     def update(rng, variables, memory, values, request):
         return make(values).update(rng, bench.task, variables, memory, request)
 
+    def prepare():
+        rng = jax.random.key(0)
+        fresh = functools.partial(training.init_variables, bench.task)
+        args = (rng, jax.eval_shape(fresh, bench.train, rng), {}, bench.train)
+        variables, memory = jax.tree.map(_stand_in, jax.eval_shape(init, *args))
+        with compiling():
+            programs["init"] = audit.compile_costed(init, *args)
+            args = (rng, variables, memory, {}, bench.request)
+            programs["update"] = audit.compile_costed(update, *args)
+
     def run_costed(name, fn, *args):
         if name not in programs:
-            programs[name] = audit.compile_costed(fn, *args)
+            with compiling():
+                programs[name] = audit.compile_costed(fn, *args)
         return audit.timed(programs[name], *args)
 
     def forget(rng, variables, values=None):
@@ -170,7 +204,25 @@ def forgetter(bench: Bench, make: Callable[[Mapping[str, jax.Array]], Unlearner]
         columns = cost._asdict() | {f"init_{k}": v for k, v in init_cost._asdict().items()}
         return variables, {**columns, "memory_bytes": float(trees.nbytes(memory))}
 
-    return forget
+    return Forgetter(forget, prepare)
+
+
+def prepare(forgetters: Iterable[Forgetter]) -> None:
+    """Compiles for all of them, one in each thread, before anything is timed.
+
+    Not with a mesh, where programs are made for arrays as they lie.
+    """
+    if parallel.current() is None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda one: one.prepare(), forgetters))
+
+
+def _stand_in(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct | jax.Array:
+    """What compiles as an array of that shape: itself, or zeros where it would lose its 64 bits."""
+    if jax.dtypes.canonicalize_dtype(shape.dtype) == shape.dtype:
+        return shape
+    with jax.enable_x64(True):
+        return jnp.zeros(shape.shape, shape.dtype)
 
 
 def outputs(bench: Bench, task: Task, variables: Variables) -> dict[str, dict[str, np.ndarray]]:

@@ -8,7 +8,8 @@ rounded to five digits) and puts its table wherever README.md or docs/*.md say
     <!-- results: NAME -->
     <!-- end -->
 
-or, of results with several tables, `<!-- results: NAME: TABLE -->`.
+or, of results with several tables, `<!-- results: NAME: TABLE -->`; the table `chosen` has the
+methods alone that run by default.
 
 Without --workdir the tables are made again from what is published.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from configs import unlearn
 from experiments import continual, datamodel_report, leaderboard, worst_case_report
 from unlearnjax.report import table
 
@@ -29,9 +31,8 @@ DIGITS = 5
 KEPT = ("schema", "experiment", "config", "environment", "sizes", "scenarios", "summary", "rows")
 # Experiments with several tables: what makes them of the summary.
 WITH_TABLES = {"datamodel": datamodel_report.tables, "worst_case": worst_case_report.tables}
+CHOSEN = "chosen"
 MARKER = r"<!-- results: (\w+)(?:: ([^>]+?))? -->"
-# Too wide for a page: what is in the JSON and in a run's own report.
-LEFT_OUT = ("FLOPs", "memory")
 
 # --workdir is the flag of every experiment (`runner`).
 _NAME = flags.DEFINE_string("name", None, "The name it is published under.")
@@ -72,6 +73,8 @@ def publish(workdir: Path, name: str) -> None:
 def markdown(results: dict, part: str | None = None) -> str:
     """The table of published results, or one of several by name."""
     rows = [table.with_nan(row) for row in results["summary"]]
+    if part == CHOSEN:
+        rows = [row for row in rows if row["method"] in ("oracle", "original", *unlearn.CHOSEN)]
     if results["experiment"] == "continual":
         cells = continual.columns(rows)
     elif results["experiment"] in WITH_TABLES:
@@ -81,7 +84,7 @@ def markdown(results: dict, part: str | None = None) -> str:
         cells = leaderboard.columns(rows, results["scenarios"])
     else:
         cells = table.columns(rows, results["config"].get("columns", ()))
-    return table.markdown([cell for cell in cells if cell[0] not in LEFT_OUT])
+    return table.markdown(cells)
 
 
 def with_tables(text: str) -> str:

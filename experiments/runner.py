@@ -86,6 +86,7 @@ class Run:
         # A run within another is alone there already.
         self._lock = workdir_lib.claim(workdir, self.config, alone=parent is None)
         self._finished = {row.stem for row in (workdir / "rows").glob("*.json")}
+        self._compiling: list[str] = []
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -93,6 +94,7 @@ class Run:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[compiling]}"),
             speed_estimate_period=120,
             console=Console(stderr=True),
             disable=not parallel.is_main_process(),
@@ -112,7 +114,7 @@ class Run:
     def start(self, total: int) -> None:
         """Shows the bar with `total` units of work."""
         self.progress.start()
-        self._bar = self.progress.add_task(self.name, total=total)
+        self._bar = self.progress.add_task(self.name, total=total, compiling="")
 
     def extend(self, amount: int) -> None:
         """`amount` more units of work turned out to be needed."""
@@ -127,6 +129,21 @@ class Run:
             self.progress.reset(self._bar, completed=done, description=text)
         else:
             self.progress.update(self._bar, advance=amount, description=text)
+
+    @contextlib.contextmanager
+    def compiling(self, name: str):
+        """Says beside the bar that programs of `name` are being compiled, in any thread."""
+        self._compiling.append(name)
+        self._show_compiling()
+        try:
+            yield
+        finally:
+            self._compiling.remove(name)
+            self._show_compiling()
+
+    def _show_compiling(self) -> None:
+        text = f"compiling {', '.join(self._compiling)}" if self._compiling else ""
+        self.progress.update(self._bar, compiling=text)
 
     def has_row(self, name: str) -> bool:
         """Whether an earlier launch finished the row."""

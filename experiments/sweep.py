@@ -99,7 +99,7 @@ def try_out(
             make = lambda given, static=static: build.unlearner(
                 method, config, len(bench.problem.retain), {**static, **given}
             )
-            forgetters[group] = measure.forgetter(bench, make)
+            forgetters[group] = measure.forgetter(bench, make, lambda: run.compiling(method)).forget
         serve = build.unlearner(method, config, len(bench.problem.retain), values).serve
 
         def compute(forget=forgetters[group], traced=traced, values=values, serve=serve):

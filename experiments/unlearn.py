@@ -58,6 +58,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         take_originals(run, names, trained)
     run.start(config.num_seeds * (2 * config.train.num_epochs + len(unlearners)))
     rows, losses, curves, predicted, targets, shares = [], {}, {}, [], {}, []
+    served = {method: unlearner.serve(bench.task) for method, unlearner in unlearners.items()}
     by_importance = not SSD.isdisjoint(config.unlearn[m].get("constructor", m) for m in unlearners)
 
     def add_row(name: str, method: str, seed: int, task, compute, number: int = 0) -> None:
@@ -98,7 +99,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
 
     def add_forgetting(method: str, originals: dict[int, Variables]) -> None:
         """A row per original, and one for each of its perturbations."""
-        unlearner, forget = unlearners[method], forgetters[method]
+        forget, task = forgetters[method].forget, served[method]
         for seed, original in originals.items():
             name = f"{method}_seed{seed}"
             run.advance(name, 0)
@@ -111,20 +112,23 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
                         rng = runner.key(config.seed, "rounding", seed, number)
                         original = measure.perturbed(original, rng, config.rounding.size)
                     variables, cost = forget(runner.key(config.seed, method, seed), original)
-                    save(run, own, variables)
+                    if number == 0:
+                        save(run, own, variables)
                     return variables, cost
 
-                add_row(own, method, seed, unlearner.serve(bench.task), compute, number)
+                add_row(own, method, seed, task, compute, number)
             run.advance(name, resumed=old)
 
+    def forgetter(method: str) -> measure.Forgetter:
+        of_values = lambda values: unlearners[method]
+        return measure.forgetter(bench, of_values, lambda: run.compiling(method))
+
+    forgetters = {method: forgetter(method) for method in unlearners}
+    measure.prepare(forgetters[method] for method in todo)
     seeds = range(config.num_seeds)
     everything = np.arange(len(problem.train["targets"]))
     originals = add_fits("original", everything, seeds)
     add_fits("oracle", problem.oracle, seeds)
-    forgetters = {
-        method: measure.forgetter(bench, lambda values, unlearner=unlearner: unlearner)
-        for method, unlearner in unlearners.items()
-    }
     for method in unlearners:
         add_forgetting(method, originals)
     summary = table.summarise_rows(measure.against_oracles(bench, rows, predicted))
@@ -188,12 +192,16 @@ def report(bench: measure.Bench, run: runner.Run, rows, losses, curves, shares) 
     )
     definitions = {
         **(audit.COLUMNS if metric == "accuracy" else audit.regression.COLUMNS),
-        "seconds": "wall time of the request after compilation (oracle: of training)",
-        "flops": "floating-point operations by XLA's cost analysis, loops multiplied out",
-        "peak_bytes": "arguments, outputs and temporary buffers of the compiled program",
+        "time": "wall time of the request after compilation (oracle: of training)",
+        "FLOPs": "floating-point operations by XLA's cost analysis, loops multiplied out",
+        "memory": "arguments, outputs and temporary buffers of the compiled program",
         "± and brackets": "standard deviation over seeds; difference to the oracle's mean; shares "
         "are printed in percent and points, gaps times 100",
+        "compiling": "wall time of compiling the request, or the training",
+        "time before, FLOPs before, kept": "what a method did while the training data was at hand, "
+        "and keeps, before any request",
         "*": table.SENSITIVE_MEANS,
+        "(did not forget), (collapsed)": table.VERDICTS_MEAN,
     }
     figures = {
         f"{metric}_gaps": (
@@ -225,12 +233,7 @@ def report(bench: measure.Bench, run: runner.Run, rows, losses, curves, shares) 
     figures = {name: (text, html.figure_png(figure)) for name, (text, figure) in figures.items()}
     # The report is made of what does not depend on when it was made.
     environment = "\n".join(f"{k}: {v}" for k, v in runner.environment().items())
-    init_costs = table.init_costs(summary)
-    details = {
-        "Cost before the request (init)": init_costs,
-        "Configuration": config.to_yaml(),
-        "Environment": environment,
-    }
+    details = {"Configuration": config.to_yaml(), "Environment": environment}
     page = html.page(
         title,
         lead,
@@ -239,6 +242,7 @@ def report(bench: measure.Bench, run: runner.Run, rows, losses, curves, shares) 
         definitions,
         details,
         warnings(summary),
+        {"Costs": table.cost_columns(summary)},
     )
     names = ("forget", "retain", "oracle", "unseen", "test")
     run.write_results(
@@ -254,23 +258,12 @@ def report(bench: measure.Bench, run: runner.Run, rows, losses, curves, shares) 
 
 
 def warnings(summary) -> list[str]:
-    """Collapsed models: the most common way in which an unlearner looks good on the forget set."""
-    lost = {
-        row["method"]: f"{-100 * row['test_accuracy_gap']:.0f} points of test accuracy"
-        for row in summary
-        if row.get("test_accuracy_gap", 0) < -0.1
+    """What to do about methods that collapsed, or did nothing."""
+    advice = {
+        "collapsed": "weaken it (learning rate, alpha)",
+        "did not forget": "strengthen it, or search its values (configs/sweep.py)",
     }
-    lost.update(
-        {
-            row["method"]: f"{row['test_error_gap']:.2f} of test error"
-            for row in summary
-            if row.get("test_error_gap", 0) > 0.2
-        }
-    )
-    return [
-        f"{method} lost {what}: the model collapsed; weaken the method (learning rate, alpha)"
-        for method, what in lost.items()
-    ]
+    return [f"{m} {verdict}: {advice[verdict]}" for m, verdict in table.verdicts(summary).items()]
 
 
 if __name__ == "__main__":

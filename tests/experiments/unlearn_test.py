@@ -30,8 +30,11 @@ def test_it_prints_the_table_and_writes_every_file(finished):
     workdir, process = finished
     for name in ("oracle", "original", *cli.METHODS):
         assert re.search(rf"│ {name} +│", process.stdout_text), process.stdout_text
-    for header in ("forget %", "retain %", "test %", "MIA %", "time", "FLOPs", "memory"):
+    for header in ("forget %", "retain %", "test %", "MIA %", "time"):
         assert header in process.stdout_text
+    page = (workdir / "report.html").read_text()
+    for header in ("FLOPs", "memory", "compiling", "time before", "kept"):
+        assert f"<th>{header}</th>" in page
     files = {path.name for path in workdir.iterdir()}
     assert files >= {"results.json", "results.csv", "report.html", "config.json", "checkpoints"}
     assert list(workdir.glob("tensorboard/*/events*"))

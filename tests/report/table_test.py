@@ -114,3 +114,41 @@ def test_page_is_self_contained_and_escapes_what_it_shows(rng):
     assert "<b>" not in page and "&lt;z&gt;" in page and "careful" in page
     for reference in ("http://", "https://", "<script", 'src="/'):
         assert reference not in page
+
+
+def test_methods_that_did_nothing_or_broke_the_model_are_marked():
+    def row(method, forget, test):
+        gaps = {"forget_accuracy_gap": forget, "test_accuracy_gap": test}
+        return {"method": method, "forget_accuracy": forget, "test_accuracy": 0.9 + test, **gaps}
+
+    summary = [
+        row("oracle", 0.0, 0.0),
+        row("original", 0.5, 0.0),
+        row("idle", 0.4, 0.0),
+        row("near", 0.39, -0.1),
+        row("broken", 0.5, -0.11),
+        row("beyond", -0.5, 0.2),
+    ]
+    assert table.verdicts(summary) == {"idle": "did not forget", "broken": "collapsed"}
+    names = dict([table.columns(summary)[0]])["method"]
+    assert names[2] == "idle (did not forget)" and names[4] == "broken (collapsed)"
+    # Where the original is at the oracle's level there is nothing to forget; nor without one.
+    assert not table.verdicts([row("oracle", 0, 0), row("original", 0.05, 0), row("idle", 0.05, 0)])
+    assert not table.verdicts([row("oracle", 0, 0), row("idle", 0.5, 0)])
+
+
+def test_verdicts_of_errors_have_the_other_sign():
+    def row(method, forget, test):
+        return {"method": method, "forget_error_gap": forget, "test_error_gap": test}
+
+    summary = [row("original", -0.5, 0.0), row("idle", -0.4, 0.2), row("broken", -0.2, 0.21)]
+    assert table.verdicts(summary) == {"idle": "did not forget", "broken": "collapsed"}
+
+
+def test_costs_have_a_table_of_their_own():
+    rows = [{**row, "flops": 2e9, "peak_bytes": 3e3, "memory_bytes": 10.0} for row in ROWS]
+    summary = table.summarise_rows(rows)
+    main, costs = dict(table.columns(summary)), dict(table.cost_columns(summary))
+    assert "FLOPs" not in main and main["time"][1] == "1 s (0.2x)" == costs["time"][1]
+    assert costs["FLOPs"][1] == "2 GFLOP (1x)" and costs["memory"][0] == "3 kB (1x)"
+    assert costs["kept"] == ["10 B", "10 B"] and "compiling" not in costs

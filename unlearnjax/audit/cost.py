@@ -41,7 +41,9 @@ def compile_costed(fn: Callable, *args: Any, **options: Any) -> Compiled:
       (524288.0, True)
     """
     start = time.perf_counter()
-    compiled = jax.jit(fn, **options).lower(*args).compile()
+    traced = jax.jit(fn, **options).trace(*args)
+    lowered = traced.lower()
+    compiled = lowered.compile()
     compile_seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     peak = (
@@ -50,7 +52,8 @@ def compile_costed(fn: Callable, *args: Any, **options: Any) -> Compiled:
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes
     )
-    return Compiled(compiled, Cost(0.0, compile_seconds, flops(fn, *args), float(peak)))
+    counted, _ = _multiplied_out(traced.jaxpr, _flops, lowered)
+    return Compiled(compiled, Cost(0.0, compile_seconds, counted, float(peak)))
 
 
 def timed(compiled: Compiled, *args: Any) -> tuple[Any, Cost]:
@@ -74,8 +77,7 @@ def flops(fn: Callable, *args: Any) -> float:
       >>> flops(lambda a: jax.lax.scan(lambda x, _: (x @ a, None), a, length=10)[0], a) // 1024
       10.0
     """
-    analyse = lambda lowered: (lowered.cost_analysis() or {}).get("flops", 0.0)
-    return _multiplied_out(jax.make_jaxpr(fn)(*args), analyse)[0]
+    return _multiplied_out(jax.make_jaxpr(fn)(*args), _flops)[0]
 
 
 def bytes_accessed(fn: Callable, *args: Any) -> float:
@@ -87,12 +89,20 @@ def bytes_accessed(fn: Callable, *args: Any) -> float:
     return _multiplied_out(jax.make_jaxpr(fn)(*args), analyse)[0]
 
 
-def _multiplied_out(closed: core.ClosedJaxpr, analyse: Callable) -> tuple[float, float]:
+def _flops(lowered) -> float:
+    return (lowered.cost_analysis() or {}).get("flops", 0.0)
+
+
+def _multiplied_out(
+    closed: core.ClosedJaxpr, analyse: Callable, lowered=None
+) -> tuple[float, float]:
     """What `analyse` finds with loops multiplied out, and as XLA counts."""
-    avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
-    # The program's types are settled; parts of it may be in float64.
-    with jax.enable_x64(True):
-        once = float(analyse(jax.jit(core.jaxpr_as_fun(closed)).lower(*avals)))
+    if lowered is None:
+        avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
+        # The program's types are settled; parts of it may be in float64.
+        with jax.enable_x64(True):
+            lowered = jax.jit(core.jaxpr_as_fun(closed)).lower(*avals)
+    once = float(analyse(lowered))
     total = once
     for body, length in _scans(closed.jaxpr):
         body_total, body_once = _multiplied_out(body, analyse)

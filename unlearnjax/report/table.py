@@ -10,8 +10,15 @@ import numpy as np
 
 Row = dict[str, float | int | str]
 
-# What a row may cost: column of the row, name in the table.
+# What a request costs, by its share of retraining: column of the row, name in the table.
 COSTS = {"seconds": "time", "flops": "FLOPs", "peak_bytes": "memory"}
+# Other costs: compiling, and what was done and is kept before any request.
+OTHER_COSTS = {
+    "compile_seconds": "compiling",
+    "init_seconds": "time before",
+    "init_flops": "FLOPs before",
+    "memory_bytes": "kept",
+}
 # Column: its header, what to multiply by, digits after the point.
 UNITS = {
     "forget_accuracy": ("forget %", 100, 1),
@@ -57,6 +64,34 @@ SENSITIVE_MEANS = (
     "sensitive: an accuracy (or error) or the average gap spreads by more than 5 points over seeds "
     "and perturbed originals; do not rely on one run"
 )
+
+# Of the original's distance to the oracle on the forget set, where there is one to speak of.
+UNCHANGED, TO_FORGET = 0.8, 0.05
+# A loss of test accuracy, or a rise of test error, that is a broken model.
+COLLAPSED = {"test_accuracy": -0.1, "test_error": 0.2}
+VERDICTS_MEAN = (
+    "did not forget: on the forget set the accuracy (or error) is still four fifths or more of the "
+    "original's distance away from the oracle's; collapsed: more than 10 points of test accuracy "
+    "(0.2 of test error) lost"
+)
+
+
+def verdicts(summary: Sequence[Row]) -> dict[str, str]:
+    """What is wrong with a method at first sight: 'did not forget' or 'collapsed', if anything."""
+    original = next((row for row in summary if row["method"] == "original"), {})
+    found = {}
+    for row in summary:
+        lost = {k: row.get(f"{k}_gap", 0.0) / limit for k, limit in COLLAPSED.items()}
+        left = [
+            row.get(f"{k}_gap", 0.0) / original[f"{k}_gap"]
+            for k in ("forget_accuracy", "forget_error")
+            if abs(original.get(f"{k}_gap", 0.0)) > TO_FORGET
+        ]
+        if any(share > 1 for share in lost.values()):
+            found[row["method"]] = "collapsed"
+        elif row["method"] != "original" and any(share >= UNCHANGED for share in left):
+            found[row["method"]] = "did not forget"
+    return found
 
 
 def summarise_rows(rows: Sequence[Row], reference: str = "oracle") -> list[Row]:
@@ -127,10 +162,10 @@ def cost_cell(row: Row, name: str) -> str:
     value, ratio = row.get(name, float("nan")), row.get(f"{name}_ratio", float("nan"))
     if np.isnan(value):
         return "–"
-    if name == "seconds":
+    if name.endswith("seconds"):
         text = f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
     else:
-        unit = "FLOP" if name == "flops" else "B"
+        unit = "FLOP" if name.endswith("flops") else "B"
         prefixes = ("", "k", "M", "G", "T", "P")
         power = min(int(np.log10(max(value, 1))) // 3, len(prefixes) - 1)
         text = f"{value / 1000**power:.3g} {prefixes[power]}{unit}"
@@ -138,30 +173,32 @@ def cost_cell(row: Row, name: str) -> str:
 
 
 def columns(summary: Sequence[Row], extra: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
-    """The printed table: (header, one cell per row) of `QUALITY`, `extra` and `COSTS`."""
-    table = [("method", [name_cell(row) for row in summary])]
+    """The printed table: (header, one cell per row) of `QUALITY`, `extra` and the time.
+
+    Beside a method's name stands what is wrong with it, see `verdicts`.
+    """
+    wrong = verdicts(summary)
+    marks = [f" ({wrong[row['method']]})" if row["method"] in wrong else "" for row in summary]
+    names = [name_cell(row) + mark for row, mark in zip(summary, marks, strict=True)]
+    table = [("method", names)]
     for name in (*QUALITY, *extra):
         if any(name in row for row in summary):
             header = UNITS[name][0] if name in UNITS else name
             gap = name not in ("average_gap", "wasserstein", "anamnesis")
             table.append((header, [cell(row, name, gap) for row in summary]))
-    return table + [
-        (header, [cost_cell(row, name) for row in summary]) for name, header in COSTS.items()
+    return [*table, (COSTS["seconds"], [cost_cell(row, "seconds") for row in summary])]
+
+
+def cost_columns(summary: Sequence[Row]) -> list[tuple[str, list[str]]]:
+    """The table of costs: (header, one cell per row) of `COSTS` and `OTHER_COSTS`."""
+    return [
+        ("method", [str(row["method"]) for row in summary]),
+        *(
+            (header, [cost_cell(row, name) for row in summary])
+            for name, header in (COSTS | OTHER_COSTS).items()
+            if any(name in row for row in summary)
+        ),
     ]
-
-
-def init_costs(summary: Sequence[Row]) -> str:
-    """What each method did before any request, one line each."""
-    lines = []
-    for row in summary:
-        if "init_seconds" in row:
-            lines.append(
-                f"{row['method']}: {row['init_seconds']:.3g} s (compiling "
-                f"{row['init_compile_seconds']:.2g} s), {row['init_flops']:.3g} FLOP, "
-                f"{row['memory_bytes']:.3g} B kept; the request itself compiles in "
-                f"{row['compile_seconds']:.2g} s"
-            )
-    return "\n".join(lines)
 
 
 def print_table(summary: Sequence[Row], title: str, extra: Sequence[str] = ()) -> None:
