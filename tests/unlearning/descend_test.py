@@ -6,7 +6,7 @@ import pytest
 
 from tests import problems
 from unlearnjax import training, unlearning
-from unlearnjax.types import Request
+from unlearnjax.types import Request, Task
 
 OBJECTIVE = unlearning.objectives.combine(retain=[(1.0, unlearning.objectives.task_loss)])
 
@@ -73,6 +73,62 @@ def test_a_number_of_steps_cuts_the_last_pass_short(digits, request_of):
     seven = counted(num_steps=7)
     step = max(float(np.abs(x).max()) for x in jax.tree.leaves(optax.tree.sub(seven, six)))
     assert 0 < step < 3e-3
+
+
+# The loss of a scalar model is its parameter times the input: the gradient is a mean of inputs.
+LINEAR = Task(
+    init=lambda rng, batch: {"params": jnp.zeros(())},
+    apply=lambda variables, batch, rng, train: (variables["params"], {}),
+    loss=lambda outputs, batch: outputs * batch["inputs"],
+    metrics=lambda outputs, batch: {},
+)
+
+
+def walk(inputs, tx, **options):
+    """How far a scalar model goes down the mean input of each step."""
+    parts = {name: {"inputs": jnp.asarray(values)} for name, values in inputs.items()}
+    terms = {name: [(1.0, unlearning.objectives.task_loss)] for name in ("forget", "retain")}
+    method = unlearning.descend(unlearning.objectives.combine(**terms), tx, labels=False, **options)
+    start = {"params": jnp.zeros(())}
+    updated, _ = method.update(jax.random.key(0), LINEAR, start, (), Request(**parts))
+    return -float(updated["params"])
+
+
+def test_steps_after_the_last_one_change_nothing_momentum_included():
+    one = {"inputs": {"forget": [1.0, 1.0]}, "over": "forget", "batch_size": 1}
+    assert walk(tx=optax.sgd(1.0), num_steps=3, **one) == 3
+    assert walk(tx=optax.sgd(1.0, momentum=0.5), num_steps=1, **one) == 1
+    assert walk(tx=optax.sgd(1.0, momentum=0.5), num_steps=3, **one) == 1 + 1.5 + 1.75
+
+
+def test_the_shorter_part_of_an_alternation_counts_each_of_its_examples_once():
+    parts = {"forget": [1.0, 5.0], "retain": [1.0, 2.0, 3.0, 4.0, 10.0]}
+    walked = walk(parts, optax.sgd(1.0), over="alternate", num_epochs=1, batch_size=5)
+    assert walked == pytest.approx(3 + 4)
+
+
+@pytest.mark.parametrize(
+    ("over", "parts"),
+    [
+        ("forget", {"forget"}),
+        ("retain", {"retain"}),
+        *((over, {"forget", "retain"}) for over in ("union", "paired", "alternate")),
+    ],
+)
+def test_what_is_needed_is_what_is_passed_over(over, parts):
+    options = {"over": over, "num_epochs": 1, "batch_size": 2}
+    method = unlearning.descend(OBJECTIVE, optax.sgd(0.1), **options)
+    assert method.needs == parts | {"labels"}
+    method = unlearning.descend(OBJECTIVE, optax.sgd(0.1), labels=False, **options)
+    assert method.needs == parts
+
+
+def test_an_incompetent_model_takes_its_shapes_from_whichever_part_there_is(digits, request_of):
+    task, rng = problems.mlp(), jax.random.key(3)
+    expected = training.init_variables(task, request_of.retain, rng)
+    for request in (Request(request_of.forget), Request(None, request_of.retain)):
+        model = unlearning.incompetent_model(rng, task, None, request)
+        problems.assert_trees_equal(model, expected)
 
 
 @pytest.mark.parametrize(

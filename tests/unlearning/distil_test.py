@@ -1,5 +1,7 @@
 """Every step of the teachers' methods against NumPy, worked out for softmax regression."""
 
+import inspect
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -209,3 +211,29 @@ def test_rewinding_needs_validation_data_and_labels():
 def test_bad_values_are_named_at_construction(call, message):
     with pytest.raises(ValueError, match=message):
         call(optax.sgd(0.1))
+
+
+def test_without_unseen_examples_of_the_kind_the_last_epoch_is_kept():
+    seen = {"forget": {"accuracy": jnp.array([[0.0], [0.5], [1.0]])}}
+    seen["validation"] = {"accuracy": jnp.ones((3, 2))}
+    request = Request({"targets": jnp.array([3])}, validation={"targets": jnp.array([4, 4])})
+    assert distil._forget_error_near_unseen(seen, request) == 2
+
+
+def test_defaults_are_those_of_the_published_code():
+    given = inspect.signature(unlearning.scrub).parameters
+    defaults = {name: given[name].default for name in ("alpha", "gamma", "temperature")}
+    assert defaults == {"alpha": 0.001, "gamma": 0.99, "temperature": 4.0}
+
+
+def test_a_step_takes_as_many_examples_as_it_is_told():
+    """At a rate of 1 and one class of inputs, steps add up: more of them go further."""
+    request, given, teacher = linear.problem()
+    results = [
+        unlearning.scrub(optax.sgd(RATE), num_epochs=1, max_epochs=0, batch_size=size).update(
+            jax.random.key(0), linear.TASK, given, (), request._replace(original=teacher)
+        )[0]
+        for size in (1, 1000)
+    ]
+    one, many = (np.abs(linear.weights(r) - linear.weights(given)).sum() for r in results)
+    assert one > 2 * many

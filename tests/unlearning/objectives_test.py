@@ -45,6 +45,8 @@ def test_terms_agree_with_scipy():
     np.testing.assert_allclose(
         term(objectives.feature_distance(), original=teacher), squared, rtol=1e-5, atol=1e-6
     )
+    actual = term(objectives.output_distance(), original=teacher)
+    np.testing.assert_allclose(actual, squared / 2, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("weighting", ["part", "example"])

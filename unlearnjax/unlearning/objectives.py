@@ -22,7 +22,6 @@ Prepare = Callable[[Task, Variables, Batch, Array], Batch]
 # (task, frozen models by name) -> training.step.LossFn; the batch has 'forget' [B], 1 or 0
 Objective = Callable[[Task, Mapping[str, Variables]], Callable]
 
-PARTS = ("forget", "retain")
 WEIGHTINGS = ("part", "example")
 
 
