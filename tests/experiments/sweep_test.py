@@ -48,6 +48,18 @@ def test_bad_sweeps_are_named(field, value, message):
         sweep.validate(config)
 
 
+def test_the_smallest_gap_is_chosen_among_programs_that_are_fast_enough():
+    def trial(gap, ratio, **values):
+        return {"gap": gap, "ratio": ratio, "values": values}
+
+    slow = trial(0.1, 1.5, alpha=5.0, num_epochs=9)
+    # One program, of which one trial met a busy machine.
+    busy, calm = trial(0.2, 1.2, alpha=5.0, num_epochs=1), trial(0.3, 0.9, alpha=1.0, num_epochs=1)
+    assert sweep.choose([calm, slow, busy], 1.0) is busy
+    assert sweep.choose([calm, slow, busy], 1.5) is slow
+    assert sweep.choose([slow, trial(0.1, 1.4, num_epochs=8)], 1.0)["ratio"] == 1.4
+
+
 def test_unknown_fields_of_a_space_are_named():
     config = config_lib.get_config("digits,model=mlp,method=ssd")
     config.spaces.ssd.aplha = (1.0, 2.0)
