@@ -143,6 +143,8 @@ def choose(spec: str, loaded: ensembles.Pool) -> np.ndarray | None:
             raise ValueError(
                 f"forget {spec!r} takes {number} of {loaded.size} training examples; some must stay"
             )
+        if component(spec)[0] > loaded.size:  # more components than examples are there are not
+            raise ValueError(f"forget {spec!r}: {loaded.size} examples have so many components")
         return None
     text = spec.replace("/", "+")
     return data_lib.forget_sets.select(text, loaded.train, loaded.test, loaded.rng).forget

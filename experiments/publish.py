@@ -23,7 +23,7 @@ from absl import app, flags
 
 from configs import unlearn
 from experiments import continual, datamodel_report, leaderboard, worst_case_report
-from unlearnjax.report import table
+from unlearnjax.report import html, plots, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -32,6 +32,8 @@ KEPT = ("schema", "experiment", "config", "environment", "sizes", "scenarios", "
 # Experiments with several tables: what makes them of the summary.
 WITH_TABLES = {"datamodel": datamodel_report.tables, "worst_case": worst_case_report.tables}
 CHOSEN = "chosen"
+# Whose frontier the first pages show.
+PICTURED = "leaderboard_digits"
 MARKER = r"<!-- results: (\w+)(?:: ([^>]+?))? -->"
 
 # --workdir is the flag of every experiment (`runner`).
@@ -70,11 +72,26 @@ def publish(workdir: Path, name: str) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(small, separators=(",", ":")) + "\n")
 
 
+def picture(name: str) -> None:
+    """`docs/digits_frontier.png`, of the methods that run by default, and of all `..._all.png`."""
+    rows = [
+        table.with_nan(row) for row in json.loads((RESULTS / f"{name}.json").read_text())["summary"]
+    ]
+    for end, kept in (("", chosen(rows)), ("_all", rows)):
+        png = html.figure_png(plots.frontier(kept))
+        (ROOT / "docs" / f"digits_frontier{end}.png").write_bytes(png)
+
+
+def chosen(rows: list[table.Row]) -> list[table.Row]:
+    """The rows of what runs by default."""
+    return [row for row in rows if row["method"] in ("oracle", "original", *unlearn.CHOSEN)]
+
+
 def markdown(results: dict, part: str | None = None) -> str:
     """The table of published results, or one of several by name."""
     rows = [table.with_nan(row) for row in results["summary"]]
     if part == CHOSEN:
-        rows = [row for row in rows if row["method"] in ("oracle", "original", *unlearn.CHOSEN)]
+        rows = chosen(rows)
     if results["experiment"] == "continual":
         cells = continual.columns(rows)
     elif results["experiment"] in WITH_TABLES:
@@ -115,6 +132,8 @@ def main(argv: list[str]) -> None:
             publish(Path(workdir), _NAME.value)
         except ValueError as error:
             sys.exit(f"error: {error}")
+        if _NAME.value == PICTURED:
+            picture(PICTURED)
     for path in documents():
         text = path.read_text()
         if (new := with_tables(text)) != text:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from unlearnjax.report.table import Row
 
@@ -13,6 +14,9 @@ ORACLE_COLOR = "#555555"
 SETS = ("forget", "retain", "test")
 # Of a metric: what to multiply by, and the unit that gives.
 UNITS = {"accuracy": (100, "points"), "error": (1, "std. dev.")}
+
+# So many points can have their names beside them.
+MOST_NAMES = 12
 
 
 def gaps(summary: Sequence[Row], metric: str = "accuracy") -> Figure:
@@ -130,7 +134,11 @@ def frontier(rows: Sequence[Row]) -> Figure:
     x = [row["seconds_ratio"] for row in rows]
     y = [100 * row["gap"] for row in rows]
     ax.scatter(x, y, s=170, color=COLORS[5], edgecolor="black", zorder=3)
-    _number(ax, x, y, rows, ["black"] * len(rows))
+    if len(rows) > MOST_NAMES:
+        _number(ax, x, y, rows, ["black"] * len(rows))
+    else:
+        for row, *point in zip(rows, x, y, strict=True):
+            ax.annotate(row["method"], point, (8, 6), textcoords="offset points", fontsize=9)
     best, line = np.inf, []
     for row in sorted(rows, key=lambda row: row["seconds_ratio"]):
         if row["gap"] < best:
@@ -140,8 +148,12 @@ def frontier(rows: Sequence[Row]) -> Figure:
     for row in oracle:
         ax.axhline(100 * row["gap"], color=ORACLE_COLOR, linestyle=":", label="oracles")
         ax.legend(loc="lower left")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    ax.margins(x=0.15)
+    for axis in ("x", "y"):
+        getattr(ax, f"set_{axis}scale")("log")
+        getattr(ax, f"{axis}axis").set_major_locator(LogLocator(10, (1, 3)))
+        getattr(ax, f"{axis}axis").set_major_formatter("{x:g}")
+        getattr(ax, f"{axis}axis").set_minor_formatter(NullFormatter())
     ax.set_xlabel("time, multiple of retraining")
     ax.set_ylabel("gap to the oracle (points)")
     return figure
