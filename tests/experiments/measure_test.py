@@ -1,3 +1,4 @@
+import contextlib
 import types
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import optax
 import pytest
 
 from experiments import measure
+from tests import problems
 from unlearnjax import parallel, tasks, unlearning
 from unlearnjax.types import Request
 
@@ -62,3 +64,31 @@ def test_fields_that_no_device_holds_stay_on_the_host(digits):
     with jax.set_mesh(parallel.mesh(jax.devices()[:2])):
         assert sorted(measure.place({**part, **fields})) == sorted(placed)
     assert measure.place(np.arange(3)).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["finetune", "acu"])
+def test_what_is_prepared_is_not_compiled_again_and_gives_the_same(name, digits, monkeypatch):
+    """Also with a memory in float64, whose type a shape alone would lose."""
+    forget, retain = (
+        {k: jnp.asarray(v[s]) for k, v in digits.items()} for s in ([1, 2], [3, 4, 5])
+    )
+    train = jax.tree.map(lambda *x: jnp.concatenate(x), forget, retain)
+    task = tasks.classification(tasks.from_linen(Logits()))
+    bench = types.SimpleNamespace(task=task, train=train, request=Request(forget, retain))
+    make = {
+        "finetune": lambda values: unlearning.finetune(optax.sgd(0.1), batch_size=3),
+        "acu": lambda values: unlearning.acu(16, backbone="inputs", gamma=100.0),
+    }[name]
+    compiled = []
+    costed = measure.audit.compile_costed
+    monkeypatch.setattr(
+        measure.audit, "compile_costed", lambda *args: compiled.append(args) or costed(*args)
+    )
+    variables = task.init(jax.random.key(0), train)
+    late, ahead = (measure.forgetter(bench, make, contextlib.nullcontext) for _ in range(2))
+    expected, _ = late.forget(jax.random.key(1), variables)
+    measure.prepare([ahead])
+    assert len(compiled) == 4
+    actual, cost = ahead.forget(jax.random.key(1), variables)
+    assert len(compiled) == 4 and cost["compile_seconds"] > 0
+    problems.assert_trees_equal(actual, expected)

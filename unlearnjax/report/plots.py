@@ -148,7 +148,7 @@ def frontier(rows: Sequence[Row]) -> Figure:
     for row in oracle:
         ax.axhline(100 * row["gap"], color=ORACLE_COLOR, linestyle=":", label="oracles")
         ax.legend(loc="lower left")
-    ax.margins(x=0.15)
+    ax.margins(x=0.22)
     for axis in ("x", "y"):
         getattr(ax, f"set_{axis}scale")("log")
         getattr(ax, f"{axis}axis").set_major_locator(LogLocator(10, (1, 3)))
