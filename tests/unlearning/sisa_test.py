@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from tests import problems
 from unlearnjax import training, unlearning
 from unlearnjax.types import Request
+from unlearnjax.unlearning import sisa
 
 N = 240
 SHARDS, SLICES = 3, 2
@@ -46,6 +49,24 @@ def test_shards_and_slices_partition_the_data_evenly(deployed):
     counts = np.zeros((SHARDS, SLICES), int)
     np.add.at(counts, (np.asarray(memory.shard), np.asarray(memory.slice)), 1)
     assert counts.sum() == N and counts.min() >= N // (SHARDS * SLICES) - 1
+
+
+@pytest.mark.parametrize("num_examples", [6, 7, 11])
+def test_every_example_is_in_one_shard_and_one_slice(num_examples):
+    """Also where they do not divide evenly, and places of a shard stay empty."""
+    shard, order = sisa.partition(jax.random.key(1), num_examples, 3, 2)
+    assert set(np.asarray(shard)) == {0, 1, 2} and set(np.asarray(order)) == {0, 1}
+    active = jnp.ones(num_examples).at[4].set(0.0)
+    memory = types.SimpleNamespace(shard=shard, active=active)
+    found = []
+    for number in range(3):
+        members, usable = sisa.shard_members(memory, number, 3)
+        found += [int(m) for m, use in zip(members, usable, strict=True) if use]
+    assert sorted(found) == [i for i in range(num_examples) if i != 4]
+
+
+def test_retained_data_is_needed_to_train_a_shard_again():
+    assert METHOD.needs == {"train", "forget", "retain", "labels"}
 
 
 def test_deleting_equals_never_having_had_the_examples(deployed):
@@ -146,11 +167,13 @@ def test_the_ensemble_is_served_as_mean_probabilities(deployed):
     batch = {k: v[:9] for k, v in data.items()}
     outputs, _ = served.apply(variables, batch, None, False)
     single = [jax.tree.map(lambda x, s=s: x[s], variables) for s in range(SHARDS)]
-    logits = [TASK.apply(v, batch, None, False)[0]["logits"] for v in single]
-    probs = [jax.nn.softmax(x) for x in logits]
+    alone = [TASK.apply(v, batch, None, False)[0] for v in single]
+    probs = [jax.nn.softmax(one["logits"]) for one in alone]
     np.testing.assert_allclose(
         jnp.exp(outputs["logits"]), np.mean(probs, axis=0), rtol=1e-4, atol=1e-6
     )
+    features = np.mean([one["features"] for one in alone], axis=0)
+    np.testing.assert_allclose(outputs["features"], features, rtol=1e-4, atol=1e-6)
     accuracy = training.evaluate(served, variables, data)["accuracy"].mean()
     assert accuracy > 0.85
 
