@@ -9,7 +9,7 @@ import pytest
 from tests import problems
 from unlearnjax import training, unlearning
 from unlearnjax.types import Request
-from unlearnjax.unlearning import sisa
+from unlearnjax.unlearning.sisa import partition, shard_members
 
 N = 240
 SHARDS, SLICES = 3, 2
@@ -54,13 +54,13 @@ def test_shards_and_slices_partition_the_data_evenly(deployed):
 @pytest.mark.parametrize("num_examples", [6, 7, 11])
 def test_every_example_is_in_one_shard_and_one_slice(num_examples):
     """Also where they do not divide evenly, and places of a shard stay empty."""
-    shard, order = sisa.partition(jax.random.key(1), num_examples, 3, 2)
+    shard, order = partition(jax.random.key(1), num_examples, 3, 2)
     assert set(np.asarray(shard)) == {0, 1, 2} and set(np.asarray(order)) == {0, 1}
     active = jnp.ones(num_examples).at[4].set(0.0)
     memory = types.SimpleNamespace(shard=shard, active=active)
     found = []
     for number in range(3):
-        members, usable = sisa.shard_members(memory, number, 3)
+        members, usable = shard_members(memory, number, 3)
         found += [int(m) for m, use in zip(members, usable, strict=True) if use]
     assert sorted(found) == [i for i in range(num_examples) if i != 4]
 
