@@ -72,6 +72,28 @@ def test_deleting_switches_off_the_blocks_from_that_slice_on(deployed, number):
 
 
 @pytest.mark.parametrize("number", range(SLICES))
+def test_of_each_shard_the_copy_with_the_most_blocks_is_served(deployed, number):
+    task, data, _, memory, *_ = deployed
+    variables, _ = update(deployed, of_slice(deployed, 1, number))
+    blocks = block_numbers(task, memory.backbone, data, SLICES)
+    best = int(TURNS[:, number].argmax())
+    adapters = jax.tree.map(lambda leaf: leaf[1, best], memory.adapters)
+    expected = merge(memory.backbone["params"], adapters, blocks, TURNS[best, number])
+    served = jax.tree.map(lambda leaf: leaf[1], variables["params"])
+    problems.assert_trees_close(served, expected, rtol=1e-6)
+
+
+def test_retained_data_is_needed_to_train_a_shard_anew():
+    assert METHOD.needs == {"train", "forget", "retain", "labels"}
+
+
+def test_kernels_of_any_number_of_axes_are_matrices_to_their_outputs():
+    adapters = init_adapters(jax.random.key(0), {"kernel": jnp.ones((3, 3, 2, 5))}, 4)
+    factors = jax.tree.map(jnp.shape, adapters["kernel"], is_leaf=lambda x: hasattr(x, "shape"))
+    assert factors == {"down": (18, 4), "up": (4, 5)}
+
+
+@pytest.mark.parametrize("number", range(SLICES))
 def test_what_is_served_never_saw_the_deleted_slice(deployed, number):
     """Spoiling every example of that slice before training changes nothing of what is served."""
     _, data, _, _, init, _ = deployed
