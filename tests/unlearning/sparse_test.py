@@ -222,3 +222,18 @@ def test_the_default_penalty_is_small():
 def test_bad_values_are_named_at_construction(call, message):
     with pytest.raises(ValueError, match=message):
         call(optax.sgd(0.1))
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("l1_sparse", {"gamma": 5e-4}),
+        ("prune", {"sparsity": 0.95, "score": "magnitude", "rounds": 100}),
+        ("prune_finetune", {"sparsity": 0.95, "score": "magnitude", "num_epochs": 10}),
+        ("iterative_prune", {"per_round": 0.2}),
+        ("iterative_prune_finetune", {"per_round": 0.2, "num_epochs": 10}),
+    ],
+)
+def test_defaults_are_those_of_the_published_code(name, published):
+    given = inspect.signature(getattr(unlearning, name)).parameters
+    assert {key: given[key].default for key in published} == published
