@@ -1,34 +1,10 @@
-"""Closed-form learning and unlearning in scikit-learn's terms: estimators that have `unfit`.
-
-`AnalyticRegressor` is scikit-learn's `Ridge` and `AnalyticClassifier` its `RidgeClassifier`: the
-same objective with the same `alpha` and unregularised intercept, learned and unlearned exactly by
-`unlearnjax.analytic`.
-
-  W, b = argmin sum_i w_i |y_i - x_i W - b|^2 + alpha |W|^2
-
-The state that is kept is that of the rows as they are, not centred. With n the sum of their weights
-and m, t the weighted means of x and y, the centred sums are `sum w x'x - n m'm`: what
-`analytic.forget` leaves of the state without a row `sqrt(n) m` of target `sqrt(n) t`. That gives W,
-and `b = t - m W`. The subtraction costs the digits by which `n m'm` exceeds what is left: features
-whose mean is 1e4 times their spread have 8 digits left. Standardise such features.
-
-A pipeline has no `unfit`: `pipeline[-1].unfit(pipeline[:-1].transform(X), y)` unlearns in its last
-step. The steps before it, a scaler's means, have seen the rows and keep what they saw.
+"""`Ridge` and `RidgeClassifier` of scikit-learn, solved in closed form, that unlearn rows exactly.
 
 References:
   Zhuang et al., "ACIL: Analytic Class-Incremental Learning", NeurIPS 2022 (arXiv 2205.14922), for
   learning; Tang et al., "ACU: Analytic Continual Unlearning for Efficient and Exact Forgetting with
-  Privacy Preservation", 2025 (arXiv 2505.12239), for forgetting. The intercept and the ledger of
-  rows are ours.
-
-Examples:
-  >>> from sklearn.datasets import load_digits
-  >>> from unlearnjax.sklearn import AnalyticClassifier
-  >>> X, y = load_digits(return_X_y=True)
-  >>> model = AnalyticClassifier().fit(X, y).unfit(X[:50], y[:50])
-  >>> never = AnalyticClassifier().fit(X[50:], y[50:])
-  >>> bool(np.allclose(model.coef_, never.coef_, rtol=0, atol=1e-10))
-  True
+  Privacy Preservation", 2025 (arXiv 2505.12239), for forgetting. The intercept (`centred`) and the
+  ledger of rows are ours.
 """
 
 import contextlib
@@ -36,16 +12,15 @@ import hashlib
 from collections import Counter
 from typing import Any, NamedTuple, Self
 
-import jax
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from unlearnjax import checks
-from unlearnjax.analytic import precision, recursive
-
-__all__ = ["AnalyticClassifier", "AnalyticRegressor"]
+from unlearnjax.sklearn import centred as centred_lib
+from unlearnjax.sklearn.centred import Centred
 
 _FLOATS = (np.float64, np.float32)
 
@@ -54,24 +29,20 @@ class _Memory(NamedTuple):
     """All that is kept of the rows that are learned.
 
     Attributes:
-      state: of inputs x `[D]` and targets [1, y] `[1 + C]`.
-      inputs: `[D]`, the weighted sum of x.
-      targets: `[1 + C]`, the weighted sum of [1, y]; the first is the sum of weights.
+      centred: of inputs `[D]` and targets, `[C]` or for classes `[1 + C]`, the first always 1.
       counts: number of rows, `[C]` of each class or `[1]`.
       ledger: how often each row was learned, by its digest, or `None`.
-      columns: the column in y of each class, in the order of arrival; `None` for a regression.
+      columns: the column in y of each class, in the order of arrival; empty for a regression.
       declared: the classes that are there without a row.
       settings: the parameters that all this was learned with.
       dtype: of the solution.
       shape: of the target of a row.
     """
 
-    state: recursive.State
-    inputs: np.ndarray
-    targets: np.ndarray
+    centred: Centred
     counts: np.ndarray
     ledger: Counter | None
-    columns: dict[Any, int] | None
+    columns: dict[Any, int]
     declared: frozenset
     settings: dict[str, Any]
     dtype: np.dtype
@@ -79,11 +50,10 @@ class _Memory(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Rows to be learned or unlearned, without those of weight 0; fields as in `_Memory`."""
+    """Rows, inputs and targets, to be learned or unlearned, without those of weight 0."""
 
-    rows: list[np.ndarray]  # inputs, targets, weights, as `learn` and `forget` take them
-    inputs: np.ndarray
-    targets: np.ndarray
+    rows: np.ndarray
+    weights: np.ndarray
     counts: np.ndarray
     digests: list[bytes]
 
@@ -92,14 +62,19 @@ class _Analytic(BaseEstimator):
     """What both estimators share; they say what targets are and what is read off a solution."""
 
     def __init__(
-        self, alpha: float = 1.0, *, fit_intercept: bool = True, form: str = "gram", ledger=True
+        self,
+        alpha: float = 1.0,
+        *,
+        fit_intercept: bool = True,
+        form: str = "gram",
+        ledger: bool = True,
     ):
         self.alpha = alpha
         self.fit_intercept = fit_intercept
         self.form = form
         self.ledger = ledger
 
-    def fit(self, X, y, sample_weight=None) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Learns these rows and nothing else; what was learned before is dropped.
 
         Args:
@@ -108,16 +83,17 @@ class _Analytic(BaseEstimator):
           sample_weight: `[n]`, >= 0; `None` is 1. A row of weight 0 is not there.
 
         Returns:
-          The estimator. Cost: `n D^2 + 4 D^3 / 3` multiplications ('gram') or `2 n D^2`
+          The estimator. Cost: `n D^2 + 2 D^3 / 3` multiplications ('gram') or `2 n D^2`
           ('inverse'), in float64, and a digest of every row for the ledger.
 
         Raises:
           ValueError: for wrong shapes and types, parameters out of range, weights that are negative
-            or all 0, and an `alpha` that is lost to rounding beside X.
+            or all 0, and an `alpha` that is lost to rounding beside X. The estimator is left as it
+            was.
         """
         return self._learn(None, X, y, sample_weight)
 
-    def unfit(self, X, y, sample_weight=None) -> Self:
+    def unfit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Unlearns these rows: the estimator is then one that never learned them, to rounding.
 
         With the last row all that was learned goes: the estimator is as before `fit`. A class goes
@@ -127,7 +103,7 @@ class _Analytic(BaseEstimator):
           X, y, sample_weight: as the rows were learned with, in any order and blocks.
 
         Returns:
-          The estimator. Cost: as `fit`, whatever the number of rows that stay.
+          The estimator. Cost: as `fit` of these rows, whatever the number of those that stay.
 
         Raises:
           ValueError: as `fit`; and if a row was never learned with this y and weight, or is
@@ -148,23 +124,16 @@ class _Analytic(BaseEstimator):
         counts = memory.counts - block.counts
         if (counts < 0).any():
             raise ValueError(
-                "y must not name more rows than are learned, of any class; the estimator is left "
+                "y must not have more rows, of any class, than are learned; the estimator is left "
                 "as it was"
             )
         with _own_words():
-            state = recursive.forget(memory.state, *block.rows)
-        if not counts.any():
+            left = centred_lib.forget(memory.centred, block.rows, block.weights)
+        if not left.count:
             for name in [name for name in vars(self) if name.endswith("_")] + ["_memory"]:
                 delattr(self, name)
             return self
-        targets = memory.targets - block.targets
-        if not targets[0] > precision.rounded_away(memory.targets[0]):
-            raise ValueError(
-                f"sample_weight must leave more than rounding of {memory.targets[0]}, got what "
-                f"leaves {targets[0]}; the estimator is left as it was"
-            )
-        inputs = memory.inputs - block.inputs
-        self._deploy(memory._replace(state=state, inputs=inputs, targets=targets, counts=counts))
+        self._deploy(memory._replace(centred=left, counts=counts))
         if memory.ledger is not None:
             for key, count in unlearned.items():
                 memory.ledger[key] -= count
@@ -174,41 +143,49 @@ class _Analytic(BaseEstimator):
 
     def _learn(self, memory: _Memory | None, X, y, sample_weight, classes=None) -> Self:
         """`fit` where there is no memory, else one block of rows more."""
-        X, y, weights = self._rows(X, y, sample_weight, reset=memory is None)
-        if memory is None:
-            checks.positive(alpha=self.alpha)
-            width = X.shape[1]
-            memory = _Memory(
-                recursive.init(width, 0, self.alpha, form=self.form, dtype=np.float64),
-                inputs=np.zeros(width),
-                targets=np.zeros(1),
-                counts=np.zeros(0, int),
-                ledger=Counter() if self.ledger else None,
-                columns=None,
-                declared=frozenset(),
-                settings=self.get_params(),
-                dtype=X.dtype,
-                shape=y.shape[1:],
-            )
-        memory = self._admit(memory, y, classes)
-        block = self._block(memory, X, y, weights)
-        with _own_words():
-            state = recursive.learn(memory.state, *block.rows)
-        new = memory._replace(
-            state=state,
-            inputs=memory.inputs + block.inputs,
-            targets=_widened(memory.targets, block.targets) + block.targets,
-            counts=_widened(memory.counts, block.counts) + block.counts,
-        )
-        self._deploy(new)
+        before = dict(vars(self))
+        try:
+            X, y, weights = self._rows(X, y, sample_weight, reset=memory is None)
+            if memory is None:
+                memory = self._empty(X, y)
+            memory = self._admit(memory, y, classes)
+            block = self._block(memory, X, y, weights)
+            with _own_words():
+                centred = centred_lib.learn(memory.centred, block.rows, block.weights)
+            counts = np.pad(memory.counts, (0, len(block.counts) - len(memory.counts)))
+            self._deploy(memory._replace(centred=centred, counts=counts + block.counts))
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
         if memory.ledger is not None:
             memory.ledger.update(block.digests)
         return self
 
+    def _empty(self, X: np.ndarray, y: np.ndarray) -> _Memory:
+        checks.positive(alpha=self.alpha)
+        centred = centred_lib.init(X.shape[1], self.alpha, self.form, bool(self.fit_intercept))
+        return _Memory(
+            centred,
+            counts=np.zeros(0, int),
+            ledger=Counter() if self.ledger else None,
+            columns={},
+            declared=frozenset(),
+            settings=self.get_params(),
+            dtype=X.dtype,
+            shape=y.shape[1:],
+        )
+
     def _rows(self, X, y, sample_weight, reset: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Checked, without the rows of weight 0."""
         X, y = validate_data(self, X, y, reset=reset, dtype=_FLOATS, **self._targets_are)
-        weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        if sample_weight is None:
+            return X, y, np.ones(len(X))
+        weights = check_array(
+            sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
+        )
+        if weights.shape != (len(X),):
+            raise ValueError(f"sample_weight must be [{len(X)}], got shape {weights.shape}")
         if (weights < 0).any():
             raise ValueError(f"sample_weight must be >= 0, got {weights.min()}")
         there = weights > 0
@@ -217,34 +194,23 @@ class _Analytic(BaseEstimator):
         return X[there], y[there], weights[there]
 
     def _block(self, memory: _Memory, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> _Block:
-        """Ready to be learned or unlearned; refused if that were with other parameters or shapes."""
+        """Refused if parameters or shapes are not those of the rows that are learned."""
         if self.get_params() != memory.settings:
             raise ValueError(
                 f"parameters must stay {memory.settings} until fit begins anew, got "
                 f"{self.get_params()}"
             )
         if y.shape[1:] != memory.shape:
-            raise ValueError(f"y must be {['n', *memory.shape]}, got shape {y.shape}")
+            raise ValueError(f"y must have {1 + len(memory.shape)} axes as before, got {y.shape}")
         ids, targets, counts = self._encoded(memory, y)
-        targets = np.column_stack([np.ones(len(y)), targets])
+        rows = np.column_stack([X, targets]).astype(np.float64)
         digests = [] if memory.ledger is None else _digests(X, ids, weights)
-        rows = [_padded(x) for x in (X, targets, weights)]
-        return _Block(rows, weights @ X, weights @ targets, counts, digests)
+        return _Block(rows, weights, counts, digests)
 
     def _deploy(self, memory: _Memory) -> None:
-        """Solves for W `[D, 1 + C]` and b `[1 + C]`, and takes on what is left."""
-        state, inputs, targets = memory.state, memory.inputs, memory.targets
-        if self.fit_intercept:
-            root = np.sqrt(targets[0])
-            with _own_words():
-                state = recursive.forget(state, inputs[None] / root, targets[None] / root)
-        weight = np.asarray(state.weight)
-        intercept = np.zeros(len(targets))
-        if self.fit_intercept:
-            intercept = (targets - inputs @ weight) / targets[0]
+        weight, intercept = centred_lib.solution(memory.centred)
         self._read(memory, weight.astype(memory.dtype), intercept.astype(memory.dtype))
-        # NumPy's arrays stay float64 when they are pickled and read without x64.
-        self._memory = memory._replace(state=jax.tree.map(np.asarray, memory.state))
+        self._memory = memory
 
 
 class AnalyticRegressor(RegressorMixin, _Analytic):
@@ -276,14 +242,16 @@ class AnalyticRegressor(RegressorMixin, _Analytic):
 
     _targets_are = {"multi_output": True, "y_numeric": True}
 
-    def partial_fit(self, X, y, sample_weight=None) -> Self:
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Learns these rows in addition: in any blocks the same as `fit` of all, to rounding.
 
         Args, returns and raises: as `fit`; after an error the estimator is left as it was.
         """
         return self._learn(getattr(self, "_memory", None), X, y, sample_weight)
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """`[n]` or `[n, C]`, as y was: `X W + b`."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=_FLOATS)
@@ -296,8 +264,8 @@ class AnalyticRegressor(RegressorMixin, _Analytic):
         return y, y, np.array([len(y)])
 
     def _read(self, memory: _Memory, weight: np.ndarray, intercept: np.ndarray) -> None:
-        self.coef_ = weight[:, 1:].T.reshape(*memory.shape, -1)
-        self.intercept_ = intercept[1:].reshape(memory.shape)[()]
+        self.coef_ = weight.T.reshape(*memory.shape, -1)
+        self.intercept_ = intercept.reshape(memory.shape)[()]
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -309,7 +277,8 @@ class AnalyticClassifier(ClassifierMixin, _Analytic):
     """scikit-learn's `RidgeClassifier`, solved in closed form, that unlearns rows exactly.
 
     Ridge regression on targets 1 for the row's class and -1 for all others. They are kept as 1 and
-    0, so that a class that arrives late is one that all rows so far were not of, exactly.
+    0, so that a class that arrives late is one that all rows so far were not of, exactly. (Of a
+    class that is gone, what is kept still has the name.)
 
     Args:
       alpha, fit_intercept, form, ledger: as in `AnalyticRegressor`.
@@ -332,26 +301,32 @@ class AnalyticClassifier(ClassifierMixin, _Analytic):
 
     _targets_are = {}
 
-    def partial_fit(self, X, y, classes=None, sample_weight=None) -> Self:
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Learns these rows in addition: in any blocks the same as `fit` of all, to rounding.
 
         Args:
           X, y, sample_weight: as in `fit`. Classes may be new at any time.
           classes: declares classes that may have no rows yet; they stay when their rows go.
 
-        Returns and raises: as `fit`, and `ValueError` for a y that is not among `classes`; after an
-        error the estimator is left as it was.
+        Returns and raises: as `fit`, and `ValueError` for a y that is not among `classes`; the
+        estimator is left as it was.
         """
         return self._learn(getattr(self, "_memory", None), X, y, sample_weight, classes)
 
-    def decision_function(self, X) -> np.ndarray:
+    def decision_function(self, X: ArrayLike) -> np.ndarray:
         """`[n, C]` in the order of `classes_`, or `[n]` for the second of two: `X W + b`."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=_FLOATS)
         scores = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """`[n]`: the class of the largest score."""
         scores = self.decision_function(X)
         chosen = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
@@ -360,7 +335,7 @@ class AnalyticClassifier(ClassifierMixin, _Analytic):
     def _admit(self, memory: _Memory, y: np.ndarray, classes) -> _Memory:
         """With a column for every class that is new."""
         check_classification_targets(y)
-        columns, given = dict(memory.columns or {}), set(y.tolist())
+        columns, given = dict(memory.columns), set(y.tolist())
         declared = frozenset() if classes is None else frozenset(np.asarray(classes).tolist())
         if classes is not None and not given <= declared:
             raise ValueError(
@@ -368,7 +343,9 @@ class AnalyticClassifier(ClassifierMixin, _Analytic):
             )
         labels = given | declared
         if len({isinstance(label, str) for label in labels | columns.keys()}) > 1:
-            raise ValueError(f"y must be strings alone or numbers alone, got {sorted(map(str, labels))}")
+            raise ValueError(
+                f"y must be strings alone or numbers alone, got {sorted(map(str, labels))}"
+            )
         for label in sorted(labels - columns.keys()):
             columns[label] = len(columns)
         return memory._replace(columns=columns, declared=memory.declared | declared)
@@ -378,8 +355,9 @@ class AnalyticClassifier(ClassifierMixin, _Analytic):
         if unknown:
             raise ValueError(f"y must be among the classes {self.classes_.tolist()}, got {unknown}")
         column = np.array([memory.columns[label] for label in y.tolist()])
-        targets = np.eye(len(memory.columns))[column]
-        return column, targets, targets.sum(axis=0).astype(int)
+        counts = np.bincount(column, minlength=len(memory.columns))
+        targets = np.eye(len(counts))[column]
+        return column, np.column_stack([np.ones(len(y)), targets]), counts
 
     def _read(self, memory: _Memory, weight: np.ndarray, intercept: np.ndarray) -> None:
         there = [c for c, i in memory.columns.items() if memory.counts[i] or c in memory.declared]
@@ -396,7 +374,13 @@ class AnalyticClassifier(ClassifierMixin, _Analytic):
 @contextlib.contextmanager
 def _own_words():
     """Errors of `analytic` in the words of the estimators."""
-    words = {"the features": "X", "features": "X", "gamma": "alpha", "the state": "the estimator"}
+    words = {
+        "the features": "X",
+        "features": "X",
+        "gamma": "alpha",
+        "the state": "the estimator",
+        "weights must": "sample_weight must",
+    }
     try:
         yield
     except ValueError as error:
@@ -404,16 +388,6 @@ def _own_words():
         for theirs, ours in words.items():
             message = message.replace(theirs, ours)
         raise ValueError(message) from error
-
-
-def _padded(rows: np.ndarray) -> np.ndarray:
-    """Filled with zeros to a power of two or a multiple of a block, so that programs are few."""
-    size = min(recursive.BLOCK, 1 << (len(rows) - 1).bit_length())
-    return np.pad(rows, [(0, -len(rows) % size)] + [(0, 0)] * (rows.ndim - 1))
-
-
-def _widened(sums: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return np.pad(sums, (0, len(like) - len(sums)))
 
 
 def _digests(X: np.ndarray, ids: np.ndarray, weights: np.ndarray) -> list[bytes]:
