@@ -190,7 +190,7 @@ class _Analytic(BaseEstimator):
             raise ValueError(f"sample_weight must be >= 0, got {weights.min()}")
         there = weights > 0
         if not there.any():
-            raise ValueError("sample_weight must be > 0 for at least one row, got 0 for all")
+            raise ValueError("sample_weight must be > 0 for at least one row, got zero for all")
         return X[there], y[there], weights[there]
 
     def _block(self, memory: _Memory, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> _Block:
@@ -220,7 +220,7 @@ class AnalyticRegressor(RegressorMixin, _Analytic):
       alpha: the regulariser, > 0. It shall grow with the number of rows, as in `Ridge`.
       fit_intercept: whether there is an intercept; it is not regularised.
       form: of the state, 'gram' (exact sums) or 'inverse' (the papers'), see `unlearnjax.analytic`.
-      ledger: whether a digest of every row is kept (about 150 bytes), so that a row that was never
+      ledger: whether a digest of every row is kept (about 100 bytes), so that a row that was never
         learned is refused. Without it only rows are that cannot have been learned. Whoever holds
         the ledger can tell of a row whether it is learned; rows must be unlearned bit by bit as
         they were learned, so keep features that come out of a network.
@@ -392,5 +392,5 @@ def _own_words():
 
 def _digests(X: np.ndarray, ids: np.ndarray, weights: np.ndarray) -> list[bytes]:
     """16 bytes for every row; -0 is 0, and a float32 the same number in float64."""
-    rows = np.column_stack([X, ids, weights]) + 0.0
+    rows = np.ascontiguousarray(np.column_stack([X, ids, weights]) + 0.0)
     return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
