@@ -72,7 +72,7 @@ def test_a_weight_that_is_rounded_away_is_refused(rng):
 
 
 def test_blocks_of_nearly_one_size_share_a_program():
-    sizes = {len(centred._padded(np.ones((n, 2)))) for n in range(1, 1025)}
-    assert sizes == {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}
-    padded = centred._padded(np.ones(3))
-    np.testing.assert_array_equal(padded, [1, 1, 1, 0])
+    sizes = {n: len(centred._padded(np.ones((n, 2)))) for n in range(1, 1026)}
+    assert set(sizes.values()) == {64, 128, 256, 512, 1024, 1536}
+    assert [sizes[n] for n in (64, 65, 128, 129, 512, 513)] == [64, 128, 128, 256, 512, 1024]
+    np.testing.assert_array_equal(centred._padded(np.ones(3)), [1] * 3 + [0] * 61)

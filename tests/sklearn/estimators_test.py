@@ -83,7 +83,7 @@ def test_a_classifier_is_the_ridge_classifier_of_what_is_left(rng, intercept, cl
     model = AnalyticClassifier(ALPHA, fit_intercept=intercept).fit(inputs, labels, weights)
     assert_same(model, ridge(inputs, labels, weights, intercept), inputs)
     assert model.decision_function(inputs).ndim == (1 if classes == 2 else 2)
-    model.unfit(inputs[20:], labels[20:], weights[20:])
+    model.unfit(np.asfortranarray(inputs[20:]), labels[20:].tolist(), weights[20:])
     assert_same(model, ridge(inputs[:20], labels[:20], weights[:20], intercept), inputs)
     assert model.score(inputs[:20], labels[:20]) > 0.4
 
@@ -175,7 +175,7 @@ REFUSED = {
     "weights 0": (lambda X, y, w: (X, y, 0 * w), "sample_weight must be > 0 for at least one"),
     "weights of two axes": (lambda X, y, w: (X, y, w[:, None]), r"must be \[2\], got shape \(2, 1"),
     "another width": (lambda X, y, w: (X[:, 1:], y, w), "4 features"),
-    "no number": (lambda X, y, w: (X * np.inf, y, w), "infinity"),
+    "no number": (lambda X, y, w: (abs(X) * np.inf, y, w), "infinity"),
 }
 
 

@@ -99,8 +99,8 @@ def _around(rest: Centred, rows: np.ndarray, weights: np.ndarray) -> list[np.nda
 
 
 def _padded(rows: np.ndarray) -> np.ndarray:
-    """Filled with zeros to a power of two or a multiple of a block, so that programs are few."""
-    size = min(recursive.BLOCK, 1 << (len(rows) - 1).bit_length())
+    """Filled with zeros to 64 times a power of two or to whole blocks: every size is a program."""
+    size = min(recursive.BLOCK, 64 << ((len(rows) - 1) // 64).bit_length())
     return np.pad(rows, [(0, -len(rows) % size)] + [(0, 0)] * (rows.ndim - 1))
 
 
