@@ -215,7 +215,8 @@ NOT_LEARNED = {
     "X of another width": ({"X": np.ones((32, 4))}, "4 features"),
     "y": ({"y": np.linspace(0, 1, 32)}, "continuous"),
     "numbers beside strings": ({"y": np.arange(32) % 3}, "y must be strings alone or numbers"),
-    "classes": ({"classes": ["a", "b"]}, r"y must be among classes, got \['c'\]"),
+    "classes of two axes": ({"classes": [["a", "b", "c"]]}, r"must be \[C\], got shape \(1, 3\)"),
+    "classes": ({"classes": ["a", "b"]}, r"y must be among classes .*, got \['c'\]"),
 }
 
 

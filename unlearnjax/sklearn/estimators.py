@@ -335,13 +335,16 @@ class AnalyticClassifier(ClassifierMixin, _Analytic):
     def _admit(self, memory: _Memory, y: np.ndarray, classes) -> _Memory:
         """With a column for every class that is new."""
         check_classification_targets(y)
-        columns, given = dict(memory.columns), set(y.tolist())
-        declared = frozenset() if classes is None else frozenset(np.asarray(classes).tolist())
-        if classes is not None and not given <= declared:
-            raise ValueError(
-                f"y must be among classes, got {sorted(given - declared)} beside {sorted(declared)}"
-            )
-        labels = given | declared
+        columns, labels, declared = dict(memory.columns), set(y.tolist()), frozenset()
+        if classes is not None:
+            if np.ndim(classes) != 1:
+                raise ValueError(f"classes must be [C], got shape {np.shape(classes)}")
+            declared = frozenset(np.asarray(classes).tolist())
+            if not labels <= declared:
+                raise ValueError(
+                    f"y must be among classes {sorted(declared)}, got {sorted(labels - declared)}"
+                )
+            labels |= declared
         if len({isinstance(label, str) for label in labels | columns.keys()}) > 1:
             raise ValueError(
                 f"y must be strings alone or numbers alone, got {sorted(map(str, labels))}"
