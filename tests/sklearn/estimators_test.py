@@ -120,6 +120,15 @@ def test_a_declared_class_is_there_without_rows(rng):
     assert model.classes_.tolist() == ["a", "b", "c", "d", "e"]
 
 
+def test_inputs_of_another_width_are_not_predicted(rng):
+    inputs, labels, _ = rows(rng)
+    model = AnalyticClassifier(ALPHA).partial_fit(inputs, labels, classes=["a", "b", "c"])
+    for call in (model.predict, model.decision_function):
+        with pytest.raises(ValueError, match="X has 4 features"):
+            call(inputs[:, 1:])
+    assert_same(model, ridge(inputs, labels), inputs)
+
+
 def test_one_class_is_predicted_everywhere(rng):
     inputs, _, _ = rows(rng)
     model = AnalyticClassifier().fit(inputs, np.full(32, "b"))
