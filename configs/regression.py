@@ -27,7 +27,7 @@ METHODS = {
     },
     "gaussian_amnesiac": {**_ADAM, "num_epochs": 5, "retain_weight": 1.0},
     "l1_sparse": {**_ADAM, "num_epochs": 5, "gamma": 1e-4},
-    "influence": {"alpha": 1.0, "method": "cg", "damping": 0.1, "num_steps": 20},
+    "influence": {"alpha": 1.0, "method": "cg", "damping": 0.3, "num_steps": 20},
     "ssd": {"alpha": 2.0, "dampening": 1.0, "importance": "exact", "batch_size": 64},
 }
 
