@@ -66,9 +66,22 @@ def run(cases: Mapping[str, suites.Case], log: Log, limit: float = float("inf"))
         device.
     """
     end = time.perf_counter() + limit
-    alarm = threading.Timer(min(limit, threading.TIMEOUT_MAX), _stop, (log, limit))
+    alarm = threading.Timer(min(max(limit, 0), threading.TIMEOUT_MAX), _stop, (log, limit))
     alarm.daemon = True
-    alarm.start()
+    if limit > 0:  # else all is left out
+        alarm.start()
+    try:
+        _each(cases, log, end)
+    finally:
+        alarm.cancel()
+
+
+def failed(records: list[dict]) -> bool:
+    """Whether a case was to be measured and was not."""
+    return any(r.get("missing", "").startswith("failed") for r in records)
+
+
+def _each(cases: Mapping[str, suites.Case], log: Log, end: float) -> None:
     for name, case in cases.items():
         log.running = (case.benchmark, name)
         left = end - time.perf_counter()
@@ -84,12 +97,6 @@ def run(cases: Mapping[str, suites.Case], log: Log, limit: float = float("inf"))
         except Exception as error:  # out of memory, most likely; the others are worth having
             log.miss(f"failed: {timing.one_line(error)}")
         torch_models.release()
-    alarm.cancel()
-
-
-def failed(records: list[dict]) -> bool:
-    """Whether a case was to be measured and was not."""
-    return any(r.get("missing", "").startswith("failed") for r in records)
 
 
 def _stop(log: Log, limit: float) -> None:

@@ -156,7 +156,7 @@ GPU_TOY = _one_gpu(
     seconds=False,
     images=8,
     batch_size=4,
-    resnet={"stage_sizes": (1, 1), "width": 2},
+    resnet={"stage_sizes": (1,), "width": 2},
     convnets={
         "cases": {
             "convnet": {

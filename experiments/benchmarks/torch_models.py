@@ -71,10 +71,6 @@ def network(
 ) -> "nn.Module":
     """A model of `KNOWN` for images of `shape` (HWC), in evaluation mode, on `device()`.
 
-    A strided convolution of PyTorch pads the first border of the image and Flax's the last one.
-    The kernels of 'resnet18' are therefore turned by 180 degrees when they are taken over, and
-    the network computes of turned images what Flax's does of the images.
-
     Args:
       variables: of the Flax model, to be taken over; otherwise fresh ones.
       options: of the Flax model: `hidden` of 'mlp', `channels` and `hidden` of 'convnet',
@@ -125,7 +121,7 @@ def load(net: "nn.Sequential", variables, flattened: Sequence[int]) -> None:
 
 
 def load_named(net: "nn.Module", variables) -> None:
-    """Takes over what has the same name in Flax; convolutions are turned, see `network`."""
+    """Takes over what has the same name in Flax."""
 
     def flax(collection, name, leaf):
         for part in name.split("."):
@@ -136,8 +132,8 @@ def load_named(net: "nn.Module", variables) -> None:
     with torch.no_grad():
         for name, layer in net.named_modules():
             if isinstance(layer, nn.Conv2d):
-                kernel = flax(params, name, "kernel")[::-1, ::-1].transpose(3, 2, 0, 1).copy()
-                layer.weight.copy_(torch.from_numpy(kernel))
+                kernel = torch.from_numpy(flax(params, name, "kernel"))
+                layer.weight.copy_(kernel.permute(3, 2, 0, 1))
             elif isinstance(layer, nn.Linear):
                 layer.weight.copy_(torch.from_numpy(flax(params, name, "kernel")).T)
                 layer.bias.copy_(torch.from_numpy(flax(params, name, "bias")))
@@ -188,11 +184,16 @@ if torch is not None:
             return self.Dense_0(x.mean((2, 3)))
 
     class Block(nn.Module):
-        """Two 3x3 convolutions and a shortcut."""
+        """Two 3x3 convolutions and a shortcut.
+
+        Where they stride, Flax pads the last border alone, which takes PyTorch a copy.
+        """
 
         def __init__(self, before: int, after: int, stride: int):
             super().__init__()
-            self.Conv_0 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+            self.pads = stride != 1
+            padding = 0 if self.pads else 1
+            self.Conv_0 = nn.Conv2d(before, after, 3, stride, padding, bias=False)
             self.BatchNorm_0 = nn.BatchNorm2d(after)
             self.Conv_1 = nn.Conv2d(after, after, 3, padding=1, bias=False)
             self.BatchNorm_1 = nn.BatchNorm2d(after)
@@ -203,7 +204,8 @@ if torch is not None:
                 self.BatchNorm_2 = nn.BatchNorm2d(after)
 
         def forward(self, inputs):
-            x = F.relu(self.BatchNorm_0(self.Conv_0(inputs)))
+            x = F.pad(inputs, (0, 1, 0, 1)) if self.pads else inputs
+            x = F.relu(self.BatchNorm_0(self.Conv_0(x)))
             x = self.BatchNorm_1(self.Conv_1(x))
             shortcut = self.BatchNorm_2(self.Conv_2(inputs)) if self.projects else inputs
             return F.relu(x + shortcut)

@@ -1,8 +1,8 @@
 """The same mathematics in eager PyTorch, written as its users write it. Optional: torch.
 
 Every function returns a call without arguments that computes, from the same data and on the same
-kind of device, what ours does, and waits for it; tests/experiments/benchmarks_test.py holds the
-results against ours where torch is installed.
+kind of device, what ours does, and waits for it; tests/experiments/torch_reference_test.py holds
+the results against ours where torch is installed.
 """
 
 import copy

@@ -1,5 +1,6 @@
 """What a computation costs: seconds, floating-point operations, memory."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -66,6 +67,7 @@ def flops(fn: Callable, *args: Any) -> float:
 
     XLA counts the body of a loop once, whatever its length. Each `scan` is therefore analysed by
     itself and counted as often as it runs; a `while` loop of unknown length still counts once.
+    What is counted is the program as lowered for a CPU, wherever it runs.
 
     Examples:
       >>> a = jnp.ones((8, 8))
@@ -75,7 +77,9 @@ def flops(fn: Callable, *args: Any) -> float:
       10.0
     """
     analyse = lambda lowered: (lowered.cost_analysis() or {}).get("flops", 0.0)
-    return _multiplied_out(jax.make_jaxpr(fn)(*args), analyse)[0]
+    program = jax.make_jaxpr(fn)(*args)
+    with _on_cpu():
+        return _multiplied_out(program, analyse)[0]
 
 
 def bytes_accessed(fn: Callable, *args: Any) -> float:
@@ -85,6 +89,14 @@ def bytes_accessed(fn: Callable, *args: Any) -> float:
     """
     analyse = lambda lowered: (lowered.compile().cost_analysis() or {}).get("bytes accessed", 0.0)
     return _multiplied_out(jax.make_jaxpr(fn)(*args), analyse)[0]
+
+
+def _on_cpu() -> contextlib.AbstractContextManager:
+    """For what is lowered inside: before it is compiled, only the CPU's backend analyses it."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return contextlib.nullcontext()
 
 
 def _multiplied_out(closed: core.ClosedJaxpr, analyse: Callable) -> tuple[float, float]:
