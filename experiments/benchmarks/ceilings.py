@@ -1,5 +1,6 @@
 """What this machine can do at most: a large matrix product, a large copy, and its datasheet."""
 
+import re
 import statistics
 from functools import partial
 
@@ -32,8 +33,11 @@ DATASHEETS = {
 
 
 def datasheet(kind: str) -> dict[str, float]:
-    """`{dtype: FLOP/s}` of the device `kind`, empty where it is not known."""
-    return next((peaks for name, peaks in DATASHEETS.items() if name in kind), {})
+    """`{dtype: FLOP/s}` of the device `kind`, empty where it is not known, or only a part of it."""
+    if "MIG" in kind:
+        return {}
+    found = (peaks for name, peaks in DATASHEETS.items() if re.search(rf"{name}\b", kind))
+    return next(found, {})
 
 
 def measure(width: int | None = None, megabytes: int = 256, repeats: int = 5) -> dict[str, float]:
