@@ -88,7 +88,7 @@ def images(num_examples: int, shape=(28, 28, 1)) -> dict[str, jax.Array]:
     """A data set of `num_examples` images in ten classes."""
     rng = np.random.default_rng(0)
     return {
-        "inputs": jnp.asarray(rng.normal(size=(num_examples, *shape)), jnp.float32),
+        "inputs": jnp.asarray(rng.standard_normal((num_examples, *shape), np.float32)),
         "targets": jnp.asarray(rng.integers(0, 10, num_examples), jnp.int32),
         "index": jnp.arange(num_examples, dtype=jnp.int32),
     }
