@@ -1,6 +1,7 @@
 """What the benchmarks compute on: random images, since time does not depend on their content."""
 
 import functools
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -79,8 +80,13 @@ def cifar10(data_dir: str) -> dict[str, np.ndarray]:
     """The training set, standardised, read once.
 
     Raises:
-      ValueError: if it is not there and cannot be prepared.
+      ValueError: if it is not prepared there; nothing is downloaded, which takes minutes to fail.
     """
+    if not list(Path(data_dir).glob("cifar10/*/dataset_info.json")):
+        raise ValueError(
+            f"data_dir must have CIFAR-10 prepared by tfds (cifar10/*/dataset_info.json), got "
+            f"{data_dir}; without --data_dir and $UNLEARNJAX_DATA_DIR images are random"
+        )
     return data_lib.load("cifar10", data_dir).train
 
 

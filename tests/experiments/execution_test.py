@@ -77,17 +77,21 @@ def cells(text, line):
     return dict(zip(rows[0], rows[2 + line], strict=True))
 
 
-def test_a_case_that_fails_is_noted_and_the_others_go_on(tmp_path, benchmark):
+def test_a_case_that_fails_is_noted_and_the_others_go_on(tmp_path, benchmark, capsys):
     def fails():
         yield record(case="before")
         raise MemoryError("no room\nand a page of details")
 
-    log = execution.Log(tmp_path, HEADER)
+    folder = tmp_path / "new" / "folder"
+    log = execution.Log(folder, HEADER)
     execution.run({"bad": benchmark(fails), "good": benchmark(one("after"))}, log)
     assert [r["case"] for r in log.records] == ["before", "bad", "after"]
     assert log.records[1]["missing"] == "failed: MemoryError: no room"
     assert execution.failed(log.records) and not execution.failed(log.records[:1])
-    text = (tmp_path / "table.md").read_text()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1].endswith(": bad: failed: MemoryError: no room")
+    assert lines[2] == "     0 s  fisher: after"
+    text = (folder / "table.md").read_text()
     assert "| bad | failed: MemoryError: no room |" in text and "| fisher | after |" in text
 
 
@@ -128,7 +132,7 @@ def test_what_does_not_end_in_time_is_stopped(tmp_path, benchmark, monkeypatch):
 
     log = execution.Log(tmp_path, HEADER)
     execution.run({"endless": benchmark(endless)}, log, limit=0.2)
-    assert status == [1] and log.records[0]["missing"] == "stopped: the limit of 0 s"
+    assert status == [1] and log.records[0]["missing"] == "stopped: the time was up"
     assert "stopped" in (tmp_path / "table.md").read_text()
     execution.run({"quick": benchmark(one("quick"))}, log, limit=0.5)
     time.sleep(0.7)  # the alarm is off
@@ -258,6 +262,12 @@ def test_images_are_named_by_where_they_are_from(monkeypatch):
     problem = problems.problem("mlp", 2, (8, 8, 1), dtype="bfloat16", hidden=(4,))
     assert problem.text == "2 examples" and problem.shape == (8, 8, 1)
     assert {x.dtype.name for x in problem.variables["params"]["Dense_0"].values()} == {"float32"}
+
+
+def test_a_directory_without_cifar_10_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="data_dir must have CIFAR-10 prepared"):
+        __main__.chosen("gpu_toy", [], str(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.realdata
