@@ -1,6 +1,7 @@
 """Suites of benchmarks within a limit of time, and the suite for one GPU."""
 
 import json
+import re
 import sys
 import threading
 import time
@@ -90,7 +91,7 @@ def test_a_case_that_fails_is_noted_and_the_others_go_on(tmp_path, benchmark, ca
     assert execution.failed(log.records) and not execution.failed(log.records[:1])
     lines = capsys.readouterr().err.splitlines()
     assert lines[1].endswith(": bad: failed: MemoryError: no room")
-    assert lines[2] == "     0 s  fisher: after"
+    assert re.fullmatch(r" +\d s  fisher: after", lines[2])  # since the log began
     text = (folder / "table.md").read_text()
     assert "| bad | failed: MemoryError: no room |" in text and "| fisher | after |" in text
 
@@ -189,6 +190,21 @@ def test_the_report_names_goals_samples_and_failures():
     machine = report.machine(HEADER)
     assert "Matrix product in float32: 200 TFLOP/s (494.7 by the datasheet)" in machine
     assert "Matrix product in bfloat16: 800 TFLOP/s (989.4 by the datasheet)" in machine
+
+
+def test_what_is_just_in_time_is_not_missed():
+    on_time = record(case="resnet18, 50000 random images", seconds={"ours": 5.0})
+    assert report.missed([on_time]) == []
+    assert cells(report.markdown([on_time], {}), 0)["ours"] == "5 s (aim 5 s)"
+    assert cells(report.markdown([record(seconds={"ours": 1.0})], {}), 0)["ours"] == "1 s"
+
+
+def test_the_plot_has_a_bar_per_other_and_a_line_per_curve():
+    curve = record(benchmark="scaling", seconds={"1": 1.0, "2": 2.0, "4": 8.0}, ratio={"2": 2.0})
+    others = record(ratio={"ours, map": 2.0, "torch": 3.0})
+    left, right = report.figure([others, curve, {"benchmark": "x", "missing": "", "case": ""}]).axes
+    assert [bar.get_width() for bar in left.patches] == [3.0] and len(right.lines) == 1
+    assert report.exponent(curve) == pytest.approx(2)  # between the last two points
 
 
 @pytest.mark.parametrize(
