@@ -158,6 +158,9 @@ def test_times_of_a_sample_are_scaled_and_what_fails_is_left_out():
     assert models == pytest.approx(3, rel=0.01)
     with pytest.raises(RuntimeError, match="no room"):
         timing.compare("nap", "bad", {"ours": fails}, 1)
+    turns = []
+    timing.compare("turns", "", {n: lambda n=n: turns.append(n) for n in "ab"}, repeats=2)
+    assert turns == ["a", "b"] * 3  # one to warm up
 
 
 def test_shares_are_of_the_peak_in_the_type_that_is_computed_in():
