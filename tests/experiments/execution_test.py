@@ -132,11 +132,14 @@ def test_what_does_not_end_in_time_is_stopped(tmp_path, benchmark, monkeypatch):
         yield record(case="too late")
 
     log = execution.Log(tmp_path, HEADER)
-    execution.run({"endless": benchmark(endless)}, log, limit=0.2)
+    execution.run({"endless": benchmark(endless)}, log, limit=1)
     assert status == [1] and log.records[0]["missing"] == "stopped: the time was up"
     assert "stopped" in (tmp_path / "table.md").read_text()
-    execution.run({"quick": benchmark(one("quick"))}, log, limit=0.5)
-    time.sleep(0.7)  # the alarm is off
+    execution.run({"quick": benchmark(one("quick"))}, log, limit=60)
+    alarms = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    for alarm in alarms:  # is off
+        alarm.join(20)
+        assert not alarm.is_alive()
     assert status == [1]
 
 
