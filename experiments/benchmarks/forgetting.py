@@ -22,9 +22,9 @@ METHODS = ("ssd", "scrub", "gradient_ascent_plus")
 
 def run(
     sizes: dict[str, int],
-    methods: tuple[str, ...] = METHODS,
     batch_size: int = 128,
     share: float = 0.1,
+    methods: tuple[str, ...] = METHODS,
     source: str | None = None,
     options: Mapping[str, Any] = MappingProxyType({}),
     repeats: int = 3,
