@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from experiments.benchmarks import timing, torch_reference
+from experiments.benchmarks import timing, torch_models, torch_reference
 from unlearnjax import analytic
 
 GAMMA, CLASSES = 1.0, 10
+DTYPE = "float64"
 
 
 def run(sizes=(), against=(), rows=256, refit_width=0, repeats=3):
@@ -60,7 +61,7 @@ def against_solving(size: int, width: int, rows: int, repeats: int):
         "solve again": timing.program(partial(analytic.solve, gamma=GAMMA), *rest),
     }
     case = f"forget {rows} of {size} rows, D={width}"
-    return timing.compare("acu", case, calls, repeats, examples=size)
+    return timing.compare("acu", case, calls, repeats, DTYPE, examples=size)
 
 
 def against_others(width: int, size: int, rows: int, repeats: int):
@@ -76,13 +77,13 @@ def against_others(width: int, size: int, rows: int, repeats: int):
         "numpy": partial(numpy_forget, weight, matrix, *block),
         "matmul alone": timing.program(products, device_block[0], inverse.inverse),
     }
-    if torch_reference.available():
+    if torch_models.available():
         rest = features[rows:], targets[rows:]
         calls["torch"] = torch_reference.woodbury(weight, matrix, *block)
         calls["torch, downdate"] = torch_reference.downdate(gram.gram, gram.moment, *block)
         calls["torch, solve again"] = torch_reference.resolve(*rest, GAMMA)
     case = f"forget {rows} of {size} rows, D={width}, others"
-    return timing.compare("acu", case, calls, repeats, features=width)
+    return timing.compare("acu", case, calls, repeats, DTYPE, features=width)
 
 
 def learning(width: int, size: int, rows: int, repeats: int):
@@ -94,7 +95,9 @@ def learning(width: int, size: int, rows: int, repeats: int):
         "ours": timing.program(analytic.learn, inverse, *block),
         "ours, gram form": timing.program(analytic.learn, gram, *block),
     }
-    return timing.compare("acu", f"learn {rows} rows, D={width}", calls, repeats, features=width)
+    return timing.compare(
+        "acu", f"learn {rows} rows, D={width}", calls, repeats, DTYPE, features=width
+    )
 
 
 def against_refitting(width: int, rows: int, repeats: int):
@@ -114,7 +117,7 @@ def against_refitting(width: int, rows: int, repeats: int):
         "refit row by row": timing.program(refit, *rest),
     }
     case = f"forget {rows} of {10 * rows} rows, D={width}, recursive"
-    return timing.compare("acu", case, calls, repeats, features=width)
+    return timing.compare("acu", case, calls, repeats, DTYPE, features=width)
 
 
 def numpy_forget(weight, inverse, features, targets):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments.benchmarks import problems, timing, torch_reference
+from experiments.benchmarks import problems, timing, torch_models, torch_reference
 from unlearnjax import training
 from unlearnjax.training import ensembles
 
@@ -16,24 +16,30 @@ def run(
     num_models: tuple[int, ...] = (32,),
     num_epochs: int = 3,
     batch_size: int = 64,
+    axes: bool = True,
+    sample: int = 0,
+    source: str | None = None,
     repeats: int = 3,
 ):
     """Yields a record per case and number of models, each trained on a random half.
 
     Args:
       cases: name -> `{'model', 'shape', 'examples'}`, and 'options' of the model.
+      axes: whether our ways that are not taken by default are timed, too.
+      sample: how many models PyTorch trains; the time is scaled to all. 0 is all.
+      source: of the images, see `problems.examples`; if given, `shape` is not read.
     """
     for name, case in cases.items():
-        data = problems.images(case["examples"], case["shape"])
+        data, kind = problems.examples(case["examples"], case["shape"], source)
         for count in num_models:
-            calls = _calls(case, data, count, num_epochs, batch_size)
-            text = f"{count} x {name}, {num_epochs} epochs of {case['examples'] // 2} examples"
-            record = timing.compare("ensemble", text, calls, repeats, models=count)
-            rates = {n: round(count / s, 2) for n, s in record["seconds"].items()}
-            yield {**record, "models_per_second": rates}
+            calls = _calls(case, data, count, num_epochs, batch_size, axes, sample or count)
+            text = f"{count} x {name}, {num_epochs} epochs of {case['examples'] // 2} {kind}"
+            yield timing.compare(
+                "ensemble", text, calls, repeats, counts={"models": count}, models=count
+            )
 
 
-def _calls(case: dict, data, count: int, num_epochs: int, batch_size: int):
+def _calls(case: dict, data, count: int, num_epochs: int, batch_size: int, axes: bool, sample: int):
     subsets = ensembles.random_subsets(jax.random.key(0), count, case["examples"])
     rngs = jax.random.split(jax.random.key(1), count)
     options = {"num_epochs": num_epochs, "batch_size": min(batch_size, subsets.shape[1])}
@@ -58,13 +64,11 @@ def _calls(case: dict, data, count: int, num_epochs: int, batch_size: int):
 
     axis = ensembles.fastest_axis(task, data)
     other = "map" if axis == "vmap" else "vmap"
-    calls = {
-        "ours": together(axis),
-        f"ours, {other}": together(other),
-        "one at a time": in_turns,
-    }
-    if torch_reference.available():
-        calls["torch"] = torch_reference.ensemble(
-            case["model"], data, np.asarray(subsets), rate=RATE, **options, **of_model
-        )
+    calls = {"ours": together(axis)}
+    if axes:
+        calls |= {f"ours, {other}": together(other), "one at a time": in_turns}
+    if torch_models.available():
+        few = np.asarray(subsets[:sample])
+        call = torch_reference.ensemble(case["model"], data, few, rate=RATE, **options, **of_model)
+        calls["torch"] = timing.Sample(call, len(few) / count)
     return calls

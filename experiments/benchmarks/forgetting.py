@@ -1,9 +1,13 @@
 """Requests from beginning to end: SSD, an epoch of SCRUB with its cached teacher, of NegGrad+."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import jax
 import optax
 
-from experiments.benchmarks import problems, timing, torch_reference
+from experiments.benchmarks import problems, timing, torch_models, torch_reference
 from unlearnjax import unlearning
 from unlearnjax.types import Request
 
@@ -13,23 +17,46 @@ SCRUB = {"alpha": 0.001, "gamma": 0.99, "temperature": 4.0}
 BETA = 0.99
 
 
-def run(sizes: dict[str, int], batch_size: int = 128, share: float = 0.1, repeats: int = 3):
-    """Yields a record per model and method; `share` of `sizes[model]` examples is forgotten."""
+METHODS = ("ssd", "scrub", "gradient_ascent_plus")
+
+
+def run(
+    sizes: dict[str, int],
+    batch_size: int = 128,
+    share: float = 0.1,
+    methods: tuple[str, ...] = METHODS,
+    source: str | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    repeats: int = 3,
+):
+    """Yields a record per model and method; `share` of `sizes[model]` examples is forgotten.
+
+    Args:
+      source: of the images, see `problems.examples`.
+      options: of the models.
+    """
     for model, num_examples in sizes.items():
-        data, task = problems.images(num_examples, problems.shape(model)), problems.task(model)
-        variables = task.init(jax.random.key(0), problems.part(data, slice(1)))
+        problem = problems.problem(model, num_examples, None, source, **options)
+        task, data, variables, shape, text = problem
         cut = round(share * num_examples)
         forget, retain = problems.part(data, slice(cut)), problems.part(data, slice(cut, None))
-        for name, unlearner in methods(batch_size).items():
+        for name in methods:
+            unlearner = unlearners(batch_size)[name]
             calls = {"ours": _program(unlearner, task, variables, data, Request(forget, retain))}
-            if torch_reference.available() and model in ("mlp", "convnet"):
-                net = torch_reference.network(model, problems.shape(model), variables)
+            if torch_models.available() and model in torch_models.KNOWN:
+                net = torch_models.network(model, shape, variables, **options)
                 calls["torch"] = _torch(name, net, data, forget, retain, batch_size)
-            case = f"{name}, {model}, {cut} of {num_examples} examples"
-            yield timing.compare("forget", case, calls, repeats, examples=num_examples)
+            yield timing.compare(
+                "forget",
+                f"{name}, {model}, {cut} of {text}",
+                calls,
+                repeats,
+                counts={"images": num_examples},
+                examples=num_examples,
+            )
 
 
-def methods(batch_size: int):
+def unlearners(batch_size: int):
     """One epoch each, where there are epochs."""
     tx, one = optax.adam(RATE), {"num_epochs": 1, "batch_size": batch_size}
     return {

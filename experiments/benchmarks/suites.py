@@ -1,5 +1,9 @@
 """What is measured, at which sizes, and what ratio to PyTorch is aimed at."""
 
+from typing import Any, NamedTuple
+
+from experiments.benchmarks import problems
+
 DIGITS, FASHION = (8, 8, 1), (28, 28, 1)
 MLP = {"model": "mlp", "shape": DIGITS, "examples": 1000}
 SMALL = {**MLP, "options": {"hidden": (64,)}}
@@ -56,7 +60,135 @@ FULL = {
     },
 }
 
-SUITES = {"quick": QUICK, "full": FULL}
+
+class Case(NamedTuple):
+    """A call of a benchmark.
+
+    Attributes:
+      benchmark: module of this package.
+      sizes: arguments of its `run`; `source` is overridden by `--data_dir`.
+      seconds: about how long it takes on one H100, compilation included; an estimate.
+    """
+
+    benchmark: str
+    sizes: dict[str, Any]
+    seconds: float = 0.0
+
+
+def _one_gpu(
+    seconds: bool,
+    images: int,
+    batch_size: int,
+    resnet: dict,
+    convnets: dict,
+    trak: dict,
+    acu: tuple,
+) -> dict[str, Case]:
+    """What one GPU is for, most wanted first.
+
+    Args:
+      seconds: whether cases are as long as `Case.seconds` says.
+      images: that ResNet-18 is trained on, and forgets of; the exact importances of a fiftieth of
+        them are computed in PyTorch, whose time is scaled.
+      resnet: options of ResNet-18.
+      convnets: arguments of `ensemble`, its `num_models` the three sizes.
+      trak: arguments of `trak`.
+      acu: what the closed form forgets, see `analytic`.
+    """
+    of_images = {
+        "sizes": {"resnet18": images},
+        "batch_size": batch_size,
+        "source": problems.RANDOM,
+        "options": resnet,
+    }
+    once = {**of_images, "repeats": 2}  # they are long
+
+    def ensemble(place: int) -> dict[str, Any]:
+        numbers = convnets["num_models"]
+        return {
+            **convnets,
+            "num_models": (numbers[place],),
+            "axes": place == 0,
+            "sample": min(numbers),
+            "source": problems.RANDOM,
+        }
+
+    cases = {
+        "epoch, ResNet-18": Case("training", {**of_images, "loop": False, "dtype": "bfloat16"}, 50),
+        "Fisher, ResNet-18": Case(
+            "fisher",
+            {**once, "definition": False, "max_bytes": 2**32, "sample": max(1, images // 50)},
+            80,
+        ),
+        "SSD, ResNet-18": Case("forgetting", {**once, "methods": ("ssd",)}, 55),
+        "SCRUB, ResNet-18": Case("forgetting", {**once, "methods": ("scrub",)}, 60),
+        "ensemble, first": Case("ensemble", ensemble(0), 45),
+        "closed-form deletion": Case("analytic", {"against": (acu,), "repeats": 3}, 30),
+        "TRAK": Case("trak", {**trak, "source": problems.RANDOM}, 35),
+        "ensemble, second": Case("ensemble", ensemble(1), 25),
+        "ensemble, third": Case("ensemble", ensemble(2), 50),
+    }
+    return cases if seconds else {name: c._replace(seconds=0.0) for name, c in cases.items()}
+
+
+# Under eight minutes on one H100.
+GPU = _one_gpu(
+    seconds=True,
+    images=50_000,
+    batch_size=512,
+    resnet={},
+    convnets={
+        "cases": {"convnet": {"model": "convnet", "shape": problems.CIFAR, "examples": 5000}},
+        "num_models": (16, 64, 256),
+        "num_epochs": 2,
+    },
+    trak={
+        "sizes": {"convnet": 4000},
+        "num_projections": 1024,
+        "batch_size": 500,
+        "sample": 1000,
+    },
+    acu=(4096, 8_192, 256),
+)
+
+# The same at a size that any CPU does in seconds: whether it works, not how fast it is.
+GPU_TOY = _one_gpu(
+    seconds=False,
+    images=8,
+    batch_size=4,
+    resnet={"stage_sizes": (1,), "width": 2},
+    convnets={
+        "cases": {
+            "convnet": {
+                "model": "convnet",
+                "shape": problems.CIFAR,
+                "examples": 8,
+                "options": {"channels": (2,), "hidden": 4},
+            }
+        },
+        "num_models": (2, 3, 4),
+        "num_epochs": 1,
+        "batch_size": 4,
+        "repeats": 1,
+    },
+    trak={"sizes": {"mlp": 4}, "num_projections": 8, "batch_size": 2, "sample": 2, "repeats": 1},
+    acu=(32, 64, 8),
+)
+
+
+def _named(suite: dict[str, dict]) -> dict[str, Case]:
+    """One case per benchmark."""
+    return {name: Case(name, sizes) for name, sizes in suite.items()}
+
+
+SUITES = {"quick": _named(QUICK), "full": _named(FULL), "gpu": GPU, "gpu_toy": GPU_TOY}
+MINUTES = {"gpu": 8.0, "gpu_toy": 8.0}  # the others end by themselves
+
+# Seconds that are aimed at, by benchmark and beginning of the case.
+GOALS = {
+    ("fisher", "resnet18, 50000"): 5.0,
+    ("forget", "ssd, resnet18, 5000 of 50000"): 5.0,
+}
 
 # (benchmark, beginning of the case, alternative): how many times slower than ours it should be.
 TARGETS = {
@@ -79,5 +211,13 @@ def target(benchmark: str, case: str, alternative: str) -> float | None:
     """What is aimed at, if anything."""
     for (name, beginning, other), value in TARGETS.items():
         if (name, other) == (benchmark, alternative) and case.startswith(beginning):
+            return value
+    return None
+
+
+def goal(benchmark: str, case: str) -> float | None:
+    """How many seconds are aimed at, if any."""
+    for (name, beginning), value in GOALS.items():
+        if name == benchmark and case.startswith(beginning):
             return value
     return None

@@ -6,18 +6,29 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from experiments.benchmarks import problems, timing, torch_reference
+from experiments.benchmarks import problems, timing, torch_models, torch_reference
 from unlearnjax import attribution, trees
 
 SHAPE = (8, 8, 1)
 BLOCK = 4096
 
 
-def run(sizes: dict[str, int], num_projections: int = 512, batch_size: int = 50, repeats: int = 3):
-    """Yields one record per model, over `sizes[model]` examples."""
+def run(
+    sizes: dict[str, int],
+    num_projections: int = 512,
+    batch_size: int = 50,
+    sample: int = 0,
+    source: str | None = None,
+    repeats: int = 3,
+):
+    """Yields one record per model, over `sizes[model]` examples.
+
+    Args:
+      sample: how many examples PyTorch gets; the time is scaled to all. 0 is all.
+      source: of the images, see `problems.examples`.
+    """
     for model, num_examples in sizes.items():
-        data, task = problems.images(num_examples, SHAPE), problems.task(model)
-        variables = task.init(jax.random.key(0), problems.part(data, slice(1)))
+        task, data, variables, shape, text = problems.problem(model, num_examples, SHAPE, source)
         width = trees.size(variables["params"])
         matrix = jax.random.rademacher(jax.random.key(1), (width, num_projections), jnp.float32)
 
@@ -46,12 +57,20 @@ def run(sizes: dict[str, int], num_projections: int = 512, batch_size: int = 50,
             "ours": timing.program(in_blocks, variables, data),
             "all gradients at once": timing.program(materialised, variables, data, matrix),
         }
-        if torch_reference.available():
-            net = torch_reference.network(model, SHAPE, variables)
+        if torch_models.available():
+            net = torch_models.network(model, shape, variables)
+            few = problems.part(data, slice(sample or num_examples))
+            share = len(few["targets"]) / num_examples
             project = partial(
-                torch_reference.project_gradients, net, data, num_projections, batch_size
+                torch_reference.project_gradients, net, few, num_projections, batch_size
             )
-            calls["torch"] = project(BLOCK)
-            calls["torch, stored matrix"] = project()
-        case = f"{model}, {num_examples} examples, k={num_projections}"
-        yield timing.compare("trak", case, calls, repeats, examples=num_examples)
+            calls["torch"] = timing.Sample(project(BLOCK), share)
+            calls["torch, stored matrix"] = timing.Sample(project(), share)
+        yield timing.compare(
+            "trak",
+            f"{model}, {text}, k={num_projections}",
+            calls,
+            repeats,
+            counts={"images": num_examples},
+            examples=num_examples,
+        )

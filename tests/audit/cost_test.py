@@ -36,3 +36,16 @@ def test_compiled_functions_compute_and_their_time_is_measured():
     assert compiled.cost.seconds == 0 < cost.seconds
     assert cost.compile_seconds > 0
     assert cost.peak_bytes >= 3 * A.nbytes
+
+
+def test_flops_are_counted_for_the_cpu(monkeypatch):
+    """On accelerators jax does not analyse what is lowered, and answers None."""
+    analyse = jax.stages.Lowered.cost_analysis
+
+    def on_cpu_alone(lowered):
+        chosen = jax.config.jax_default_device
+        return analyse(lowered) if chosen == jax.local_devices(backend="cpu")[0] else None
+
+    monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", on_cpu_alone)
+    with jax.default_device(jax.devices()[3]):  # stands for an accelerator
+        assert audit.flops(lambda a: a @ a, A) == MATMUL

@@ -1,5 +1,6 @@
 """What a computation costs: seconds, floating-point operations, memory."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -42,8 +43,7 @@ def compile_costed(fn: Callable, *args: Any, **options: Any) -> Compiled:
     """
     start = time.perf_counter()
     traced = jax.jit(fn, **options).trace(*args)
-    lowered = traced.lower()
-    compiled = lowered.compile()
+    compiled = traced.lower().compile()
     compile_seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     peak = (
@@ -52,8 +52,7 @@ def compile_costed(fn: Callable, *args: Any, **options: Any) -> Compiled:
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes
     )
-    counted, _ = _multiplied_out(traced.jaxpr, _flops, lowered)
-    return Compiled(compiled, Cost(0.0, compile_seconds, counted, float(peak)))
+    return Compiled(compiled, Cost(0.0, compile_seconds, _flops(traced.jaxpr), float(peak)))
 
 
 def timed(compiled: Compiled, *args: Any) -> tuple[Any, Cost]:
@@ -69,6 +68,7 @@ def flops(fn: Callable, *args: Any) -> float:
 
     XLA counts the body of a loop once, whatever its length. Each `scan` is therefore analysed by
     itself and counted as often as it runs; a `while` loop of unknown length still counts once.
+    What is counted is the program as lowered for a CPU, wherever it runs.
 
     Examples:
       >>> a = jnp.ones((8, 8))
@@ -77,7 +77,7 @@ def flops(fn: Callable, *args: Any) -> float:
       >>> flops(lambda a: jax.lax.scan(lambda x, _: (x @ a, None), a, length=10)[0], a) // 1024
       10.0
     """
-    return _multiplied_out(jax.make_jaxpr(fn)(*args), _flops)[0]
+    return _flops(jax.make_jaxpr(fn)(*args))
 
 
 def bytes_accessed(fn: Callable, *args: Any) -> float:
@@ -89,20 +89,26 @@ def bytes_accessed(fn: Callable, *args: Any) -> float:
     return _multiplied_out(jax.make_jaxpr(fn)(*args), analyse)[0]
 
 
-def _flops(lowered) -> float:
-    return (lowered.cost_analysis() or {}).get("flops", 0.0)
+def _flops(program: core.ClosedJaxpr) -> float:
+    analyse = lambda lowered: (lowered.cost_analysis() or {}).get("flops", 0.0)
+    with _on_cpu():
+        return _multiplied_out(program, analyse)[0]
 
 
-def _multiplied_out(
-    closed: core.ClosedJaxpr, analyse: Callable, lowered=None
-) -> tuple[float, float]:
+def _on_cpu() -> contextlib.AbstractContextManager:
+    """For what is lowered inside: before it is compiled, only the CPU's backend analyses it."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return contextlib.nullcontext()
+
+
+def _multiplied_out(closed: core.ClosedJaxpr, analyse: Callable) -> tuple[float, float]:
     """What `analyse` finds with loops multiplied out, and as XLA counts."""
-    if lowered is None:
-        avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
-        # The program's types are settled; parts of it may be in float64.
-        with jax.enable_x64(True):
-            lowered = jax.jit(core.jaxpr_as_fun(closed)).lower(*avals)
-    once = float(analyse(lowered))
+    avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
+    # The program's types are settled; parts of it may be in float64.
+    with jax.enable_x64(True):
+        once = float(analyse(jax.jit(core.jaxpr_as_fun(closed)).lower(*avals)))
     total = once
     for body, length in _scans(closed.jaxpr):
         body_total, body_once = _multiplied_out(body, analyse)
