@@ -313,6 +313,7 @@ def test_the_gpu_suite_fits_its_limit():
     assert suites.GPU["closed-form deletion"].sizes["against"][0][0] == 4096
 
 
+@pytest.mark.slow
 def test_the_gpu_suite_runs_at_toy_size(tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "_traffic", lambda program: 0.0)  # compiles all of it again
     log = execution.Log(tmp_path, {**HEADER, "datasheet": {}})
