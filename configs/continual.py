@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
     unlearn.refuse(rest, ("forget", "seeds"), "continual")
     config = unlearn.learned(unlearn.get_config(rest))
     config.streams = tuple(own.get("stream", "+".join(STREAMS)).split("+"))
-    config.methods = tuple(own.get("method", "+".join(METHODS)).split("+"))
+    config.methods = tuple(unlearn.spelled_out(own.get("method", "all"), METHODS))
     config.backbone = "inputs"
     config.num_features = 512
     config.gamma = 1.0

@@ -97,7 +97,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ekfac = ConfigDict({"damping": 0.01})  # influence functions with that inverse
 
     methods = own.get("method", "+".join(name for name in METHODS if name != "dmm_influence"))
-    config.methods = () if methods == "none" else tuple(methods.split("+"))
+    config.methods = () if methods == "none" else tuple(unlearn.spelled_out(methods, METHODS))
     config.forget_sets = tuple(own.get("forget", "+".join(FORGET_SETS)).split("+"))
     config.num_originals = 100  # unlearned models, and as many oracles: KLoM wants 100
     config.unlearn = ConfigDict({name: dict(METHODS[name]) for name in METHODS})

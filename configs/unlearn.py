@@ -24,7 +24,7 @@ method that has the field `--config.unlearn.alpha=3`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -260,8 +260,7 @@ def get_config(
     # those that spread by more than five points get `num_seeds` seeds (0: no more than others).
     config.rounding = ConfigDict({"num_perturbed": 1, "size": 1e-6, "num_seeds": 0})
     config.columns = ()  # further columns of the printed table, e.g. ("unseen_accuracy",)
-    named = options.get("method", "+".join(chosen))
-    paths = list(methods) if named == "all" else named.split("+")
+    paths = spelled_out(options.get("method", "+".join(chosen)), methods)
     methods = methods | {
         name_of(path): own_method(path) for path in paths if importing.is_path(path)
     }
@@ -269,7 +268,7 @@ def get_config(
     unknown = [method for method in config.methods if method not in methods]
     if unknown:
         raise ValueError(
-            f"method must be one of {sorted(methods)}, got {', '.join(map(repr, unknown))}"
+            f"method must be all or some of {sorted(methods)}, got {', '.join(map(repr, unknown))}"
             + checks.near(unknown, methods)
         )
 
@@ -282,6 +281,12 @@ def get_config(
                 kind = type(value) if isinstance(value, int | str) else float
                 config.unlearn[field] = config_dict.placeholder(kind)
     return config
+
+
+def spelled_out(text: str, methods: Iterable[str]) -> list[str]:
+    """The methods of an option: separated by '+', and 'all' is all of `methods`."""
+    named = [name for part in text.split("+") for name in (methods if part == "all" else [part])]
+    return list(dict.fromkeys(named))
 
 
 def name_of(method: str) -> str:

@@ -207,19 +207,26 @@ def forgetter(
     return Forgetter(forget, prepare)
 
 
+def num_cores() -> int:
+    """Processors that this process may use, where the platform says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def prepare(forgetters: Iterable[Forgetter]) -> None:
     """Compiles for all of them, one in each thread, before anything is timed.
 
     Not with a mesh, where programs are made for arrays as they lie.
     """
     if parallel.current() is None:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(num_cores()) as pool:
             list(pool.map(lambda one: one.prepare(), forgetters))
 
 
 def _stand_in(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct | jax.Array:
     """What compiles as an array of that shape: itself, or zeros where it would lose its 64 bits."""
-    if jax.dtypes.canonicalize_dtype(shape.dtype) == shape.dtype:
+    if jax.dtypes.canonicalize_dtype(shape.dtype, allow_extended_dtype=True) == shape.dtype:
         return shape
     with jax.enable_x64(True):
         return jnp.zeros(shape.shape, shape.dtype)

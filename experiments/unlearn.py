@@ -197,7 +197,7 @@ def report(bench: measure.Bench, run: runner.Run, rows, losses, curves, shares) 
         "memory": "arguments, outputs and temporary buffers of the compiled program",
         "± and brackets": "standard deviation over seeds; difference to the oracle's mean; shares "
         "are printed in percent and points, gaps times 100",
-        "compiling": "wall time of compiling the request, or the training",
+        "compiling": "wall time of compiling the request, beside others, or the training",
         "time before, FLOPs before, kept": "what a method did while the training data was at hand, "
         "and keeps, before any request",
         "*": table.SENSITIVE_MEANS,

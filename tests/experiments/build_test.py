@@ -1,8 +1,18 @@
 import pytest
 
+from configs import continual, sweep
 from configs import unlearn as config_lib
 from experiments import build
 from unlearnjax import unlearning
+
+
+def test_all_is_every_method_and_may_stand_beside_others():
+    every = tuple(config_lib.METHODS)
+    assert config_lib.get_config("digits,method=all").methods == every
+    assert config_lib.get_config("digits,method=ssd+all").methods[0] == "ssd"
+    assert config_lib.get_config().methods == config_lib.CHOSEN
+    assert "all" not in sweep.get_config("digits,method=all").methods
+    assert continual.get_config("digits,method=all").methods == continual.METHODS
 
 
 def test_a_shared_field_reaches_every_method_that_has_it(monkeypatch):
@@ -60,6 +70,8 @@ def test_fields_of_an_unlearner_of_ones_own_are_its_arguments(tmp_path, monkeypa
         "    pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    every = config_lib.get_config("digits,method=all+own_unlearners:gentle").methods
+    assert every == (*config_lib.METHODS, "gentle")
     config = config_lib.get_config("digits,method=ssd+own_unlearners:gentle")
     assert config.methods == ("ssd", "gentle")
     assert config.unlearn.gentle.num_epochs == 2 and config.unlearn.gentle.learning_rate == 1e-3

@@ -309,7 +309,7 @@ class TestConfig:
         ("arg", "message"),
         [
             ("digits,methd=ssd", "got 'methd'; did you mean 'method'"),
-            ("digits,method=ssd+xyz", "method must be one of .* got 'xyz'"),
+            ("digits,method=ssd+xyz", "method must be all or some of .* got 'xyz'"),
             ("digits,seeds=0", "seeds must be a positive integer, got '0'"),
             ("digits,seeds=two", "seeds must be a positive integer"),
         ],

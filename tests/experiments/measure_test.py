@@ -11,7 +11,7 @@ import pytest
 from experiments import measure
 from tests import problems
 from unlearnjax import parallel, tasks, unlearning
-from unlearnjax.types import Request
+from unlearnjax.types import Request, Unlearner
 
 
 class Logits(nn.Module):
@@ -66,7 +66,20 @@ def test_fields_that_no_device_holds_stay_on_the_host(digits):
     assert measure.place(np.arange(3)).tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("name", ["finetune", "acu"])
+def keyed() -> Unlearner:
+    """Remembers a random key, and adds what it draws from it."""
+
+    def init(rng, task, variables, data):
+        return variables, {"rng": rng}
+
+    def update(rng, task, variables, memory, request):
+        noise = lambda x: x + jax.random.normal(memory["rng"], x.shape)
+        return {**variables, "params": jax.tree.map(noise, variables["params"])}, memory
+
+    return Unlearner(init, update, frozenset({"forget"}))
+
+
+@pytest.mark.parametrize("name", ["finetune", "acu", "keyed"])
 def test_what_is_prepared_is_not_compiled_again_and_gives_the_same(name, digits, monkeypatch):
     """Also with a memory in float64, whose type a shape alone would lose."""
     forget, retain = (
@@ -77,6 +90,7 @@ def test_what_is_prepared_is_not_compiled_again_and_gives_the_same(name, digits,
     bench = types.SimpleNamespace(task=task, train=train, request=Request(forget, retain))
     make = {
         "finetune": lambda values: unlearning.finetune(optax.sgd(0.1), batch_size=3),
+        "keyed": lambda values: keyed(),
         "acu": lambda values: unlearning.acu(16, backbone="inputs", gamma=100.0),
     }[name]
     compiled = []

@@ -132,6 +132,10 @@ def test_methods_that_did_nothing_or_broke_the_model_are_marked():
     assert table.verdicts(summary) == {"idle": "did not forget", "broken": "collapsed"}
     names = dict([table.columns(summary)[0]])["method"]
     assert names[2] == "idle (did not forget)" and names[4] == "broken (collapsed)"
+    # What the original lacks itself is not lost, and the original is not judged.
+    weak = [row("oracle", 0, 0), row("original", 0.3, -0.2), row("idle", 0.3, -0.2)]
+    weak += [row("worse", 0.3, -0.31), row("better", 0.1, -0.2)]
+    assert table.verdicts(weak) == {"idle": "did not forget", "worse": "collapsed"}
     # Where the original is at the oracle's level there is nothing to forget; nor without one.
     assert not table.verdicts([row("oracle", 0, 0), row("original", 0.05, 0), row("idle", 0.05, 0)])
     assert not table.verdicts([row("oracle", 0, 0), row("idle", 0.5, 0)])
@@ -151,4 +155,5 @@ def test_costs_have_a_table_of_their_own():
     main, costs = dict(table.columns(summary)), dict(table.cost_columns(summary))
     assert "FLOPs" not in main and main["time"][1] == "1 s (0.2x)" == costs["time"][1]
     assert costs["FLOPs"][1] == "2 GFLOP (1x)" and costs["memory"][0] == "3 kB (1x)"
+    assert dict(table.columns(summary, ["flops"]))["flops"] == costs["FLOPs"]
     assert costs["kept"] == ["10 B", "10 B"] and "compiling" not in costs

@@ -342,3 +342,19 @@ def test_the_example_of_the_docs_forgets_fifty_rows(capsys):
     assert float(capsys.readouterr().out) < 1e-10
     exec(pipeline, scope)
     assert unlearnjax.sklearn.AnalyticClassifier is scope["AnalyticClassifier"]
+
+
+def test_copies_do_not_share_what_they_have_learned():
+    X, y = np.random.default_rng(0).normal(size=(12, 3)), np.arange(12.0)
+    model = AnalyticRegressor().fit(X[:8], y[:8])
+    other = copy.copy(model).partial_fit(X[8:], y[8:])
+    with pytest.raises(ValueError, match="row 0 is not"):
+        model.unfit(X[8:], y[8:])
+    other.unfit(X[:2], y[:2])
+    np.testing.assert_allclose(model.unfit(X[:2], y[:2]).coef_, Ridge().fit(X[2:8], y[2:8]).coef_)
+
+
+@pytest.mark.parametrize("alpha", [None, "x", np.ones(2)])
+def test_what_is_no_number_is_no_alpha(alpha):
+    with pytest.raises(ValueError, match="alpha must be a number > 0, got"):
+        AnalyticRegressor(alpha).fit(np.ones((2, 1)), np.ones(2))

@@ -72,7 +72,7 @@ COLLAPSED = {"test_accuracy": -0.1, "test_error": 0.2}
 VERDICTS_MEAN = (
     "did not forget: on the forget set the accuracy (or error) is still four fifths or more of the "
     "original's distance away from the oracle's; collapsed: more than 10 points of test accuracy "
-    "(0.2 of test error) lost"
+    "below (0.2 of test error above) both the oracle and the original"
 )
 
 
@@ -80,16 +80,20 @@ def verdicts(summary: Sequence[Row]) -> dict[str, str]:
     """What is wrong with a method at first sight: 'did not forget' or 'collapsed', if anything."""
     original = next((row for row in summary if row["method"] == "original"), {})
     found = {}
-    for row in summary:
-        lost = {k: row.get(f"{k}_gap", 0.0) / limit for k, limit in COLLAPSED.items()}
+    for row in (row for row in summary if row["method"] != "original"):
+        lost = [
+            min(gap, gap - original.get(f"{k}_gap", 0.0) / limit)
+            for k, limit in COLLAPSED.items()
+            for gap in [row.get(f"{k}_gap", 0.0) / limit]
+        ]
         left = [
             row.get(f"{k}_gap", 0.0) / original[f"{k}_gap"]
             for k in ("forget_accuracy", "forget_error")
             if abs(original.get(f"{k}_gap", 0.0)) > TO_FORGET
         ]
-        if any(share > 1 for share in lost.values()):
+        if any(share > 1 for share in lost):
             found[row["method"]] = "collapsed"
-        elif row["method"] != "original" and any(share >= UNCHANGED for share in left):
+        elif any(share >= UNCHANGED for share in left):
             found[row["method"]] = "did not forget"
     return found
 
@@ -184,9 +188,14 @@ def columns(summary: Sequence[Row], extra: Sequence[str] = ()) -> list[tuple[str
     for name in (*QUALITY, *extra):
         if any(name in row for row in summary):
             header = UNITS[name][0] if name in UNITS else name
-            gap = name not in ("average_gap", "wasserstein", "anamnesis")
-            table.append((header, [cell(row, name, gap) for row in summary]))
+            table.append((header, [_of_its_kind(row, name) for row in summary]))
     return [*table, (COSTS["seconds"], [cost_cell(row, "seconds") for row in summary])]
+
+
+def _of_its_kind(row: Row, name: str) -> str:
+    if name in COSTS | OTHER_COSTS or name.startswith("init_"):
+        return cost_cell(row, name)
+    return cell(row, name, gap=name not in ("average_gap", "wasserstein", "anamnesis"))
 
 
 def cost_columns(summary: Sequence[Row]) -> list[tuple[str, list[str]]]:

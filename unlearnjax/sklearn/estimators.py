@@ -8,7 +8,7 @@ References:
 """
 
 import contextlib
-import hashlib
+import numbers
 from collections import Counter
 from typing import Any, NamedTuple, Self
 
@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from unlearnjax import checks
 from unlearnjax.sklearn import centred as centred_lib
+from unlearnjax.sklearn import ledger
 from unlearnjax.sklearn.centred import Centred
 
 _FLOATS = (np.float64, np.float32)
@@ -73,6 +74,13 @@ class _Analytic(BaseEstimator):
         self.fit_intercept = fit_intercept
         self.form = form
         self.ledger = ledger
+
+    def __copy__(self) -> Self:
+        """With a ledger of its own, since that changes in place."""
+        vars(other := type(self).__new__(type(self))).update(vars(self))
+        if (memory := getattr(self, "_memory", None)) and memory.ledger is not None:
+            other._memory = memory._replace(ledger=Counter(memory.ledger))
+        return other
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Learns these rows and nothing else; what was learned before is dropped.
@@ -163,6 +171,8 @@ class _Analytic(BaseEstimator):
         return self
 
     def _empty(self, X: np.ndarray, y: np.ndarray) -> _Memory:
+        if not isinstance(self.alpha, numbers.Real):
+            raise ValueError(f"alpha must be a number > 0, got {self.alpha!r}")
         checks.positive(alpha=self.alpha)
         centred = centred_lib.init(X.shape[1], self.alpha, self.form, bool(self.fit_intercept))
         return _Memory(
@@ -204,7 +214,7 @@ class _Analytic(BaseEstimator):
             raise ValueError(f"y must have {1 + len(memory.shape)} axes as before, got {y.shape}")
         ids, targets, counts = self._encoded(memory, y)
         rows = np.column_stack([X, targets]).astype(np.float64)
-        digests = [] if memory.ledger is None else _digests(X, ids, weights)
+        digests = [] if memory.ledger is None else ledger.digests(X, ids, weights)
         return _Block(rows, weights, counts, digests)
 
     def _deploy(self, memory: _Memory) -> None:
@@ -287,10 +297,7 @@ class AnalyticClassifier(ClassifierMixin, _Analytic):
       classes_: `[C]`, sorted: those of rows that are learned, and those that were declared.
       coef_: `[C, D]`, or `[1, D]` of the second of two classes; float32 if X was.
       intercept_: `[C]` or `[1]`.
-      n_features_in_: D.
-      feature_names_in_: `[D]`, where X had names.
-
-    Parameters may not change between `fit`, `partial_fit` and `unfit` of the same rows.
+      n_features_in_, feature_names_in_: as in `AnalyticRegressor`.
 
     Examples:
       >>> X, y = np.array([[0.0], [1.0], [2.0], [9.0]]), np.array(["no", "no", "yes", "yes"])
@@ -391,9 +398,3 @@ def _own_words():
         for theirs, ours in words.items():
             message = message.replace(theirs, ours)
         raise ValueError(message) from error
-
-
-def _digests(X: np.ndarray, ids: np.ndarray, weights: np.ndarray) -> list[bytes]:
-    """16 bytes for every row; -0 is 0, and a float32 the same number in float64."""
-    rows = np.ascontiguousarray(np.column_stack([X, ids, weights]) + 0.0)
-    return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
