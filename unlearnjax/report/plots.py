@@ -1,5 +1,6 @@
 """Figures of a run. Every function returns a matplotlib figure and draws nothing on screen."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -137,8 +138,11 @@ def frontier(rows: Sequence[Row]) -> Figure:
     if len(rows) > MOST_NAMES:
         _number(ax, x, y, rows, ["black"] * len(rows))
     else:
-        for row, *point in zip(rows, x, y, strict=True):
-            ax.annotate(row["method"], point, (8, 6), textcoords="offset points", fontsize=9)
+        order = np.argsort(x)  # names of neighbours stand above and below in turn
+        for i, above in zip(order, itertools.cycle((True, False)), strict=False):
+            offset = (8, 6 if above else -14)
+            name = rows[i]["method"]
+            ax.annotate(name, (x[i], y[i]), offset, textcoords="offset points", fontsize=9)
     best, line = np.inf, []
     for row in sorted(rows, key=lambda row: row["seconds_ratio"]):
         if row["gap"] < best:
