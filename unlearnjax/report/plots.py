@@ -138,8 +138,8 @@ def frontier(rows: Sequence[Row]) -> Figure:
     if len(rows) > MOST_NAMES:
         _number(ax, x, y, rows, ["black"] * len(rows))
     else:
-        order = np.argsort(x)  # names of neighbours stand above and below in turn
-        for i, above in zip(order, itertools.cycle((True, False)), strict=False):
+        order = np.argsort(y)  # names of neighbours stand below and above in turn
+        for i, above in zip(order, itertools.cycle((False, True)), strict=False):
             offset = (8, 6 if above else -14)
             name = rows[i]["method"]
             ax.annotate(name, (x[i], y[i]), offset, textcoords="offset points", fontsize=9)
