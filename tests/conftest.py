@@ -6,22 +6,18 @@ import jax
 import numpy as np
 import pytest
 
-from tests import problems
+from tests import compiler, problems
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-# Compiling is half of the time of small tests. Slow tests, notebooks and benchmarks keep the real
-# compiler, and so do users.
-QUICK_COMPILER = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false"
-)
-
 
 def pytest_configure(config):
-    """Before the first use of a device, when XLA reads its flags; child processes inherit them."""
+    """Before the first use of a device, when XLA reads its flags; child processes inherit them.
+
+    Slow tests, notebooks and benchmarks keep the real compiler, and so do users.
+    """
     if "not slow" in config.option.markexpr:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILER}".strip()
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {compiler.QUICK}".strip()
 
 
 @pytest.fixture(autouse=True, scope="module")

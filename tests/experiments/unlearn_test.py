@@ -12,6 +12,7 @@ import pytest
 from configs import unlearn as unlearn_config
 from experiments import runner, unlearn
 from experiments.fit import take_originals
+from tests import compiler
 from tests.experiments import cli
 from unlearnjax.report import table
 from unlearnjax.training.checkpoints import Checkpoints
@@ -306,6 +307,17 @@ def test_ssd_forgets_a_class_of_fashion_mnist(tmp_path, tfds_dir, real_data_dir)
     assert rows["original"]["forget_accuracy"] > 0.8
     assert rows["ssd"]["forget_accuracy"] < 0.1
     assert rows["ssd"]["retain_accuracy"] > rows["original"]["retain_accuracy"] - 0.02
+
+
+@pytest.mark.slow
+def test_every_method_runs_to_its_end(tmp_path, tfds_dir):
+    flags = ("--config.train.num_epochs=2", "--config.rounding.num_perturbed=0")
+    every = "configs/unlearn.py:digits,model=mlp,method=all,seeds=1"
+    command = cli.command(tmp_path / "run", *flags, config=every)
+    process = cli.run(command, tfds_dir, XLA_FLAGS=compiler.QUICK)
+    assert process.returncode == 0, process.stderr_text
+    summary = json.loads((tmp_path / "run" / "results.json").read_text())["summary"]
+    assert [row["method"] for row in summary] == ["oracle", "original", *unlearn_config.METHODS]
 
 
 def test_the_default_device_count_is_not_the_tests(finished):
