@@ -35,7 +35,7 @@ from unlearnjax.report import table
 from unlearnjax.training import ensembles
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "A TPU slice, or cpu:N.")
-_ONLY = flags.DEFINE_list("only", [], "Which programs; default all.")
+_PROGRAMS = flags.DEFINE_list("programs", [], "Which programs; default all.")
 
 # Of one chip: FLOP/s in bfloat16, bytes/s of memory and of its links, bytes. Google Cloud's own
 # figures (cloud.google.com/tpu/docs/v5e): 197 TFLOPs, 819 GB/s, 1,600 Gb/s, 16 GB.
@@ -232,16 +232,16 @@ def main(argv) -> None:
     kind, _, size = _TOPOLOGY.value.partition(":")
     if kind == "cpu":
         jax.config.update("jax_num_cpu_devices", int(size))
-    unknown = sorted(set(_ONLY.value) - set(PROGRAMS))
+    unknown = sorted(set(_PROGRAMS.value) - set(PROGRAMS))
     if unknown or kind not in ("cpu", *PEAKS):
         sys.exit(
             f"error: --topology must be cpu:N or a slice of {sorted(PEAKS)}, got "
-            f"{_TOPOLOGY.value!r}; --only must name some of {sorted(PROGRAMS)}, got {unknown}"
+            f"{_TOPOLOGY.value!r}; --programs must name some of {sorted(PROGRAMS)}, got {unknown}"
         )
     mesh = parallel.mesh(np.asarray(devices(_TOPOLOGY.value)))
     rows = []
     for name, build in PROGRAMS.items():
-        if not _ONLY.value or name in _ONLY.value:
+        if not _PROGRAMS.value or name in _PROGRAMS.value:
             print(name, file=sys.stderr)
             rows.append(analyse(name, build, mesh, PEAKS.get(kind)))
     workdir = Path(flags.FLAGS.workdir or "runs/pod")

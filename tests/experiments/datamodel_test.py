@@ -40,6 +40,7 @@ def numbers(workdir):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
+@pytest.mark.slow
 def test_attributors_predict_models_that_they_never_saw_and_a_killed_run_goes_on(
     tmp_path, tfds_dir
 ):
@@ -108,6 +109,7 @@ FEW = (
 )
 
 
+@pytest.mark.slow
 def test_populations_are_unlearned_and_judged(tmp_path, tfds_dir):
     process = cli.run(command(tmp_path / "whole", *FEW, config=UNLEARN), tfds_dir)
     assert process.returncode == 0, process.stderr_text

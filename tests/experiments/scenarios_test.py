@@ -15,6 +15,7 @@ def results_of(workdir, process):
     return results, {row["method"]: row for row in results["summary"]}
 
 
+@pytest.mark.slow
 def test_poison_is_corrected_by_its_oracle_and_not_by_exact_retraining(tmp_path, tfds_dir):
     """Half of the poison is known: retraining without it keeps the back door."""
     command = cli.command(
@@ -34,6 +35,7 @@ def test_poison_is_corrected_by_its_oracle_and_not_by_exact_retraining(tmp_path,
     assert "are corrupted" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_subclass_is_forgotten_within_its_superclass(tmp_path, tfds_dir):
     command = cli.command(
         tmp_path / "run",
@@ -47,6 +49,7 @@ def test_a_subclass_is_forgotten_within_its_superclass(tmp_path, tfds_dir):
     assert 0.05 < rows["oracle"]["forget_accuracy"] < rows["original"]["forget_accuracy"]
 
 
+@pytest.mark.slow
 def test_regression_forgets_a_band(tmp_path, tfds_dir):
     command = cli.command(
         tmp_path / "run",

@@ -31,6 +31,7 @@ def results(workdir):
     return json.loads((workdir / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_sets_are_searched_and_compared(tmp_path, tfds_dir):
     flags = ("--config.num_originals=0", "--config.easiest=()")
     config = CONFIG.replace("+random_label", "").replace("+ssd", "")
