@@ -56,9 +56,10 @@ SPACES = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    arg = unlearn.with_defaults(arg, "digits", method="+".join(SPACES), seeds="2")
+    own, rest = unlearn.split(arg, ("method",))
+    methods = "+".join(unlearn.spelled_out(own.get("method", "all"), SPACES))
+    arg = unlearn.with_defaults(rest, "digits", method=methods, seeds="2")
     config = leaderboard.get_config(arg)
-    config.methods = tuple(name for name in config.methods if name != "retrain")  # no values
     del config.rank, config.tuned
     config.seed = 1000  # reports count their seeds from 0
     config.validation_fraction = 0.2

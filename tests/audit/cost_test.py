@@ -1,3 +1,5 @@
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,3 +51,18 @@ def test_flops_are_counted_for_the_cpu(monkeypatch):
     monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", on_cpu_alone)
     with jax.default_device(jax.devices()[3]):  # stands for an accelerator
         assert audit.flops(lambda a: a @ a, A) == MATMUL
+
+
+def test_times_lie_within_the_time_that_passed():
+    start = time.perf_counter()
+    program = audit.compile_costed(lambda x: x @ x, jnp.ones((32, 32)))
+    _, cost = audit.timed(program, jnp.ones((32, 32)))
+    assert 0 < cost.compile_seconds + cost.seconds <= time.perf_counter() - start
+    assert program.cost.seconds == 0 < cost.seconds
+
+
+def test_what_is_returned_in_the_place_of_an_argument_counts_once():
+    add = lambda x: x + 1
+    plain = audit.compile_costed(add, jnp.ones(1024)).cost.peak_bytes
+    donated = audit.compile_costed(add, jnp.ones(1024), donate_argnums=0).cost.peak_bytes
+    assert (plain, donated) == (8192, 4096)

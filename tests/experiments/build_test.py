@@ -11,7 +11,8 @@ def test_all_is_every_method_and_may_stand_beside_others():
     assert config_lib.get_config("digits,method=all").methods == every
     assert config_lib.get_config("digits,method=ssd+all").methods[0] == "ssd"
     assert config_lib.get_config().methods == config_lib.CHOSEN
-    assert "all" not in sweep.get_config("digits,method=all").methods
+    assert sweep.get_config("digits,method=all").methods == tuple(sweep.SPACES)
+    assert sweep.get_config("digits,method=retrain").methods == ("retrain",)  # refused at launch
     assert continual.get_config("digits,method=all").methods == continual.METHODS
 
 
