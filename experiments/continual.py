@@ -123,8 +123,8 @@ def trained_features(config, run, dataset, train):
     base = np.flatnonzero(np.isin(train["targets"], classes[: len(classes) // 2]))
     data_lib.validate_batch_size(config.train.batch_size, len(base), "config.train.batch_size")
     run.start(config.train.num_epochs)
-    fit = measure.fitter(config, task, measure.place(train), base)
-    variables = fit(run, "backbone", runner.key(config.seed, "backbone")).variables
+    fitter = measure.fitter(config, task, measure.place(train), base)
+    variables = fitter.fit(run, "backbone", runner.key(config.seed, "backbone")).variables
     return lambda part: training.outputs(task, variables, part)["features"]
 
 

@@ -32,6 +32,18 @@ class Fit(NamedTuple):
     cost: Cost
 
 
+class Fitter(NamedTuple):
+    """How models of one kind are trained.
+
+    Attributes:
+      fit: `(run, name, rng) -> Fit`.
+      prepare: `(run, name)`: compiles, ahead of the first call and in any thread.
+    """
+
+    fit: Callable[[Run, str, jax.Array], Fit]
+    prepare: Callable[[Run, str], None]
+
+
 def make_fit(
     task: Task,
     tx: optax.GradientTransformation,
@@ -43,8 +55,8 @@ def make_fit(
     checkpoint_every: int,
     augment: Augment | None = None,
     shard_parameters: bool = False,
-) -> Callable[[Run, str, jax.Array], Fit]:
-    """`(run, name, rng) -> Fit`: `training.train`, one compiled epoch after another.
+) -> Fitter:
+    """`training.train`, one compiled epoch after another.
 
     With `shard_parameters` the model and its optimizer state are split over the devices of the
     mesh, see `parallel.split_shardings`; otherwise every device has a copy.
@@ -82,6 +94,10 @@ def make_fit(
         args = (init(jax.random.key(0)), data, indices, jax.random.key(0))
         return audit.compile_costed(epoch, *args, donate_argnums=(0,), **of_epoch)
 
+    def prepare(run: Run, name: str) -> None:
+        with run.compiling(name):
+            compiled_epoch()
+
     def fit(run: Run, name: str, rng: jax.Array) -> Fit:
         state = init(rng)
         metrics = jax.eval_shape(epoch, state, data, indices, rng)[1]
@@ -99,9 +115,8 @@ def make_fit(
             history = {k: np.array(v) for k, v in carried["history"].items()}
             state, seconds, cost = carried["state"], float(carried["seconds"]), carried["cost"]
             for done in range(first + 1, num_epochs + 1):
-                with run.compiling(name):
-                    program = compiled_epoch()
-                (state, means), one = audit.timed(program, state, data, indices, rng)
+                prepare(run, name)
+                (state, means), one = audit.timed(compiled_epoch(), state, data, indices, rng)
                 seconds += one.seconds
                 cost = np.array([one.compile_seconds, one.flops, one.peak_bytes])
                 means = parallel.fetch(means)
@@ -123,7 +138,7 @@ def make_fit(
         total = Cost(seconds, compile_seconds, flops * num_epochs, peak)
         return Fit(state.variables, history, total)
 
-    return fit
+    return Fitter(fit, prepare)
 
 
 def take_originals(run: Run, names: Sequence[str], other: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import build, runner
-from experiments.fit import Fit, make_fit
+from experiments.fit import Fit, Fitter, make_fit
 from unlearnjax import audit, curvature, parallel, training, trees
 from unlearnjax import data as data_lib
 from unlearnjax.types import Data, Request, Task, Unlearner, Variables
@@ -75,8 +75,8 @@ def place(data):
     return jax.device_put(data) if mesh is None else parallel.replicate(data, mesh)
 
 
-def fitter(config: ConfigDict, task: Task, train: Data, indices: np.ndarray):
-    """`(run, name, rng) -> Fit`: training on those examples as `config.train` says; resumable."""
+def fitter(config: ConfigDict, task: Task, train: Data, indices: np.ndarray) -> Fitter:
+    """Training on those examples as `config.train` says; resumable."""
     return make_fit(
         task,
         build.training_optimizer(config, len(indices)),
@@ -91,12 +91,11 @@ def fitter(config: ConfigDict, task: Task, train: Data, indices: np.ndarray):
 
 
 def fit(
-    bench: Bench, run: runner.Run, name: str, indices: np.ndarray, seeds: Iterable[int]
+    bench: Bench, run: runner.Run, name: str, fitter: Fitter, seeds: Iterable[int]
 ) -> dict[int, Fit]:
-    """A model per seed, see `fitter`."""
-    one = fitter(bench.config, bench.task, bench.train, indices)
+    """A model per seed."""
     return {
-        seed: one(run, f"{name}_seed{seed}", runner.key(bench.config.seed, name, seed))
+        seed: fitter.fit(run, f"{name}_seed{seed}", runner.key(bench.config.seed, name, seed))
         for seed in seeds
     }
 
@@ -124,23 +123,16 @@ def _moved(params, rng: jax.Array, size: float):
     return treedef.unflatten(map(moved, keys, leaves))
 
 
-def validate(bench: Bench, unlearners: Mapping[str, Unlearner]) -> None:
-    """Traces unlearners without computing anything, so that what they refuse comes up first.
+def validate(forgetters: Mapping[str, "Forgetter"]) -> None:
+    """Traces them without computing anything, so that what they refuse comes up first.
 
     Raises:
       ValueError: that names every method that refuses, and why.
     """
-
-    def both(unlearner, rng, train, request):
-        variables = training.init_variables(bench.task, train, rng)
-        variables, memory = unlearner.init(rng, bench.task, variables, train)
-        return unlearner.update(rng, bench.task, variables, memory, request)
-
     refused = {}
-    for name, unlearner in unlearners.items():
-        trace = functools.partial(both, unlearner)
+    for name, forgetter in forgetters.items():
         try:
-            jax.eval_shape(trace, jax.random.key(0), bench.train, bench.request)
+            forgetter.trace()
         except ValueError as error:
             refused[name] = str(error)
     if refused:
@@ -152,10 +144,13 @@ class Forgetter(NamedTuple):
 
     Attributes:
       forget: `(rng, variables, values) -> (unlearned variables, cost columns)`.
-      prepare: compiles for no `values`, ahead of the first call and in any thread.
+      trace: traces its programs for no `values`, which computes nothing.
+      prepare: compiles what was traced, or is traced now, ahead of the first call and in any
+        thread.
     """
 
     forget: Callable
+    trace: Callable[[], None]
     prepare: Callable[[], None]
 
 
@@ -170,7 +165,7 @@ def forgetter(
     request costs what `update` costs; what `init` did beforehand, with the training data still at
     hand, is reported beside it as `init_*`.
     """
-    programs = {}
+    traced, programs = {}, {}
 
     def init(rng, variables, values, train):
         return make(values).init(rng, bench.task, variables, train)
@@ -178,15 +173,19 @@ def forgetter(
     def update(rng, variables, memory, values, request):
         return make(values).update(rng, bench.task, variables, memory, request)
 
-    def prepare():
+    def trace():
         rng = jax.random.key(0)
-        fresh = functools.partial(training.init_variables, bench.task)
-        args = (rng, jax.eval_shape(fresh, bench.train, rng), {}, bench.train)
-        variables, memory = jax.tree.map(_stand_in, jax.eval_shape(init, *args))
+        variables = jax.eval_shape(_fresh, bench.task, bench.train, rng)
+        traced["init"] = jax.jit(init).trace(rng, variables, {}, bench.train)
+        variables, memory = jax.tree.map(_stand_in, traced["init"].out_info)
+        traced["update"] = jax.jit(update).trace(rng, variables, memory, {}, bench.request)
+
+    def prepare():
         with compiling():
-            programs["init"] = audit.compile_costed(init, *args)
-            args = (rng, variables, memory, {}, bench.request)
-            programs["update"] = audit.compile_costed(update, *args)
+            if not traced:
+                trace()
+            for name in traced:
+                programs[name] = audit.compile_traced(traced[name])
 
     def run_costed(name, fn, *args):
         if name not in programs:
@@ -204,7 +203,7 @@ def forgetter(
         columns = cost._asdict() | {f"init_{k}": v for k, v in init_cost._asdict().items()}
         return variables, {**columns, "memory_bytes": float(trees.nbytes(memory))}
 
-    return Forgetter(forget, prepare)
+    return Forgetter(forget, trace, prepare)
 
 
 def num_cores() -> int:
@@ -214,14 +213,23 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def prepare(forgetters: Iterable[Forgetter]) -> None:
-    """Compiles for all of them, one in each thread, before anything is timed.
+def prepare(work: Iterable[Callable[[], None]]) -> None:
+    """Compiles, one program in each thread, before anything is timed.
 
     Not with a mesh, where programs are made for arrays as they lie.
     """
     if parallel.current() is None:
         with ThreadPoolExecutor(num_cores()) as pool:
-            list(pool.map(lambda one: one.prepare(), forgetters))
+            list(pool.map(lambda compile: compile(), work))
+
+
+def rehearse(bench: Bench) -> None:
+    """Audits and perturbs a model that nothing is known of, which compiles what every row needs."""
+    variables = _fresh(bench.task, bench.train, jax.random.key(0))
+    outputs(bench, bench.task, perturbed(variables, jax.random.key(0), bench.config.rounding.size))
+    # Any accuracy is above this one, any loss below the other: no step is taken.
+    target = -1.0 if bench.config.task == "classification" else np.inf
+    bench.relearn(bench.task, variables, target)
 
 
 def _stand_in(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct | jax.Array:
@@ -272,7 +280,7 @@ def against_oracles(bench: Bench, rows: list[dict], predicted: list[np.ndarray])
     if bench.config.task == "regression":
         return audit.regression.against_oracles(rows, predicted)
     novice_rng = runner.key(bench.config.seed, "incompetent")
-    novice = training.init_variables(bench.task, bench.train, novice_rng)
+    novice = _fresh(bench.task, bench.train, novice_rng)
     return audit.against_oracles(rows, predicted, predictions(bench, bench.task, novice))
 
 
@@ -284,6 +292,7 @@ def relearn_target(bench: Bench, original: dict[str, float]) -> float:
     return original["forget_loss"] * (1 + margin)
 
 
+_fresh = jax.jit(training.init_variables, static_argnums=0)
 _fisher_shares = jax.jit(curvature.fisher_trace_shares, static_argnums=0)
 _evaluate = jax.jit(training.evaluate, static_argnums=0, static_argnames="batch_size")
 

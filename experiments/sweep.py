@@ -4,6 +4,7 @@ python -m experiments.sweep --config=configs/sweep.py --workdir=/tmp/sweep
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,9 @@ def sweep(config: ConfigDict, run: runner.Run, name: str) -> list[table.Row]:
     bench = measure.bench(config, problem)
     run.start(config.num_seeds * 2 * config.train.num_epochs + len(config.methods))
     seeds, everything = range(config.num_seeds), np.arange(len(problem.train["targets"]))
-    originals = measure.fit(bench, run, f"{name}-original", everything, seeds)
-    oracles = measure.fit(bench, run, f"{name}-oracle", problem.oracle, seeds)
+    fitter = partial(measure.fitter, config, bench.task, bench.train)
+    originals = measure.fit(bench, run, f"{name}-original", fitter(everything), seeds)
+    oracles = measure.fit(bench, run, f"{name}-oracle", fitter(problem.oracle), seeds)
     audits = [summary(bench, bench.task, fit.variables, s) for s, fit in oracles.items()]
     ideal = {k: float(np.mean([row[k] for row in audits])) for k in audits[0]}
     cost = float(np.mean([getattr(fit.cost, config.budget_unit) for fit in oracles.values()]))

@@ -3,6 +3,7 @@
 python -m experiments.unlearn --config=configs/unlearn.py --workdir=/tmp/unlearn
 """
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -47,12 +48,18 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     unlearners = {
         name: build.unlearner(name, config, len(problem.retain)) for name in config.methods
     }
-    todo = {
-        name: unlearner
-        for name, unlearner in unlearners.items()
-        if not all(run.has_row(f"{name}_seed{seed}") for seed in range(config.num_seeds))
-    }
-    measure.validate(bench, todo)
+    seeds = range(config.num_seeds)
+
+    def missing(name: str) -> bool:
+        return not all(run.has_row(f"{name}_seed{seed}") for seed in seeds)
+
+    def forgetter(method: str) -> measure.Forgetter:
+        of_values = lambda values: unlearners[method]
+        return measure.forgetter(bench, of_values, lambda: run.compiling(method))
+
+    forgetters = {method: forgetter(method) for method in unlearners}
+    todo = {method: forgetters[method] for method in unlearners if missing(method)}
+    measure.validate(todo)
     if trained is not None:
         names = [f"original_seed{seed}" for seed in range(config.num_seeds)]
         take_originals(run, names, trained)
@@ -88,8 +95,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         if number == 0:
             losses.setdefault(method, []).append(arrays)
 
-    def add_fits(method: str, indices: np.ndarray, seeds: range) -> dict[int, Variables]:
-        fits = measure.fit(bench, run, method, indices, seeds)
+    def add_fits(method: str, seeds: range) -> dict[int, Variables]:
+        fits = measure.fit(bench, run, method, fitters[method], seeds)
         for seed, fit in fits.items():
             compute = lambda fit=fit: (fit.variables, fit.cost._asdict())
             add_row(f"{method}_seed{seed}", method, seed, bench.task, compute)
@@ -119,16 +126,20 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
                 add_row(own, method, seed, task, compute, number)
             run.advance(name, resumed=old)
 
-    def forgetter(method: str) -> measure.Forgetter:
-        of_values = lambda values: unlearners[method]
-        return measure.forgetter(bench, of_values, lambda: run.compiling(method))
-
-    forgetters = {method: forgetter(method) for method in unlearners}
-    measure.prepare(forgetters[method] for method in todo)
-    seeds = range(config.num_seeds)
     everything = np.arange(len(problem.train["targets"]))
-    originals = add_fits("original", everything, seeds)
-    add_fits("oracle", problem.oracle, seeds)
+    fitters = {
+        name: measure.fitter(config, bench.task, bench.train, indices)
+        for name, indices in (("original", everything), ("oracle", problem.oracle))
+    }
+    to_fit = [name for name in fitters if missing(name) and not (trained and name == "original")]
+    programs = [
+        *(functools.partial(fitters[name].prepare, run, name) for name in to_fit),
+        *(forgetter.prepare for forgetter in todo.values()),
+    ]
+    if programs:  # the longest comes first
+        measure.prepare([functools.partial(measure.rehearse, bench), *programs])
+    originals = add_fits("original", seeds)
+    add_fits("oracle", seeds)
     for method in unlearners:
         add_forgetting(method, originals)
     summary = table.summarise_rows(measure.against_oracles(bench, rows, predicted))
@@ -136,7 +147,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     more = range(config.num_seeds, config.rounding.num_seeds) if unsure else range(0)
     if more:
         run.extend(len(more) * (config.train.num_epochs + len(unsure)))
-        originals = add_fits("original", everything, more)
+        originals = add_fits("original", more)
         for method in unsure:
             add_forgetting(method, originals)
 

@@ -31,6 +31,11 @@ def test_flops_multiply_scans_out_nested_ones_too(length):
     assert gradient == pytest.approx(3 * length * MATMUL, rel=0.05)
 
 
+def test_a_loop_that_never_runs_costs_nothing():
+    never = lambda a: jax.lax.scan(lambda c, _: (c @ c, None), a, length=0)[0]
+    assert audit.flops(never, A) < 0.01 * MATMUL
+
+
 def test_compiled_functions_compute_and_their_time_is_measured():
     compiled = audit.compile_costed(lambda a, b: a @ b + 1, A, A)
     result, cost = audit.timed(compiled, A, 2 * A)
@@ -38,6 +43,18 @@ def test_compiled_functions_compute_and_their_time_is_measured():
     assert compiled.cost.seconds == 0 < cost.seconds
     assert cost.compile_seconds > 0
     assert cost.peak_bytes >= 3 * A.nbytes
+
+
+def test_what_was_traced_before_compiles_to_the_same_at_the_same_cost():
+    fn = lambda a, b: (a @ b + 1).sum()
+    traced = jax.jit(fn).trace(A, A)
+    start = time.perf_counter()
+    compiled = audit.compile_traced(traced)
+    assert 0 < compiled.cost.compile_seconds <= time.perf_counter() - start
+    whole = audit.compile_costed(fn, A, A)
+    assert compiled.call(A, 2 * A) == whole.call(A, 2 * A) == 32 * 32 * (2 * 32 + 1)
+    assert compiled.cost._replace(compile_seconds=0) == whole.cost._replace(compile_seconds=0)
+    assert compiled.cost.flops >= MATMUL
 
 
 def test_flops_are_counted_for_the_cpu(monkeypatch):

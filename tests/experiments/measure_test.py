@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import measure
+from configs import unlearn
+from experiments import build, measure
 from tests import problems
 from unlearnjax import parallel, tasks, unlearning
 from unlearnjax.types import Request, Unlearner
@@ -34,9 +35,13 @@ def test_every_method_that_a_model_cannot_serve_is_named_with_the_reason(digits)
         "finetune": unlearning.finetune(tx),
     }
     why = r"the model must return \{.*'features'.*\}, it returns \['logits'\] alone"
+    forgetters = {
+        name: measure.forgetter(bench, lambda values, one=one: one, contextlib.nullcontext)
+        for name, one in unlearners.items()
+    }
     with pytest.raises(ValueError, match=f"^boundary_expand: {why}; laf: {why}; acu: {why}$"):
-        measure.validate(bench, unlearners)
-    measure.validate(bench, {"finetune": unlearners["finetune"]})
+        measure.validate(forgetters)
+    measure.validate({"finetune": forgetters["finetune"]})
 
 
 def test_perturbations_are_relative_and_of_the_stated_size():
@@ -94,15 +99,38 @@ def test_what_is_prepared_is_not_compiled_again_and_gives_the_same(name, digits,
         "acu": lambda values: unlearning.acu(16, backbone="inputs", gamma=100.0),
     }[name]
     compiled = []
-    costed = measure.audit.compile_costed
-    monkeypatch.setattr(
-        measure.audit, "compile_costed", lambda *args: compiled.append(args) or costed(*args)
-    )
+    counted = lambda fn: lambda *args: compiled.append(args) or fn(*args)
+    for name_of in ("compile_costed", "compile_traced"):
+        monkeypatch.setattr(measure.audit, name_of, counted(getattr(measure.audit, name_of)))
     variables = task.init(jax.random.key(0), train)
     late, ahead = (measure.forgetter(bench, make, contextlib.nullcontext) for _ in range(2))
     expected, _ = late.forget(jax.random.key(1), variables)
-    measure.prepare([ahead])
+    measure.validate({name: ahead})
+    measure.prepare([ahead.prepare])
     assert len(compiled) == 4
     actual, cost = ahead.forget(jax.random.key(1), variables)
     assert len(compiled) == 4 and cost["compile_seconds"] > 0
     problems.assert_trees_equal(actual, expected)
+
+
+def test_what_is_rehearsed_is_not_compiled_again():
+    """And takes no step of relearning, which would take time."""
+    config = unlearn.get_config("digits,model=mlp,train=120,test=60,seeds=1,method=finetune")
+    bench = measure.bench(config, build.problem(config, None))
+    steps = []
+    relearn = bench.relearn
+    counted = lambda *args: steps.append(int(relearn(*args))) or steps[-1]
+    measure.rehearse(bench._replace(relearn=counted))
+    assert steps == [0]
+    variables = bench.task.init(jax.random.key(1), bench.train)
+    compiled = []
+
+    def listener(event, _, fun_name="", **kwargs):
+        if "backend_compile" in event:
+            compiled.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    measure.outputs(bench, bench.task, measure.perturbed(variables, jax.random.key(2), 1e-6))
+    assert int(bench.relearn(bench.task, variables, 2.0)) == config.evaluate.relearn.max_steps
+    jax.monitoring.unregister_event_duration_listener(listener)
+    assert not compiled

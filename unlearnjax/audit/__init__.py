@@ -1,7 +1,15 @@
 """Did it forget? Accuracies, membership inference, distances to the oracle, relearning, cost."""
 
 from unlearnjax.audit import regression
-from unlearnjax.audit.cost import Compiled, Cost, bytes_accessed, compile_costed, flops, timed
+from unlearnjax.audit.cost import (
+    Compiled,
+    Cost,
+    bytes_accessed,
+    compile_costed,
+    compile_traced,
+    flops,
+    timed,
+)
 from unlearnjax.audit.distances import (
     activation_distance,
     jensen_shannon,
@@ -43,6 +51,7 @@ __all__ = [
     "bytes_accessed",
     "challenge_score",
     "compile_costed",
+    "compile_traced",
     "example_epsilons",
     "flops",
     "forgetting_quality",

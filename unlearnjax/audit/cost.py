@@ -43,6 +43,14 @@ def compile_costed(fn: Callable, *args: Any, **options: Any) -> Compiled:
     """
     start = time.perf_counter()
     traced = jax.jit(fn, **options).trace(*args)
+    tracing = time.perf_counter() - start
+    call, cost = compile_traced(traced)
+    return Compiled(call, cost._replace(compile_seconds=tracing + cost.compile_seconds))
+
+
+def compile_traced(traced: jax.stages.Traced) -> Compiled:
+    """As `compile_costed`, of what `jax.jit(fn).trace(*args)` gave; its time is not counted."""
+    start = time.perf_counter()
     compiled = traced.lower().compile()
     compile_seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
@@ -86,13 +94,13 @@ def bytes_accessed(fn: Callable, *args: Any) -> float:
     Of the optimised program: what XLA fuses away does not count. Compiles every loop body.
     """
     analyse = lambda lowered: (lowered.compile().cost_analysis() or {}).get("bytes accessed", 0.0)
-    return _multiplied_out(jax.make_jaxpr(fn)(*args), analyse)[0]
+    return _multiplied_out(jax.make_jaxpr(fn)(*args), analyse)
 
 
 def _flops(program: core.ClosedJaxpr) -> float:
     analyse = lambda lowered: (lowered.cost_analysis() or {}).get("flops", 0.0)
     with _on_cpu():
-        return _multiplied_out(program, analyse)[0]
+        return _multiplied_out(program, analyse)
 
 
 def _on_cpu() -> contextlib.AbstractContextManager:
@@ -103,17 +111,27 @@ def _on_cpu() -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
 
 
-def _multiplied_out(closed: core.ClosedJaxpr, analyse: Callable) -> tuple[float, float]:
-    """What `analyse` finds with loops multiplied out, and as XLA counts."""
+def _multiplied_out(closed: core.ClosedJaxpr, analyse: Callable) -> float:
+    """What `analyse` finds, loops multiplied out."""
+    return _once(closed, analyse) + _repeated(closed, analyse)
+
+
+def _once(closed: core.ClosedJaxpr, analyse: Callable) -> float:
+    """What `analyse` finds as XLA counts: one pass of every loop."""
     avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
     # The program's types are settled; parts of it may be in float64.
     with jax.enable_x64(True):
-        once = float(analyse(jax.jit(core.jaxpr_as_fun(closed)).lower(*avals)))
-    total = once
+        return float(analyse(jax.jit(core.jaxpr_as_fun(closed)).lower(*avals)))
+
+
+def _repeated(closed: core.ClosedJaxpr, analyse: Callable) -> float:
+    """What the further passes of its scans add."""
+    more = 0.0
     for body, length in _scans(closed.jaxpr):
-        body_total, body_once = _multiplied_out(body, analyse)
-        total += length * body_total - body_once
-    return total, once
+        more += length * _repeated(body, analyse)
+        if length != 1:
+            more += (length - 1) * _once(body, analyse)
+    return more
 
 
 def _scans(jaxpr: core.Jaxpr):

@@ -56,9 +56,10 @@ def loss_histograms(losses: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         bins = np.geomspace(1e-5, 30, 40)
         for row, method in enumerate(methods):
             ax = axes[row, column]
+            color = COLORS[row % len(COLORS)]
             for key, style in (
                 ("oracle", {"histtype": "step", "color": ORACLE_COLOR, "linewidth": 1.5}),
-                (method, {"color": COLORS[row % len(COLORS)], "alpha": 0.6}),
+                (method, {"histtype": "stepfilled", "color": color, "alpha": 0.6}),
             ):
                 values = np.clip(losses[key][name], bins[0], bins[-1])
                 weights = np.full(len(values), 100 / max(len(values), 1))
