@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import compilation
 from tests import compiler, problems
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -14,10 +15,15 @@ jax.config.update("jax_num_cpu_devices", 8)
 def pytest_configure(config):
     """Before the first use of a device, when XLA reads its flags; child processes inherit them.
 
-    Slow tests, notebooks and benchmarks keep the real compiler, and so do users.
+    Slow tests, notebooks and benchmarks keep the real compiler, and so do users. What is compiled
+    is kept for the next run, and for workers beside this one; `pytest --cache-clear` drops it.
     """
     if "not slow" in config.option.markexpr:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {compiler.QUICK}".strip()
+    if hasattr(config, "cache"):  # not with `-p no:cacheprovider`
+        folder = config.cache.mkdir(f"xla-{compilation.machine()}")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(autouse=True, scope="module")
