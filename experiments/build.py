@@ -125,7 +125,7 @@ def subset(data: Data, indices: np.ndarray) -> Data:
 
 
 def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
-    """The task of `config.model` on the data set."""
+    """The task of `config.model` on the data set, augmented as `config.train` says."""
     dtypes = {"float32": None, "bfloat16": jnp.bfloat16}
     checks.one_of(task=(config.task, tuple(TASKS)))
     checks.one_of(**{"model.dtype": (config.model.dtype, sorted(dtypes))})
@@ -137,7 +137,8 @@ def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
         **options,
     )
     adapt = tasks.from_linen if isinstance(model, nn.Module) else tasks.from_nnx
-    return TASKS[config.task](adapt(model))
+    task = TASKS[config.task](adapt(model))
+    return tasks.augmented(task, data_lib.pad_crop_flip) if config.train.augment else task
 
 
 def optimizer(name: str, learning_rate: float | optax.Schedule) -> optax.GradientTransformation:
@@ -160,11 +161,6 @@ def training_optimizer(config: ConfigDict, num_examples: int) -> optax.GradientT
         checks.positive(learning_rate=rate)
         rate = optax.cosine_decay_schedule(rate, steps)
     return optimizer(train.optimizer, rate)
-
-
-def augmentation(config: ConfigDict):
-    """The augmentation of `config.train`, or `None`."""
-    return data_lib.pad_crop_flip if config.train.augment else None
 
 
 def unlearner(
@@ -190,7 +186,6 @@ def unlearner(
             "tx": training_optimizer(config, num_retain),
             "num_epochs": config.train.num_epochs,
             "batch_size": config.train.batch_size,
-            "augment": augmentation(config),
         }
         shared = {}
     own.update({field: value for field, value in shared.items() if field in own})

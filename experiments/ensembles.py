@@ -85,7 +85,6 @@ def train(
     Model m has the key `(name, m)`: it is the same in any chunk, and on any number of devices.
     """
     tx = build.training_optimizer(config, subsets.shape[1])
-    augment = build.augmentation(config)
     mesh = parallel.current()
 
     @jax.jit
@@ -99,7 +98,6 @@ def train(
             keep,
             num_epochs=config.train.num_epochs,
             batch_size=config.train.batch_size,
-            augment=augment,
             mesh=mesh,
         )
 

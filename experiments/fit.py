@@ -20,7 +20,6 @@ from unlearnjax import audit, parallel, training
 from unlearnjax.audit import Cost
 from unlearnjax.data import corruption
 from unlearnjax.training.checkpoints import Checkpoints
-from unlearnjax.training.train import Augment
 from unlearnjax.types import Data, Task, Variables
 
 
@@ -53,7 +52,6 @@ def make_fit(
     num_epochs: int,
     batch_size: int,
     checkpoint_every: int,
-    augment: Augment | None = None,
     shard_parameters: bool = False,
 ) -> Fitter:
     """`training.train`, one compiled epoch after another.
@@ -75,7 +73,6 @@ def make_fit(
             rng,
             num_epochs=1,
             batch_size=batch_size,
-            augment=augment,
         )
 
     def fresh(rng):

@@ -85,7 +85,6 @@ def fitter(config: ConfigDict, task: Task, train: Data, indices: np.ndarray) -> 
         num_epochs=config.train.num_epochs,
         batch_size=config.train.batch_size,
         checkpoint_every=config.train.checkpoint_every,
-        augment=build.augmentation(config),
         shard_parameters=config.train.get("shard_parameters", False),
     )
 

@@ -185,6 +185,12 @@ def per_device(tree: PyTree, axis_name: str) -> PyTree:
     return jax.tree.map(own, tree)
 
 
+def average(tree: PyTree, axis_name: str) -> PyTree:
+    """Means over the devices of a mapped axis; integers, of which each has the same, stay."""
+    is_float = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return jax.tree.map(lambda x: jax.lax.pmean(x, axis_name) if is_float(x) else x, tree)
+
+
 def _validate_divisible(num_rows: int, device_mesh: Mesh) -> None:
     if num_rows % device_mesh.size:
         raise ValueError(

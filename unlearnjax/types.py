@@ -34,12 +34,22 @@ class Task(NamedTuple):
       loss: `(outputs, batch) -> [B]`, per example, always; the negative log-likelihood where the
         task is probabilistic (curvature relies on it).
       metrics: `(outputs, batch) -> {name: [B]}`, per example.
+      draw: `(rng, example, train) -> example` adds what is random about the loss (a time and its
+        noise, a latent, a crop) to one example, without a batch axis; `None` where nothing is.
+        With `train` false it leaves out what is for training alone, such as augmentation. In
+        evaluation an example has the column `stratum` `[2]`, see `tasks.expected`.
+      divergence: `(outputs, reference, batch, temperature=1) -> [B]`, how far a prediction is from
+        another model's on the same batch; `None` where predictions are not compared.
+      num_draws: how many draws evaluation averages; 0 where it draws nothing.
     """
 
     init: Callable[[Array, Batch], Variables]
     apply: Callable[[Variables, Batch, Array | None, bool], tuple[Outputs, Variables]]
     loss: Callable[[Outputs, Batch], Array]
     metrics: Callable[[Outputs, Batch], dict[str, Array]]
+    draw: Callable[[Array, Batch, bool], Batch] | None = None
+    divergence: Callable[..., Array] | None = None
+    num_draws: int = 1
 
 
 class Request(NamedTuple):

@@ -1,5 +1,3 @@
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -43,28 +41,3 @@ def test_a_model_of_several_outputs_is_refused(data):
     task = tasks.regression(tasks.from_linen(models.MLP(num_classes=2, hidden=())))
     with pytest.raises(AssertionError):
         training.evaluate(task, problems.init(task, data), data)
-
-
-def test_evidence_bound_by_hand(rng):
-    task = tasks.autoencoding(tasks.from_linen(models.VAE(2), rng_names=("sample",)))
-    mean, log_variance = rng.normal(size=(2, 5, 2))
-    x, rebuilt = rng.normal(size=(2, 5, 3))
-    outputs = {"reconstruction": rebuilt, "mean": mean, "log_variance": log_variance}
-    divergence = [
-        sum(-0.5 * lv - 0.5 + 0.5 * (np.exp(lv) + m**2) for m, lv in zip(ms, lvs, strict=True))
-        for ms, lvs in zip(mean, log_variance, strict=True)
-    ]
-    expected = 0.5 * ((x - rebuilt) ** 2).sum(1) + np.array(divergence)
-    np.testing.assert_allclose(task.loss(outputs, {"inputs": x}), expected, rtol=1e-4)
-
-
-def test_autoencoders_draw_latents_while_training_only(digits):
-    task = tasks.autoencoding(tasks.from_linen(models.VAE(2), rng_names=("sample",)))
-    batch = {"inputs": jnp.asarray(digits["inputs"][:6].reshape(6, -1))}
-    variables = task.init(jax.random.key(0), batch)
-    first, second = (
-        task.apply(variables, batch, jax.random.key(i), True)[0]["reconstruction"] for i in (1, 2)
-    )
-    assert not np.allclose(first, second)
-    calm = [task.apply(variables, batch, None, False)[0]["reconstruction"] for _ in range(2)]
-    np.testing.assert_array_equal(*calm)

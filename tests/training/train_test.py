@@ -7,7 +7,7 @@ import pytest
 
 from tests import problems
 from unlearnjax import data as data_lib
-from unlearnjax import models, training
+from unlearnjax import models, tasks, training
 
 N = 200
 OPTIONS = {"num_epochs": 3, "batch_size": 32}  # 200 = 6 * 32 + 8: the last batch is padded
@@ -56,13 +56,14 @@ def test_a_batch_of_padding_changes_nothing_but_the_step_count(data):
 
 
 def test_streaming_equals_resident_training(data):
-    task, tx = problems.mlp(), optax.adam(optax.cosine_decay_schedule(1e-2, 21))
+    augment = lambda rng, example: data_lib.pad_crop_flip(rng, example, padding=1)
+    task = tasks.augmented(problems.mlp(), augment)
+    tx = optax.adam(optax.cosine_decay_schedule(1e-2, 21))
     step = training.make_step(training.supervised(task), tx)
-    augment = lambda rng, batch: data_lib.pad_crop_flip(rng, batch, padding=1)
     args = (jnp.arange(0, N, 2), jax.random.key(7))
     state = start(task, data, tx)
     resident, history = jax.jit(
-        lambda state: training.run_epochs(step, state, data, *args, augment=augment, **OPTIONS)
+        lambda state: training.run_epochs(step, state, data, *args, **OPTIONS)
     )(state)
 
     fetched = []
@@ -71,7 +72,7 @@ def test_streaming_equals_resident_training(data):
         fetched.extend(rows)
         return {k: np.asarray(v)[np.asarray(rows)] for k, v in data.items()}
 
-    stream = training.stream_epochs(step, state, fetch, *args, augment=augment, **OPTIONS)
+    stream = training.stream_epochs(step, state, fetch, *args, **OPTIONS)
     for epoch in range(OPTIONS["num_epochs"]):
         streamed, means = next(stream)
         one = {name: values[epoch] for name, values in history.items()}

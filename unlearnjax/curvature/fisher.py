@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from unlearnjax import checks, parallel
+from unlearnjax import checks, parallel, tasks
 from unlearnjax import data as data_lib
 from unlearnjax.curvature.layers import summed_squares
 from unlearnjax.curvature.per_example import gradient, per_example_gradients, weighted_squares
@@ -96,6 +96,7 @@ def batch_gradient_squared(
       batch_size: part of the definition here.
     """
     data_lib.validate_batch_size(batch_size, data_lib.num_examples(data))
+    task = tasks.expected(task)
 
     def batch_square(batch):
         def mean_loss(params):
@@ -123,6 +124,8 @@ def output_sensitivity(
       batch_size: examples per pass; the result does not depend on it.
     """
 
+    task = tasks.expected(task)
+
     def squared_norm(params, example):
         batch = jax.tree.map(lambda x: x[None], example)
         outputs, _ = task.apply({**variables, "params": params}, batch, None, False)
@@ -140,7 +143,7 @@ def output_sensitivity(
 
 def sample_targets(rng: Array, task: Task, variables: Variables, batch: Batch) -> Array:
     """`[B]` class ids drawn from the model's predictions; example `index` picks its own key."""
-    outputs, _ = task.apply(variables, batch, None, False)
+    outputs, _ = tasks.expected(task).apply(variables, batch, None, False)
     if "logits" not in outputs:
         raise ValueError(f"labels='model' needs 'logits' in the outputs, got {sorted(outputs)}")
     keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(batch["index"])

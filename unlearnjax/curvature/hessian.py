@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import checks
+from unlearnjax import checks, tasks
 from unlearnjax import data as data_lib
 from unlearnjax.curvature.fisher import mean_over_batches
 from unlearnjax.curvature.per_example import example_loss, gradient, tangent
@@ -151,5 +151,6 @@ def _woodfisher(task, variables, data, vector, num_steps: int, rng: Array) -> Py
 
 def _batch_loss(task: Task, variables: Variables, params: PyTree, batch) -> Array:
     """Weighted sum of the losses of a batch."""
+    task = tasks.expected(task)
     outputs, _ = task.apply({**variables, "params": params}, batch, None, False)
     return jnp.sum(task.loss(outputs, batch) * batch["weight"])

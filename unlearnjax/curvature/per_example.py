@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unlearnjax import tasks
 from unlearnjax.types import Array, Batch, PyTree, Task, Variables
 
 
 def example_loss(task: Task, variables: Variables) -> Callable[[PyTree, Batch], Array]:
     """`(params, example) -> loss` of one example without batch axis, in evaluation mode."""
+    task = tasks.expected(task)
 
     def loss(params, example):
         batch = jax.tree.map(lambda x: x[None], example)

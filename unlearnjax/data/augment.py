@@ -1,4 +1,4 @@
-"""Image augmentation as pure functions of a key and a batch."""
+"""Image augmentation as pure functions of a key and an example; see `tasks.augmented`."""
 
 import jax
 import jax.numpy as jnp
@@ -6,29 +6,25 @@ import jax.numpy as jnp
 from unlearnjax.types import Array, Batch
 
 
-def pad_crop_flip(rng: Array, batch: Batch, *, padding: int = 4, flip: bool = True) -> Batch:
-    """Random crop after reflection padding, and a random horizontal flip, per example.
+def pad_crop_flip(rng: Array, example: Batch, *, padding: int = 4, flip: bool = True) -> Batch:
+    """Random crop after reflection padding, and a random horizontal flip.
 
     Args:
-      rng: key of this batch.
-      batch: `inputs` `[B, H, W, C]`.
+      rng: key of this example.
+      example: `inputs` `[H, W, C]`.
       padding: pixels added on every side before cropping back to `[H, W]`.
       flip: whether to mirror half of the images.
 
     Returns:
-      `batch` with `inputs` replaced; same shape and dtype.
+      `example` with `inputs` replaced; same shape and dtype.
     """
-    images = batch["inputs"]
-    if images.ndim != 4:
-        raise ValueError(f"inputs must be [B, H, W, C] to be cropped, got shape {images.shape}")
-    height, width, channels = images.shape[1:]
+    image = example["inputs"]
+    if image.ndim != 3:
+        raise ValueError(f"inputs must be [B, H, W, C] to be cropped, got shape {[*image.shape]}")
     border = (padding, padding)
-    padded = jnp.pad(images, ((0, 0), border, border, (0, 0)), mode="reflect")
-
-    def one(key, image):
-        crop_key, flip_key = jax.random.split(key)
-        top, left = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)
-        image = jax.lax.dynamic_slice(image, (top, left, 0), (height, width, channels))
-        return jnp.where(flip & jax.random.bernoulli(flip_key), image[:, ::-1], image)
-
-    return {**batch, "inputs": jax.vmap(one)(jax.random.split(rng, images.shape[0]), padded)}
+    padded = jnp.pad(image, (border, border, (0, 0)), mode="reflect")
+    crop_key, flip_key = jax.random.split(rng)
+    top, left = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)
+    image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+    flipped = flip & jax.random.bernoulli(flip_key)
+    return {**example, "inputs": jnp.where(flipped, image[:, ::-1], image)}

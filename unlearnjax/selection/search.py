@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from unlearnjax import checks, training
+from unlearnjax import checks, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.models import layers
 from unlearnjax.selection.lower import Lower
@@ -205,6 +205,7 @@ def hypergradient(
     sign = 1.0 if direction == "worst" else -1.0
     if mode != "sign":
         task = _differentiated_twice(task)
+    task = tasks.expected(task)
     problem = _Problem(task, variables, data, groups, lower, min(batch_size, len(groups)))
     transform = optax.chain(_signs(signs_rng), tx) if mode == "sign" else tx
     unlearned = lambda w: _descend(problem, w, transform, order_rng, lower_epochs)

@@ -3,16 +3,21 @@
 from unlearnjax.tasks.adapters import Model, features, from_linen, from_nnx
 from unlearnjax.tasks.autoencoding import autoencoding
 from unlearnjax.tasks.classification import classification, margin
+from unlearnjax.tasks.draws import augmented, drawn, expected, keyed
 from unlearnjax.tasks.layers import layer_names
 from unlearnjax.tasks.regression import regression
 
 __all__ = [
     "Model",
+    "augmented",
     "autoencoding",
     "classification",
+    "drawn",
+    "expected",
     "features",
     "from_linen",
     "from_nnx",
+    "keyed",
     "layer_names",
     "margin",
     "regression",

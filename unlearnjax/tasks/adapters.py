@@ -18,25 +18,31 @@ class Model(NamedTuple):
     apply: Callable[[Variables, Batch, Array | None, bool], tuple[Outputs, Variables]]
 
 
-def from_linen(module: nn.Module, rng_names: tuple[str, ...] = ("dropout",)) -> Model:
+def from_linen(
+    module: nn.Module,
+    arguments: tuple[str, ...] = ("inputs",),
+    rng_names: tuple[str, ...] = ("dropout",),
+) -> Model:
     """A model from a Linen module called as `module(inputs, train=...)`.
 
     Args:
       module: returns logits, or a mapping with 'logits' and, for feature-space methods, 'features'.
+      arguments: the columns of a batch that it is called with, in order.
       rng_names: the rng streams the module draws from while training.
     """
 
     def init(rng, batch):
-        return dict(module.init({"params": rng}, batch["inputs"], train=False))
+        return dict(module.init({"params": rng}, *columns(batch, arguments), train=False))
 
     def apply(variables, batch, rng, train):
+        given = columns(batch, arguments)
         if not train:
-            return _as_outputs(module.apply(variables, batch["inputs"], train=False)), variables
+            return _as_outputs(module.apply(variables, *given, train=False)), variables
         mutable = [name for name in variables if name != "params"]
         keys = jax.random.split(rng, len(rng_names))
         outputs, updated = module.apply(
             variables,
-            batch["inputs"],
+            *given,
             train=True,
             rngs=dict(zip(rng_names, keys, strict=True)),
             mutable=mutable,
@@ -46,16 +52,20 @@ def from_linen(module: nn.Module, rng_names: tuple[str, ...] = ("dropout",)) -> 
     return Model(init, apply)
 
 
-def from_nnx(constructor: Callable[[nnx.Rngs], nnx.Module]) -> Model:
+def from_nnx(
+    constructor: Callable[[nnx.Rngs], nnx.Module], arguments: tuple[str, ...] = ("inputs",)
+) -> Model:
     """A model from an NNX module class, called as `module(inputs)`.
 
     Args:
       constructor: e.g. `lambda rngs: MyModel(num_classes=10, rngs=rngs)`. The module is switched by
         `module.train()` and `module.eval()`.
+      arguments: the columns of a batch that it is called with, in order.
 
     The variables are `{'params': ..., 'rest': ...}`, plain nested dictionaries; `rest` holds the
-    other variables, such as batch statistics. Keys and counters of the module's rng streams are
-    not among them: every training step derives fresh ones from its own key.
+    other variables, such as batch statistics; collections that others added are carried. Keys and
+    counters of the module's rng streams are not among them: every training step derives fresh ones
+    from its own key.
 
     Examples:
       >>> class Linear(nnx.Module):
@@ -105,10 +115,22 @@ def from_nnx(constructor: Callable[[nnx.Rngs], nnx.Module]) -> Model:
             filled(rest_shape, variables["rest"]),
         )
         (module.train if train else module.eval)()
-        outputs = _as_outputs(module(batch["inputs"]))
-        return outputs, (pack(module) if train else variables)
+        outputs = _as_outputs(module(*columns(batch, arguments)))
+        return outputs, ({**variables, **pack(module)} if train else variables)
 
     return Model(init, apply)
+
+
+def columns(batch: Batch, names: tuple[str, ...]) -> list[Array]:
+    """The columns of a batch that a model is called with.
+
+    Raises:
+      ValueError: for one that it lacks.
+    """
+    missing = [name for name in names if name not in batch]
+    if missing:
+        raise ValueError(f"the model needs the column {missing[0]!r}, a batch has {sorted(batch)}")
+    return [batch[name] for name in names]
 
 
 def features(outputs: Outputs) -> Array:

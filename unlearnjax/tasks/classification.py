@@ -31,6 +31,8 @@ def classification(model: Model) -> Task:
     Metrics: `accuracy` (0 or 1), `confidence` (probability of the true class), `entropy` (nats),
     `margin` (log-odds of the true class).
 
+    Divergence: `T^2 KL(reference || outputs)` of the softened predictions (Hinton et al., 2015).
+
     Args:
       model: an `(init, apply)` pair: `from_linen(...)`, `from_nnx(...)` or your own.
 
@@ -60,4 +62,10 @@ def classification(model: Model) -> Task:
             "margin": margin(logits, targets),
         }
 
-    return Task(model.init, model.apply, loss, metrics)
+    def divergence(outputs: Outputs, reference: Outputs, batch: Batch, temperature: float = 1.0):
+        del batch
+        student = jax.nn.log_softmax(outputs["logits"] / temperature)
+        target = jax.nn.softmax(reference["logits"] / temperature)
+        return temperature**2 * optax.kl_divergence(student, target)
+
+    return Task(model.init, model.apply, loss, metrics, divergence=divergence)

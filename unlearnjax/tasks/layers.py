@@ -6,6 +6,7 @@ import jax
 from jax.extend import core
 
 from unlearnjax import trees
+from unlearnjax.tasks.draws import drawn
 from unlearnjax.types import Batch, Task, Variables
 
 
@@ -27,6 +28,8 @@ def layer_names(task: Task, variables: Variables, batch: Batch) -> list[str]:
       >>> layer_names(task, task.init(jax.random.key(0), batch), batch)
       ['Dense_0', 'Dense_1', 'Dense_2']
     """
+
+    batch = drawn(task, batch)
 
     def outputs(params):
         return task.apply({**variables, "params": params}, batch, None, False)[0]

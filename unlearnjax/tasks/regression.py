@@ -10,6 +10,8 @@ from unlearnjax.types import Array, Batch, Outputs, Task
 def regression(model: Model) -> Task:
     """A Task with half the squared error on `targets` `[B]` (float): a unit-variance Gaussian.
 
+    Divergence: half the squared distance of the predictions, `KL(N(reference, 1) || N(output, 1))`.
+
     Metrics: `absolute_error`, `squared_error`, `prediction`, in units of the targets.
 
     Args:
@@ -34,4 +36,19 @@ def regression(model: Model) -> Task:
             "prediction": prediction,
         }
 
-    return Task(model.init, model.apply, loss, metrics)
+    def divergence(outputs: Outputs, reference: Outputs, batch: Batch, temperature: float = 1.0):
+        del batch
+        return half_squared_distance(outputs["logits"], reference["logits"], temperature)
+
+    return Task(model.init, model.apply, loss, metrics, divergence=divergence)
+
+
+def half_squared_distance(means: Array, reference: Array, temperature: float) -> Array:
+    """`[B]`: `KL(N(reference, I) || N(means, I))`, the divergence of predicted means `[B, ...]`.
+
+    Raises:
+      ValueError: for a temperature other than 1, which a Gaussian of unit variance has none of.
+    """
+    if temperature != 1:
+        raise ValueError(f"temperature must be 1 where means are predicted, got {temperature}")
+    return jnp.sum((means - reference) ** 2, axis=tuple(range(1, means.ndim))) / 2

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from unlearnjax import checks
-from unlearnjax.training.train import Augment, init_variables, train
+from unlearnjax.training.train import init_variables, train
 from unlearnjax.types import Array, Data, PyTree, Task, Variables
 
 AXES = ("auto", "vmap", "map")
@@ -56,7 +56,6 @@ def train_ensemble(
     *,
     num_epochs: int,
     batch_size: int,
-    augment: Augment | None = None,
     axis: str = "auto",
     mesh: Mesh | None = None,
 ) -> PyTree:
@@ -69,7 +68,7 @@ def train_ensemble(
         fit = jax.jit(lambda subsets, rngs: train_ensemble(task, tx, data, subsets, rngs, ...))
 
     Args:
-      task, tx, num_epochs, batch_size, augment: see `training.train`.
+      task, tx, num_epochs, batch_size: see `training.train`.
       data: device-resident arrays `[N, ...]`, shared by all.
       subsets: `[M, n]` indices; negative entries are padding (`mask_indices`).
       rngs: `[M]` keys.
@@ -121,7 +120,6 @@ def train_ensemble(
             rng,
             num_epochs=num_epochs,
             batch_size=min(batch_size, indices.shape[0]),
-            augment=augment,
         )
         return keep(state.variables, data)
 

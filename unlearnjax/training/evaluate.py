@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from unlearnjax import data as data_lib
-from unlearnjax import parallel
+from unlearnjax import parallel, tasks
 from unlearnjax.types import Array, Batch, Data, PyTree, Task, Variables
 
 
@@ -24,13 +24,17 @@ def map_batches(fn: Callable[[Batch], PyTree], data: Data, batch_size: int) -> P
 def outputs(
     task: Task, variables: Variables, data: Data, *, batch_size: int = 256
 ) -> dict[str, Array]:
-    """The task's outputs on every example, `[N, ...]` each, in evaluation mode; one pass."""
+    """The task's outputs on every example, `[N, ...]` each, in evaluation mode; one pass.
+
+    Of a task that draws, see `tasks.expected`.
+    """
+    task = tasks.expected(task)
     return map_batches(lambda b: task.apply(variables, b, None, False)[0], data, batch_size)
 
 
 def output_shapes(task: Task, variables: Variables, data: Data) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of the outputs on one example, e.g. 'logits' `[1, C]`; computes nothing."""
-    example = data_lib.take(data, jnp.zeros(1, jnp.int32))
+    example = tasks.drawn(task, data_lib.take(data, jnp.zeros(1, jnp.int32)))
     return jax.eval_shape(lambda v: task.apply(v, example, None, False)[0], variables)
 
 
@@ -38,6 +42,8 @@ def evaluate(
     task: Task, variables: Variables, data: Data, *, batch_size: int = 256
 ) -> dict[str, Array]:
     """Loss and metrics of every example, in evaluation mode (no dropout, statistics frozen).
+
+    Of a task that draws, the means over its draws, see `tasks.expected`.
 
     Args:
       task: what is evaluated.
@@ -56,6 +62,8 @@ def evaluate(
       >>> per_example["loss"].shape, sorted(per_example)
       ((7,), ['accuracy', 'confidence', 'entropy', 'loss', 'margin'])
     """
+
+    task = tasks.expected(task)
 
     def per_batch(batch):
         outputs, _ = task.apply(variables, batch, None, False)

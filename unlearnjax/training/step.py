@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import parallel
+from unlearnjax import parallel, tasks
 from unlearnjax.types import Array, Batch, PyTree, Task, Variables
 
 # (variables, batch, rng) -> (per-example loss [B], (per-example metrics, updated variables))
@@ -34,9 +34,13 @@ def init_state(variables: Variables, tx: optax.GradientTransformation) -> TrainS
 
 
 def supervised(task: Task, train: bool = True) -> LossFn:
-    """The task's own loss as a `LossFn`; `train=False` freezes dropout and batch statistics."""
+    """The task's own loss as a `LossFn`.
+
+    `train=False` freezes dropout and batch statistics and augments nothing.
+    """
 
     def loss_fn(variables, batch, rng):
+        batch = tasks.drawn(task, batch, train)
         outputs, updated = task.apply(variables, batch, rng if train else None, train)
         losses = task.loss(outputs, batch)
         return losses, ({"loss": losses, **task.metrics(outputs, batch)}, updated)
@@ -56,8 +60,9 @@ def make_step(
         and running statistics are then averaged over the global batch.
 
     Returns:
-      The step. Its metrics are sums over the batch, each weighted, with 'weight' the sum of
-      weights: sums over an epoch are then exact whatever the padding.
+      The step. It gives `loss_fn` the keys of the batch's draws, see `tasks.drawn`. Its metrics are
+      sums over the batch, each weighted, with 'weight' the sum of weights: sums over an epoch are
+      then exact whatever the padding.
 
     Examples:
       >>> from unlearnjax import models, tasks, training
@@ -75,6 +80,7 @@ def make_step(
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
     def step(state: TrainState, batch: Batch, rng: Array):
+        batch = tasks.keyed(batch, jax.random.fold_in(rng, state.step))
         weight = batch["weight"]
         variables = state.variables
         if axis_name is not None:
@@ -95,7 +101,7 @@ def make_step(
         updates, opt_state = tx.update(grads, opt_state, params)
         collections = {name: value for name, value in updated.items() if name != "params"}
         if axis_name is not None:
-            collections = jax.lax.pmean(collections, axis_name)
+            collections = parallel.average(collections, axis_name)
         new_variables = {**collections, "params": optax.apply_updates(params, updates)}
         return TrainState(state.step + 1, new_variables, opt_state), sums
 

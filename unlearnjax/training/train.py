@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from unlearnjax import data as data_lib
-from unlearnjax import parallel
+from unlearnjax import parallel, tasks
 from unlearnjax.training.step import TrainState, init_state, make_step, supervised
 from unlearnjax.types import Array, Batch, Data, Task
 
-Augment = Callable[[Array, Batch], Batch]
 Order = Callable[[Array, Array], Array]
 
 
@@ -28,7 +27,6 @@ def run_epochs(
     *,
     num_epochs: int,
     batch_size: int,
-    augment: Augment | None = None,
     order: Order | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """`num_epochs` more epochs from `state`, as one scan; jit it, or call it inside jit/vmap.
@@ -44,7 +42,6 @@ def run_epochs(
       rng: key of the whole run.
       num_epochs: passes over the subset.
       batch_size: global batch size; the last batch of an epoch is padded with weight 0.
-      augment: `(rng, batch) -> batch` applied to every training batch.
       order: `(key, epoch) -> [steps, B]` rows of an epoch; default `data.epoch_order`, a shuffle.
 
     Returns:
@@ -56,7 +53,7 @@ def run_epochs(
 
     def one_step(state, rows):
         batch = parallel.constrain(data_lib.take(data, rows))
-        return step(state, *_prepare(batch, rng, state.step, augment))
+        return step(state, batch, _step_key(rng, state.step))
 
     def one_epoch(state, _):
         number = state.step // steps
@@ -75,7 +72,6 @@ def train(
     *,
     num_epochs: int,
     batch_size: int,
-    augment: Augment | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """A whole training run as one program: init, then `num_epochs` epochs over `data[indices]`.
 
@@ -107,13 +103,13 @@ def train(
         rng,
         num_epochs=num_epochs,
         batch_size=batch_size,
-        augment=augment,
     )
 
 
 def init_variables(task: Task, data: Data, rng: Array) -> dict:
     """Fresh variables of `task`; the first example of `data` tells the shapes."""
-    return task.init(jax.random.fold_in(rng, 0), data_lib.take(data, jnp.zeros(1, jnp.int32)))
+    example = tasks.drawn(task, data_lib.take(data, jnp.zeros(1, jnp.int32)))
+    return task.init(jax.random.fold_in(rng, 0), example)
 
 
 def stream_epochs(
@@ -125,7 +121,6 @@ def stream_epochs(
     *,
     num_epochs: int,
     batch_size: int,
-    augment: Augment | None = None,
 ) -> Iterator[tuple[TrainState, dict[str, Array]]]:
     """`run_epochs` for data that does not fit the device: the host fetches every batch.
 
@@ -135,7 +130,7 @@ def stream_epochs(
       fetch: host function from positions to their examples, e.g. over a `tfds` data source. What
         it returns for padded places gets weight 0. Under a mesh of several hosts each is asked for
         its own part of every batch only.
-      indices, rng, num_epochs, batch_size, augment: as in `run_epochs`.
+      indices, rng, num_epochs, batch_size: as in `run_epochs`.
 
     Yields:
       After every epoch the state and that epoch's weighted means. The yielded state is valid until
@@ -145,7 +140,7 @@ def stream_epochs(
 
     @partial(jax.jit, donate_argnums=0)
     def one_step(state, batch):
-        return step(state, *_prepare(batch, rng, state.step, augment))
+        return step(state, batch, _step_key(rng, state.step))
 
     mesh = parallel.current()
     if mesh is not None and batch_size % mesh.size and jax.process_count() == 1:
@@ -169,9 +164,8 @@ def _epoch_key(rng: Array, epoch: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(rng, 1), epoch)
 
 
-def _prepare(batch: Batch, rng: Array, step: Array, augment: Augment | None):
-    step_key, augment_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(rng, 2), step))
-    return (batch if augment is None else augment(augment_key, batch)), step_key
+def _step_key(rng: Array, step: Array) -> Array:
+    return jax.random.split(jax.random.fold_in(jax.random.fold_in(rng, 2), step))[0]
 
 
 def _means(sums: dict[str, Array]) -> dict[str, Array]:

@@ -138,6 +138,7 @@ def leaving(task: Task, density: Task, typical: Variables, forgotten: Variables)
 
     def loss_fn(variables: Variables, batch: Batch, rng: Array):
         del rng
+        batch = tasks.drawn(task, batch)
         outputs, updated = task.apply(variables, batch, None, False)
         features = {"inputs": tasks.features(outputs)}
 
@@ -161,6 +162,7 @@ def aligning(task: Task, temperature: float) -> LossFn:
 
     def loss_fn(variables: Variables, batch: Batch, rng: Array):
         del rng
+        batch = tasks.drawn(task, batch)
         outputs, updated = task.apply(variables, batch, None, False)
         distance = 1 - optax.losses.cosine_similarity(
             tasks.features(outputs), batch["original.features"], epsilon=1e-12

@@ -6,7 +6,7 @@ Foster et al., "An Information Theoretic Approach to Machine Unlearning", 2024 (
 import jax
 import jax.numpy as jnp
 
-from unlearnjax import checks
+from unlearnjax import checks, tasks
 from unlearnjax.types import Array, Unlearner
 from unlearnjax.unlearning.descend import Transform, descend
 
@@ -56,6 +56,7 @@ def just_in_time(
             inputs, weight = batch["inputs"], batch["weight"]
             checks.floating(inputs=inputs)
             here_rng, copies_rng = jax.random.split(rng)
+            batch = tasks.drawn(task, batch, True)
             outputs, updated = task.apply(variables, batch, here_rng, True)
             member = (weight > 0).reshape(-1, *[1] * (inputs.ndim - 1))
             low = jnp.min(jnp.where(member, inputs, jnp.inf))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import checks
+from unlearnjax import checks, tasks
 from unlearnjax.types import Array, Batch, Outputs, PyTree, Task, Variables
 
 Term = Callable[[Task, Outputs, Batch, Mapping[str, Outputs]], Array]
@@ -59,6 +59,7 @@ def combine(
 
     def objective(task: Task, teachers: Mapping[str, Variables]):
         def loss_fn(variables, batch, rng):
+            batch = tasks.drawn(task, batch, train)
             if prepare is not None:
                 rng, prepare_rng = jax.random.split(rng)
                 batch = jax.lax.stop_gradient(prepare(task, variables, batch, prepare_rng))
@@ -124,14 +125,16 @@ def uniform_target(task: Task, outputs: Outputs, batch: Batch, teachers) -> Arra
 
 
 def divergence(teacher: str = "original", temperature: float = 1.0) -> Term:
-    """`T^2 KL(teacher || student)` of the softened predictions (Hinton et al., 2015)."""
+    """How far the student's predictions are from a teacher's, as the task compares them.
+
+    `T^2 KL(teacher || student)` of softened predictions for classification, see `Task.divergence`.
+    """
     checks.positive(temperature=temperature)
 
     def term(task, outputs, batch, teachers):
-        del task, batch
-        student = jax.nn.log_softmax(outputs["logits"] / temperature)
-        target = jax.nn.softmax(teachers[teacher]["logits"] / temperature)
-        return temperature**2 * optax.kl_divergence(student, target)
+        if task.divergence is None:
+            raise ValueError("this term compares predictions: the task must have a divergence")
+        return task.divergence(outputs, teachers[teacher], batch, temperature)
 
     return term
 

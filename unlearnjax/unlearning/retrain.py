@@ -5,7 +5,6 @@ import optax
 
 from unlearnjax import data as data_lib
 from unlearnjax import training
-from unlearnjax.training.train import Augment
 from unlearnjax.types import Request, Unlearner
 from unlearnjax.unlearning.descend import init_nothing
 
@@ -15,12 +14,11 @@ def retrain(
     *,
     num_epochs: int,
     batch_size: int,
-    augment: Augment | None = None,
 ) -> Unlearner:
     """Trains a fresh model on the retain set and returns it.
 
     Args:
-      tx, num_epochs, batch_size, augment: as the original was trained, see `training.train`.
+      tx, num_epochs, batch_size: as the original was trained, see `training.train`.
 
     Returns:
       An unlearner that needs retain data and labels. Cost: a whole training run.
@@ -37,7 +35,6 @@ def retrain(
             rng,
             num_epochs=num_epochs,
             batch_size=batch_size,
-            augment=augment,
         )
         return state.variables, memory
 

@@ -109,7 +109,7 @@ def ssd(
     checks.one_of(importance=(importance, IMPORTANCES))
 
     def importances(task: Task, variables: Variables, data: Data) -> PyTree:
-        size = min(batch_size, len(data["targets"]))
+        size = min(batch_size, data_lib.num_examples(data))
         if importance == "batch":
             return curvature.batch_gradient_squared(task, variables, data, batch_size=size)
         return curvature.fisher_diagonal(task, variables, data, batch_size=size)
@@ -168,7 +168,7 @@ def adaptive_ssd(*, dampening: float = 1.0, batch_size: int = 128) -> Unlearner:
     _validate(1.0, dampening, batch_size)
 
     def importances(task: Task, variables: Variables, data: Data) -> PyTree:
-        size = min(batch_size, len(data["targets"]))
+        size = min(batch_size, data_lib.num_examples(data))
         return curvature.fisher_diagonal(task, variables, data, batch_size=size)
 
     return _dampening(importances, adaptive_alpha, dampening)
