@@ -11,7 +11,7 @@ import pytest
 from configs import unlearn
 from experiments import build, measure
 from tests import problems
-from unlearnjax import parallel, tasks, unlearning
+from unlearnjax import models, parallel, tasks, unlearning
 from unlearnjax.types import Request, Unlearner
 
 
@@ -42,6 +42,37 @@ def test_every_method_that_a_model_cannot_serve_is_named_with_the_reason(digits)
     with pytest.raises(ValueError, match=f"^boundary_expand: {why}; laf: {why}; acu: {why}$"):
         measure.validate(forgetters)
     measure.validate({"finetune": forgetters["finetune"]})
+
+
+def test_methods_that_need_classes_refuse_a_task_without_by_name(digits):
+    part = {"inputs": jnp.ones((4, 3)), "targets": jnp.arange(4.0), "index": jnp.arange(4)}
+    task = tasks.regression(tasks.from_linen(models.MLP(num_classes=1, hidden=(2,))))
+    bench = types.SimpleNamespace(task=task, train=part, request=Request(part, part, part))
+    tx = optax.sgd(0.1)
+    needing = {
+        "random_label": unlearning.random_label(tx),
+        "salun": unlearning.salun(tx),
+        "boundary_shrink": unlearning.boundary_shrink(tx),
+        "boundary_expand": unlearning.boundary_expand(tx),
+        "acu": unlearning.acu(16, backbone="inputs"),
+        "gradient_ascent": unlearning.gradient_ascent(tx),
+        "gradient_ascent_plus": unlearning.gradient_ascent_plus(tx),
+    }
+    others = {
+        "bounded": unlearning.gradient_ascent(tx, max_loss=1.0),
+        "scrub": unlearning.scrub(tx, temperature=1.0),
+        "ssd": unlearning.ssd(),
+    }
+    forgetters = {
+        name: measure.forgetter(bench, lambda values, one=one: one, contextlib.nullcontext)
+        for name, one in (needing | others).items()
+    }
+    with pytest.raises(ValueError) as raised:
+        measure.validate(forgetters)
+    why = "the task must have classes, 'logits' [B, C] with C >= 2, its outputs are features"
+    refused = str(raised.value).split("; ")
+    assert [line.split(": ")[0] for line in refused] == list(needing)
+    assert all(why in line and "logits [" in line for line in refused)
 
 
 def test_perturbations_are_relative_and_of_the_stated_size():

@@ -83,7 +83,7 @@ def acu(
 
     def init(rng, task, variables, data):
         shapes = training.output_shapes(task, variables, data)
-        num_classes = shapes["logits"].shape[-1]
+        num_classes = tasks.num_classes(shapes)
         if backbone == "inputs":
             width = data["inputs"][0].size
             params = {}

@@ -144,8 +144,7 @@ def output_sensitivity(
 def sample_targets(rng: Array, task: Task, variables: Variables, batch: Batch) -> Array:
     """`[B]` class ids drawn from the model's predictions; example `index` picks its own key."""
     outputs, _ = tasks.expected(task).apply(variables, batch, None, False)
-    if "logits" not in outputs:
-        raise ValueError(f"labels='model' needs 'logits' in the outputs, got {sorted(outputs)}")
+    tasks.num_classes(outputs)
     keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(batch["index"])
     return jax.vmap(jax.random.categorical)(keys, outputs["logits"])
 

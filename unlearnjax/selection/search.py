@@ -336,7 +336,7 @@ def _relabelled(task: Task, variables: Variables, data: Data, rng: Array) -> Dat
     targets = jnp.asarray(data["targets"])
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         return data
-    classes = training.output_shapes(task, variables, data)["logits"].shape[-1]
+    classes = tasks.num_classes(training.output_shapes(task, variables, data))
     return {**data, "relabelled": objectives.random_targets(rng, targets, classes)}
 
 

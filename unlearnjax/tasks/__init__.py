@@ -1,6 +1,6 @@
 """Model + loss + metrics -> Task."""
 
-from unlearnjax.tasks.adapters import Model, features, from_linen, from_nnx
+from unlearnjax.tasks.adapters import Model, features, from_linen, from_nnx, num_classes
 from unlearnjax.tasks.autoencoding import autoencoding
 from unlearnjax.tasks.classification import classification, margin
 from unlearnjax.tasks.draws import augmented, drawn, expected, keyed
@@ -20,5 +20,6 @@ __all__ = [
     "keyed",
     "layer_names",
     "margin",
+    "num_classes",
     "regression",
 ]

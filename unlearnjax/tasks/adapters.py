@@ -147,5 +147,20 @@ def features(outputs: Outputs) -> Array:
     return outputs["features"]
 
 
+def num_classes(outputs: Outputs) -> int:
+    """C of a model's 'logits' `[B, C]`, for methods that tell classes apart; also of shapes.
+
+    Raises:
+      ValueError: if there are no such logits, or one column of them alone.
+    """
+    shape = getattr(outputs.get("logits"), "shape", ())
+    if len(shape) != 2 or shape[1] < 2:
+        found = ", ".join(f"{name} {list(value.shape)}" for name, value in sorted(outputs.items()))
+        raise ValueError(
+            f"the task must have classes, 'logits' [B, C] with C >= 2, its outputs are {found}"
+        )
+    return shape[1]
+
+
 def _as_outputs(outputs: Any) -> Outputs:
     return outputs if isinstance(outputs, Mapping) else {"logits": outputs}

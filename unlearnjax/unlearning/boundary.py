@@ -48,6 +48,7 @@ def boundary_shrink(
         del rng
         inputs = jnp.asarray(request.forget["inputs"])
         checks.floating(inputs=inputs)
+        tasks.num_classes(training.output_shapes(task, frozen, request.forget))
         counts = (data_lib.weights(request.forget) > 0).reshape(-1, *[1] * (inputs.ndim - 1))
         low = inputs.min(where=counts, initial=jnp.inf)
         high = inputs.max(where=counts, initial=-jnp.inf)
@@ -92,7 +93,7 @@ def boundary_expand(tx: Transform, *, num_epochs: int = 10, batch_size: int = 64
     def update(rng, task, variables, memory, request: Request):
         init_rng, rng = jax.random.split(rng)
         outputs = training.output_shapes(task, variables, request.forget)
-        num_classes, width = outputs["logits"].shape[-1], tasks.features(outputs).shape[-1]
+        num_classes, width = tasks.num_classes(outputs), tasks.features(outputs).shape[-1]
         std = (2 / (width + num_classes + 1)) ** 0.5
         extra = {"kernel": std * jax.random.normal(init_rng, (width, 1)), "bias": jnp.zeros(1)}
         wider = {**variables, "params": {"model": variables["params"], "extra": extra}}

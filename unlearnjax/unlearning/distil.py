@@ -130,6 +130,8 @@ def _forget_error_near_unseen(seen, request: Request) -> Array:
 
     Of these, validation examples of the forgotten classes count; without any, it is the last epoch.
     """
+    if "accuracy" not in seen["forget"]:
+        raise ValueError(f"rewind needs accuracy, the task measures {sorted(seen['forget'])}")
     kind = jnp.isin(request.validation["targets"], request.forget["targets"])
     counts = kind * data_lib.weights(request.validation)
     unseen = seen["validation"]["accuracy"][-1]

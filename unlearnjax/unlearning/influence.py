@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from unlearnjax import checks, curvature, training, trees
+from unlearnjax import checks, curvature, tasks, training, trees
 from unlearnjax import data as data_lib
 from unlearnjax.types import Data, PyTree, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning.descend import init_nothing
@@ -126,7 +126,7 @@ def fisher_forgetting(
         retain = request.retain
         if not jnp.issubdtype(retain["targets"].dtype, jnp.integer):
             raise ValueError(f"targets must be class ids, got {retain['targets'].dtype}")
-        num_classes = training.output_shapes(task, variables, retain)["logits"].shape[-1]
+        num_classes = tasks.num_classes(training.output_shapes(task, variables, retain))
         fisher = _expected_fisher(task, variables, retain, num_classes, batch_size)
         gone = jnp.bincount(retain["targets"], data_lib.weights(retain), length=num_classes) == 0
         last = last_layers(task, variables, retain, 1)

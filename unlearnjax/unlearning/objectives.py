@@ -111,7 +111,7 @@ def bounded_loss(max_loss: float | None = None) -> Term:
 
     def term(task, outputs, batch, teachers):
         del teachers
-        bound = jnp.log(outputs["logits"].shape[-1]) if max_loss is None else max_loss
+        bound = jnp.log(tasks.num_classes(outputs)) if max_loss is None else max_loss
         return jnp.minimum(task.loss(outputs, batch), bound)
 
     return term
@@ -121,7 +121,7 @@ def uniform_target(task: Task, outputs: Outputs, batch: Batch, teachers) -> Arra
     """Cross-entropy to the uniform distribution, less its minimum: KL(uniform || student)."""
     del task, batch, teachers
     log_probs = jax.nn.log_softmax(outputs["logits"])
-    return -log_probs.mean(-1) - jnp.log(log_probs.shape[-1])
+    return -log_probs.mean(-1) - jnp.log(tasks.num_classes(outputs))
 
 
 def divergence(teacher: str = "original", temperature: float = 1.0) -> Term:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import checks, curvature, training
+from unlearnjax import checks, curvature, tasks, training
 from unlearnjax.types import Array, Batch, Data, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import objectives, transforms
 from unlearnjax.unlearning.descend import Transform, descend, original
@@ -140,4 +140,4 @@ def _any_class(task: Task, variables: Variables, batch: Batch, rng: Array) -> Ba
 
 
 def _num_classes(task: Task, variables: Variables, data: Data) -> int:
-    return training.output_shapes(task, variables, data)["logits"].shape[-1]
+    return tasks.num_classes(training.output_shapes(task, variables, data))

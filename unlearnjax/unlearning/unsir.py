@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import checks, training
+from unlearnjax import checks, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning.descend import Transform, descend, init_nothing, resolve
@@ -103,7 +103,7 @@ def error_maximising_noise(
     Returns:
       'inputs', 'targets' and 'weight', all one, or all 0 where no class is missing.
     """
-    num_classes = training.output_shapes(task, variables, retain)["logits"].shape[-1]
+    num_classes = tasks.num_classes(training.output_shapes(task, variables, retain))
     absent = jnp.bincount(retain["targets"], data_lib.weights(retain), length=num_classes) == 0
     # How many are absent is data, so that shapes may not depend on it: those come first, and take
     # turns.
