@@ -90,6 +90,9 @@ class Unlearner(NamedTuple):
     serve: Callable[[Task], Task] = _serve_unchanged
 
 
-# forget, retain, validation: these parts of a request. labels: their targets. train: the training
-# data at `init`.
-NEEDS = frozenset({"forget", "retain", "validation", "labels", "train"})
+# forget, retain, validation: these parts of a request. inputs, labels: their inputs and targets.
+# train: the training data at `init`.
+NEEDS = frozenset({"forget", "retain", "validation", "inputs", "labels", "train"})
+
+# What a batch of an iterative method may hold; its column `part` has the place of an example's.
+PARTS = ("forget", "retain", "new", "buffer", "anchor")

@@ -118,9 +118,11 @@ def test_the_shorter_part_of_an_alternation_counts_each_of_its_examples_once():
 def test_what_is_needed_is_what_is_passed_over(over, parts):
     options = {"over": over, "num_epochs": 1, "batch_size": 2}
     method = unlearning.descend(OBJECTIVE, optax.sgd(0.1), **options)
-    assert method.needs == parts | {"labels"}
+    assert method.needs == parts | {"inputs", "labels"}
     method = unlearning.descend(OBJECTIVE, optax.sgd(0.1), labels=False, **options)
-    assert method.needs == parts
+    assert method.needs == parts | {"inputs"}
+    method = unlearning.descend(OBJECTIVE, optax.sgd(0.1), inputs=False, **options)
+    assert method.needs == parts | {"labels"}
 
 
 def test_an_incompetent_model_takes_its_shapes_from_whichever_part_there_is(digits, request_of):

@@ -69,7 +69,7 @@ def scaling_density():
 def test_leaving_is_the_saturated_error_with_its_sign(rng):
     """Retain under the density of all, with +; forget under that of its own, with -."""
     inputs = rng.normal(size=(5, 3)).astype(np.float32)
-    batch = {"inputs": inputs, "forget": jnp.asarray(FLAGS)}
+    batch = {"inputs": inputs, "part": jnp.asarray(1 - np.asarray(FLAGS), int)}
     loss_fn = laf.leaving(linear_task(), scaling_density(), 0.5, 3.0)
     losses, _ = loss_fn({"params": jnp.eye(3)}, batch, None)
     for i, flag in enumerate(FLAGS):
@@ -84,7 +84,7 @@ def test_aligning_contrasts_each_kind_with_the_original_of_its_own(rng):
     batch = {
         "inputs": inputs,
         "original.features": jnp.asarray(before),
-        "forget": jnp.asarray(FLAGS),
+        "part": jnp.asarray(1 - np.asarray(FLAGS), int),
         "weight": jnp.asarray(weight),
     }
     losses, _ = laf.aligning(linear_task(), 5.0)({"params": jnp.eye(3)}, batch, None)
@@ -100,7 +100,7 @@ def test_aligning_is_finite_where_nothing_counts_or_features_vanish():
     batch = {
         "inputs": jnp.zeros((2, 3)),
         "original.features": jnp.zeros((2, 3)),
-        "forget": jnp.array([1.0, 0.0]),
+        "part": jnp.array([0, 1]),
         "weight": jnp.array([0.0, 1.0]),
     }
     loss = lambda params: laf.aligning(linear_task(), 5.0)({"params": params}, batch, None)[0][1]

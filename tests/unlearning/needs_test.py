@@ -1,6 +1,7 @@
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from tests import problems
@@ -50,7 +51,7 @@ def spy(needs):
 
 def test_only_needed_parts_arrive_and_labels_only_if_needed(digits):
     small = {k: v[:5] for k, v in digits.items()}
-    method, seen = spy({"forget"})
+    method, seen = spy({"forget", "inputs"})
     method.init(None, None, {}, small)
     method.update(None, None, {}, (), Request(small, small, small))
     assert seen["train"] is None and seen["retain"] is None and seen["validation"] is None
@@ -59,6 +60,21 @@ def test_only_needed_parts_arrive_and_labels_only_if_needed(digits):
     method.init(None, None, {}, small)
     method.update(None, None, {}, (), Request(small, small))
     assert "targets" in seen["forget"] and "targets" in seen["train"]
+    assert "inputs" not in seen["forget"] and "inputs" not in seen["train"]
+
+
+def test_a_request_without_inputs_is_for_methods_that_read_none():
+    prompts = {"condition": jnp.arange(3), "index": jnp.arange(3)}
+    method, seen = spy({"forget"})
+    method.update(None, None, {}, (), Request(prompts))
+    assert seen["forget"] == prompts
+    method, _ = spy({"forget", "inputs"})
+    why = r"^this unlearner needs 'inputs' of 'forget', got \['condition', 'index'\]$"
+    with pytest.raises(ValueError, match=why):
+        method.update(None, None, {}, (), Request(prompts))
+    method, _ = spy({"forget", "labels"})
+    with pytest.raises(ValueError, match="needs 'targets' of 'forget'"):
+        method.update(None, None, {}, (), Request(prompts))
 
 
 def test_a_need_not_given_and_a_need_unknown_are_refused(digits):

@@ -108,7 +108,7 @@ def acu(
             state, possible = recursive.try_forget(memory.state, features, targets)
             return deployed(params, state), ACUMemory(state, memory.possible & possible)
 
-    return Unlearner(init, update, frozenset({"train", "forget", "labels"}), serve=serve)
+    return Unlearner(init, update, frozenset({"train", "forget", "inputs", "labels"}), serve=serve)
 
 
 def serve(task: Task) -> Task:

@@ -4,7 +4,7 @@ from unlearnjax.analytic import acu
 from unlearnjax.unlearning import objectives, sequences, transforms
 from unlearnjax.unlearning.boundary import boundary_expand, boundary_shrink
 from unlearnjax.unlearning.chain import chain
-from unlearnjax.unlearning.descend import Trace, descend, incompetent_model, original_model
+from unlearnjax.unlearning.descend import Trace, descend, descend_parts
 from unlearnjax.unlearning.distil import bad_teacher, scrub
 from unlearnjax.unlearning.finetune import finetune, finetune_last, retrain_last
 from unlearnjax.unlearning.gradient_ascent import gradient_ascent, gradient_ascent_plus
@@ -28,6 +28,7 @@ from unlearnjax.unlearning.sparse import (
     sparsity_of,
 )
 from unlearnjax.unlearning.ssd import adaptive_alpha, adaptive_ssd, dampen, loss_free_ssd, ssd
+from unlearnjax.unlearning.teachers import incompetent_model, original_model
 from unlearnjax.unlearning.unsir import unsir
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "chain",
     "dampen",
     "descend",
+    "descend_parts",
     "dm_direct",
     "dmm",
     "enforce",

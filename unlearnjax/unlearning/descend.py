@@ -5,14 +5,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from unlearnjax import checks, training
 from unlearnjax import data as data_lib
-from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
+from unlearnjax.types import PARTS, Array, Data, PyTree, Request, Task, Unlearner, Variables
+from unlearnjax.unlearning import orders
+from unlearnjax.unlearning import teachers as teachers_lib
 from unlearnjax.unlearning.objectives import Objective
 
-OVER = ("forget", "retain", "union", "paired", "alternate")
+OVER = ("forget", "retain", *orders.ORDERS)
 CURVES = ("forget", "retain", "validation")
 
 # A transformation, or what makes one of the model at the time of the request.
@@ -20,8 +23,6 @@ Transform = (
     optax.GradientTransformation
     | Callable[[Array, Task, Variables, Request], optax.GradientTransformation]
 )
-# A frozen model, made at the time of the request.
-Teacher = Callable[[Array, Task, Variables, Request], Variables]
 # ({part: {'loss': [E, N], 'accuracy': [E, N], ...}}, request) -> number of an epoch, from 0
 Select = Callable[[Mapping[str, Mapping[str, Array]], Request], Array]
 
@@ -44,13 +45,14 @@ def descend(
     batch_size: int,
     num_epochs: int | None = None,
     num_steps: int | None = None,
-    teachers: Mapping[str, Teacher] | None = None,
-    cache_teachers: bool = True,
+    teachers: Mapping[str, teachers_lib.Teacher] | None = None,
+    cache_teachers: Sequence[str] | None = None,
     forget_epochs: int | None = None,
     retain_fraction: float = 1.0,
     record: Sequence[str] = (),
     select: Select | None = None,
     labels: bool = True,
+    inputs: bool = True,
 ) -> Unlearner:
     """Minimises `objective` over the request, starting from the given model.
 
@@ -70,8 +72,8 @@ def descend(
         `num_steps`.
       teachers: frozen models that the objective compares with, by the names that its terms use,
         e.g. `{'original': original_model, 'incompetent': incompetent_model}`.
-      cache_teachers: whether their outputs on all data are computed once before the loop (memory:
-        outputs of one pass) or in every step (compute: a forward pass each).
+      cache_teachers: which of their outputs are computed once before the loop (memory: outputs of
+        one pass), not in every step (compute: a forward pass each), see `descend_parts`.
       forget_epochs: for 'alternate', in how many epochs, from the first, the forget set takes part;
         `None` is all.
       retain_fraction: share of the retain set that is used, drawn once per request.
@@ -80,6 +82,7 @@ def descend(
       select: `(per_example, request) -> epoch`, from the recorded parts' per-example outputs after
         each of the E epochs; the model of that epoch is returned, not the last. Memory: E models.
       labels: whether the objective reads `targets`.
+      inputs: whether it reads `inputs`; without them a request may be data-free.
 
     Returns:
       An unlearner that needs the parts it passes over and records. Cost: `num_epochs` passes over
@@ -104,7 +107,7 @@ def descend(
       ...     teachers={"original": unlearning.original_model},
       ... )
       >>> sorted(method.needs)
-      ['forget', 'labels', 'retain']
+      ['forget', 'inputs', 'labels', 'retain']
     """
     checks.one_of(
         over=(over, OVER),
@@ -129,42 +132,41 @@ def descend(
 
     def update(rng, task, variables, memory, request: Request):
         tx_rng, teacher_rng, subset_rng, loop_rng = jax.random.split(rng, 4)
-        transform = resolve(tx, tx_rng, task, variables, request)
-        data, num_forget = join(request, parts)
-        indices = _subset(subset_rng, num_forget, data_lib.num_examples(data), retain_fraction)
+        data = {name: getattr(request, name) for name in parts}
+        sizes = {name: data_lib.num_examples(part) for name, part in data.items()}
+        rows = {name: jnp.arange(size) for name, size in sizes.items()}
+        if "retain" in rows:
+            rows["retain"] = _share(subset_rng, sizes["retain"], retain_fraction)
         keys = jax.random.split(teacher_rng, len(teachers))
         frozen = {
             name: teacher(key, task, variables, request)
             for key, (name, teacher) in zip(keys, teachers.items(), strict=True)
         }
-        if cache_teachers:
-            data = {**data, **_cached_outputs(task, frozen, data)}
-        frozen.setdefault("original", original(variables, request))  # for penalties
-        order = _order(over, num_forget, indices, batch_size, forget_epochs)
-        epochs = num_epochs
-        if num_steps is not None:
-            order, epochs = _cut(order, num_steps)
-        step = _skipping_empty(training.make_step(objective(task, frozen), transform))
 
-        def epoch(state, _):
-            state, _ = training.run_epochs(
-                step,
-                state,
-                data,
-                indices,
-                loop_rng,
-                num_epochs=1,
-                batch_size=min(batch_size, indices.shape[0]),
-                order=order,
-            )
+        def watch(variables):
             outputs = {
-                part: training.evaluate(task, state.variables, getattr(request, part))
-                for part in record
+                part: training.evaluate(task, variables, getattr(request, part)) for part in record
             }
-            return state, (outputs, () if select is None else state.variables)
+            return outputs, () if select is None else variables
 
-        state = training.init_state(variables, transform)
-        state, (outputs, models) = jax.lax.scan(epoch, state, length=epochs)
+        state, (outputs, models) = descend_parts(
+            objective,
+            resolve(tx, tx_rng, task, variables, request),
+            loop_rng,
+            task,
+            variables,
+            data,
+            over="union" if len(parts) == 1 else over,
+            batch_size=batch_size,
+            num_epochs=num_epochs,
+            num_steps=num_steps,
+            teachers=frozen,
+            cache_teachers=cache_teachers,
+            original=teachers_lib.original(variables, request),
+            epochs={} if forget_epochs is None else {"forget": forget_epochs},
+            rows=rows,
+            watch=watch,
+        )
         result = state.variables
         if select is not None:
             chosen = select(outputs, request)
@@ -172,7 +174,77 @@ def descend(
         return result, Trace(_curves(outputs, request)) if record else memory
 
     needs = {*parts, *record} | ({"labels"} if labels or record else set())
-    return Unlearner(init_nothing, update, frozenset(needs))
+    return Unlearner(init_nothing, update, frozenset(needs | ({"inputs"} if inputs else set())))
+
+
+def descend_parts(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    rng: Array,
+    task: Task,
+    variables: Variables,
+    parts: Mapping[str, Data],
+    *,
+    over: str,
+    batch_size: int,
+    num_epochs: int | None = None,
+    num_steps: int | None = None,
+    along: str | None = None,
+    epochs: Mapping[str, int] | None = None,
+    rows: Mapping[str, Array] | None = None,
+    teachers: Mapping[str, Variables] | None = None,
+    cache_teachers: Sequence[str] | None = None,
+    original: Variables | None = None,
+    watch: Callable[[Variables], PyTree] | None = None,
+) -> tuple[training.TrainState, PyTree]:
+    """The loop under `descend`, over any named parts of `types.PARTS`.
+
+    Args:
+      objective, tx, rng, task, variables: what is minimised, how, by which key, and where from.
+      parts: `{name: data}`; for their columns see `join`.
+      over, batch_size, along, epochs: see `orders.order`.
+      num_epochs, num_steps: one of the two.
+      rows: `{name: positions in that part}`, if not all of it is used.
+      teachers: frozen models by the names that terms use.
+      cache_teachers: names of outputs that teachers compute once on all data, before the loop; all
+        other outputs are computed in every step. `None` caches all outputs of a task that draws
+        nothing while they stay below `teachers.MAX_CACHED` bytes, and none otherwise.
+      original: the model that penalties compare with; default `variables`.
+      watch: what is to be seen of the model after every epoch.
+
+    Returns:
+      The state of training, optimizer's included, and what `watch` saw, leaves `[num_epochs, ...]`.
+
+    Raises:
+      ValueError: for a part, or parts, that `join` refuses, and for outputs to be cached of a task
+        that draws: a teacher must see the draw of the step.
+    """
+    teachers, rows = dict(teachers or {}), rows or {}
+    data = join(parts)
+    sizes = {name: data_lib.num_examples(part) for name, part in parts.items()}
+    starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
+    own = {name: starts[name] + rows.get(name, jnp.arange(size)) for name, size in sizes.items()}
+    data = {**data, **teachers_lib.cached(task, teachers, data, cache_teachers)}
+    teachers.setdefault("original", variables if original is None else original)
+    order = orders.order(over, own, batch_size, along=along, epochs=epochs)
+    if num_steps is not None:
+        order, num_epochs = orders.cut(order, num_steps)
+    step = _skipping_empty(training.make_step(objective(task, teachers), tx))
+
+    def epoch(state, _):
+        state, _ = training.run_epochs(
+            step,
+            state,
+            data,
+            jnp.concatenate(list(own.values())),
+            rng,
+            num_epochs=1,
+            batch_size=batch_size,
+            order=order,
+        )
+        return state, () if watch is None else watch(state.variables)
+
+    return jax.lax.scan(epoch, training.init_state(variables, tx), length=num_epochs)
 
 
 def resolve(
@@ -189,106 +261,45 @@ def init_nothing(rng: jax.Array, task: Task, variables: Any, data: Any) -> tuple
     return variables, ()
 
 
-def original(variables: Variables, request: Request) -> Variables:
-    """The model before the request: that of a chain's first link, else the one given."""
-    return variables if request.original is None else request.original
+def join(parts: Mapping[str, Data]) -> Data:
+    """The parts one after another, with the column `part` `[N]`, each one's place in `types.PARTS`.
 
+    A column that some parts lack is 0 there, `weight` 1.
 
-def original_model(rng: Array, task: Task, variables: Variables, request: Request) -> Variables:
-    """The teacher 'original': the model before the request."""
-    del rng, task
-    return original(variables, request)
-
-
-def incompetent_model(rng: Array, task: Task, variables: Variables, request: Request) -> Variables:
-    """The teacher 'incompetent': a freshly initialised model."""
-    del variables
-    return training.init_variables(task, request.retain or request.forget, rng)
-
-
-def join(request: Request, parts: Sequence[str]) -> tuple[Data, int]:
-    """The parts one after another with the flag 'forget', and how many of them it marks.
-
-    Of the columns those that all parts have; `weight` counts as 1 where a part has none.
+    Raises:
+      ValueError: for an unknown part, or `inputs` or `index` in some of them only.
     """
-    given = [getattr(request, name) for name in parts]
-    if any("weight" in part for part in given):
-        given = [{"weight": jnp.ones(data_lib.num_examples(part)), **part} for part in given]
-    sizes = [data_lib.num_examples(part) for part in given]
-    shared = [key for key in given[0] if all(key in part for part in given)]
-    data = {key: jnp.concatenate([part[key] for part in given]) for key in shared}
-    flags = [jnp.full(n, float(name == "forget")) for n, name in zip(sizes, parts, strict=True)]
-    return {**data, "forget": jnp.concatenate(flags)}, sizes[0] if "forget" in parts else 0
+    checks.one_of(**{f"parts[{name!r}]": (name, PARTS) for name in parts})
+    names = dict.fromkeys(name for data in parts.values() for name in data)
+    for column in ("inputs", "index"):
+        lacking = [name for name, data in parts.items() if column in names and column not in data]
+        if lacking:
+            raise ValueError(f"{column!r} must be in all parts or none, {lacking[0]} has none")
+
+    def whole(column: str) -> Array:
+        like = next(data[column] for data in parts.values() if column in data)
+        fill = jnp.ones if column == "weight" else jnp.zeros
+        return jnp.concatenate(
+            [
+                data[column]
+                if column in data
+                else fill((data_lib.num_examples(data), *like.shape[1:]), like.dtype)
+                for data in parts.values()
+            ]
+        )
+
+    places = [
+        jnp.full(data_lib.num_examples(data), PARTS.index(name)) for name, data in parts.items()
+    ]
+    return {**{name: whole(name) for name in names}, "part": jnp.concatenate(places)}
 
 
-def _subset(rng: Array, num_forget: int, num_examples: int, retain_fraction: float) -> Array:
-    """Indices of the forget set and of a random share of the retain set."""
-    if retain_fraction == 1:
-        return jnp.arange(num_examples)
-    num_retain = num_examples - num_forget
-    kept = max(1, round(retain_fraction * num_retain)) if num_retain else 0
-    chosen = num_forget + jax.random.permutation(rng, num_retain)[:kept]
-    return jnp.concatenate([jnp.arange(num_forget), chosen])
-
-
-def _order(over: str, num_forget: int, indices: Array, batch_size: int, forget_epochs: int | None):
-    """`(key, epoch) -> [steps, B]`, see `descend`."""
-    forget, retain = indices[:num_forget], indices[num_forget:]
-
-    def shuffled(key, part):
-        return data_lib.epoch_order(key, part, min(batch_size, part.shape[0]))
-
-    def one_part(key, epoch):
-        del epoch
-        return shuffled(key, indices)
-
-    def paired(key, epoch):
-        del epoch
-        retain_key, forget_key = jax.random.split(key)
-        rows = shuffled(retain_key, retain)
-        per_round = data_lib.steps_per_epoch(num_forget, min(batch_size, num_forget))
-        rounds = jax.random.split(forget_key, data_lib.steps_per_epoch(rows.shape[0], per_round))
-        beside = jax.vmap(lambda k: shuffled(k, forget))(rounds)
-        beside = beside.reshape(-1, beside.shape[-1])
-        return jnp.concatenate([beside[: rows.shape[0]], rows], axis=1)
-
-    def alternate(key, epoch):
-        forget_key, retain_key = jax.random.split(key)
-        rows = [shuffled(forget_key, forget), shuffled(retain_key, retain)]
-        if forget_epochs is not None:  # later on, batches of padding, which are skipped
-            rows[0] = jnp.where(epoch < forget_epochs, rows[0], -1 - data_lib.position(rows[0]))
-        width = max(r.shape[1] for r in rows)
-        return jnp.concatenate([_widened(r, width) for r in rows])
-
-    return {"paired": paired, "alternate": alternate}.get(over, one_part)
-
-
-def _widened(rows: Array, width: int) -> Array:
-    """Batches of another width; padding takes a batch's own examples in turn, as its statistics."""
-    turns = jnp.arange(width)
-    padded = -1 - data_lib.position(rows[:, turns % rows.shape[1]])
-    return jnp.where(turns < rows.shape[1], rows[:, jnp.minimum(turns, rows.shape[1] - 1)], padded)
-
-
-def _cut(order, num_steps: int):
-    """The order with padding, which is skipped, after `num_steps`; and the epochs that takes."""
-    rows = jax.eval_shape(order, jax.random.key(0), jnp.int32(0))
-
-    def cut(key, epoch):
-        full = order(key, epoch)
-        late = epoch * rows.shape[0] + jnp.arange(rows.shape[0]) >= num_steps
-        return jnp.where(late[:, None], -1 - data_lib.position(full), full)
-
-    return cut, data_lib.steps_per_epoch(num_steps, rows.shape[0])
-
-
-def _cached_outputs(task: Task, frozen: Mapping[str, Variables], data: Data) -> dict[str, Array]:
-    """`{'TEACHER.OUTPUT': [N, ...]}`, in chunks: one forward pass over the data per teacher."""
-    cached = {}
-    for name, model in frozen.items():
-        outputs = training.outputs(task, model, data)
-        cached.update({f"{name}.{key}": value for key, value in outputs.items()})
-    return cached
+def _share(rng: Array, size: int, fraction: float) -> Array:
+    """Positions of a random share of so many rows."""
+    if fraction == 1:
+        return jnp.arange(size)
+    kept = max(1, round(fraction * size)) if size else 0
+    return jax.random.permutation(rng, size)[:kept]
 
 
 def _skipping_empty(step):

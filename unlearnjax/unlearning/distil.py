@@ -6,12 +6,8 @@ from unlearnjax import checks
 from unlearnjax import data as data_lib
 from unlearnjax.types import Array, Request, Unlearner
 from unlearnjax.unlearning import objectives
-from unlearnjax.unlearning.descend import (
-    Transform,
-    descend,
-    incompetent_model,
-    original_model,
-)
+from unlearnjax.unlearning.descend import Transform, descend
+from unlearnjax.unlearning.teachers import incompetent_model, original_model
 
 
 def scrub(

@@ -84,7 +84,7 @@ def retrain_last(
         )
         return {**variables, "params": params}, memory
 
-    reset = Unlearner(init_nothing, update, frozenset({"retain", "labels"}))
+    reset = Unlearner(init_nothing, update, frozenset({"retain", "inputs", "labels"}))
     return chain(
         reset, finetune_last(tx, layers=layers, num_epochs=num_epochs, batch_size=batch_size)
     )

@@ -78,7 +78,7 @@ def influence(
         )
         return {**variables, "params": params}, memory
 
-    return Unlearner(init_nothing, update, frozenset({"forget", "retain", "labels"}))
+    return Unlearner(init_nothing, update, frozenset({"forget", "retain", "inputs", "labels"}))
 
 
 def fisher_forgetting(
@@ -150,7 +150,7 @@ def fisher_forgetting(
         params = jax.tree.map(noisy, variables["params"], fisher, last, keys)
         return {**variables, "params": params}, memory
 
-    return Unlearner(init_nothing, update, frozenset({"retain", "labels"}))
+    return Unlearner(init_nothing, update, frozenset({"retain", "inputs", "labels"}))
 
 
 def _expected_fisher(

@@ -15,7 +15,9 @@ from unlearnjax import checks, models, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.training.step import LossFn
 from unlearnjax.types import Array, Batch, Request, Task, Unlearner, Variables
-from unlearnjax.unlearning.descend import Transform, init_nothing, join, original, resolve
+from unlearnjax.unlearning.descend import Transform, init_nothing, join, resolve
+from unlearnjax.unlearning.objectives import member
+from unlearnjax.unlearning.teachers import original
 
 # Of the divergence beside the squared error in the density models' loss, as published.
 KL_WEIGHT = 0.025
@@ -91,7 +93,8 @@ def laf(
     def update(rng, task, variables, memory, request: Request):
         tx_rng, all_rng, forget_rng, loop_rng = jax.random.split(rng, 4)
         transform = resolve(tx, tx_rng, task, variables, request)
-        data, num_forget = join(request, ("forget", "retain"))
+        data = join({"forget": request.forget, "retain": request.retain})
+        num_forget = data_lib.num_examples(request.forget)
         weight = data["weight"] = data_lib.weights(data)
         before = training.outputs(task, original(variables, request), data)
         features = data["original.features"] = tasks.features(before)
@@ -113,7 +116,7 @@ def laf(
         )
         return state.variables, memory
 
-    return Unlearner(init_nothing, update, frozenset({"forget", "retain"}))
+    return Unlearner(init_nothing, update, frozenset({"forget", "retain", "inputs"}))
 
 
 def density_task(latent: int) -> Task:
@@ -147,7 +150,7 @@ def leaving(task: Task, density: Task, typical: Variables, forgotten: Variables)
             squared = density.metrics(rebuilt, features)["squared_error"]
             return jnp.exp(squared / (1 + squared))
 
-        losses = jnp.where(batch["forget"] > 0, -error(forgotten), error(typical))
+        losses = jnp.where(member(batch, "forget") > 0, -error(forgotten), error(typical))
         return losses, ({}, updated)
 
     return loss_fn
@@ -167,7 +170,8 @@ def aligning(task: Task, temperature: float) -> LossFn:
         distance = 1 - optax.losses.cosine_similarity(
             tasks.features(outputs), batch["original.features"], epsilon=1e-12
         )
-        weight = batch["forget"] * batch["weight"]
+        forget = member(batch, "forget")
+        weight = forget * batch["weight"]
         counts = weight > 0
         moved = jax.nn.logsumexp(
             jnp.where(
@@ -176,7 +180,7 @@ def aligning(task: Task, temperature: float) -> LossFn:
                 jnp.finfo(distance.dtype).min,  # finite even where no example counts
             )
         )
-        losses = jnp.where(batch["forget"] > 0, 0.0, distance - moved)
+        losses = jnp.where(forget > 0, 0.0, distance - moved)
         return losses, ({}, updated)
 
     return loss_fn

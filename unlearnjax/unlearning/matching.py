@@ -17,7 +17,8 @@ from unlearnjax import data as data_lib
 from unlearnjax.training import ensembles
 from unlearnjax.types import Array, Data, Memory, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import ids, objectives
-from unlearnjax.unlearning.descend import Transform, descend, original
+from unlearnjax.unlearning.descend import Transform, descend
+from unlearnjax.unlearning.teachers import original
 
 # (task, variables, memory, request) -> wanted outputs of the forget and of the retain set
 Wanted = Callable[[Task, Variables, Memory, Request], tuple[Array, Array]]
@@ -210,7 +211,7 @@ def dm_direct(
 
         return task._replace(apply=apply)
 
-    return Unlearner(init, update, frozenset({"forget", "train", "labels"}), serve)
+    return Unlearner(init, update, frozenset({"forget", "train", "inputs", "labels"}), serve)
 
 
 def _attribute(train_tx, num_models, share, train_epochs, train_batch_size, fit: Fit):

@@ -2,12 +2,16 @@
 
 from unlearnjax.types import NEEDS, Data, Unlearner
 
+# The columns that a need stands for.
+_COLUMNS = {"inputs": "inputs", "labels": "targets"}
+
 
 def enforce(unlearner: Unlearner) -> Unlearner:
     """The same unlearner, handed only what its `needs` name.
 
-    Parts of a request that are not needed become `None`, `targets` are removed from the rest unless
-    'labels' is needed, and `init` gets the training data only if 'train' is.
+    Parts of a request that are not needed become `None`, `targets` and `inputs` are removed from
+    the rest unless 'labels' and 'inputs' are needed, and `init` gets the training data only if
+    'train' is.
 
     Raises:
       ValueError: here for a need that does not exist; at `init`/`update` for one that is not given.
@@ -29,9 +33,11 @@ def enforce(unlearner: Unlearner) -> Unlearner:
             return None
         if data is None:
             raise ValueError(f"this unlearner needs {name!r} data and none was given")
-        if "labels" in unlearner.needs:
-            return data
-        return {key: value for key, value in data.items() if key != "targets"}
+        withheld = {column for need, column in _COLUMNS.items() if need not in unlearner.needs}
+        lacking = [column for column in _COLUMNS.values() if column not in {*data, *withheld}]
+        if data and lacking:
+            raise ValueError(f"this unlearner needs {lacking[0]!r} of {name!r}, got {sorted(data)}")
+        return {key: value for key, value in data.items() if key not in withheld}
 
     def init(rng, task, variables, data):
         return unlearner.init(rng, task, variables, restrict("train", data))

@@ -9,7 +9,8 @@ import optax
 from unlearnjax import checks, curvature, tasks, training
 from unlearnjax.types import Array, Batch, Data, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import objectives, transforms
-from unlearnjax.unlearning.descend import Transform, descend, original
+from unlearnjax.unlearning.descend import Transform, descend
+from unlearnjax.unlearning.teachers import original
 
 # (rng, task, original model, request) -> new targets of the forget set [N]
 Relabel = Callable[[Array, Task, Variables, Request], Array]
@@ -131,12 +132,13 @@ def salun(
     return random_label(tx, **options)._replace(update=update)
 
 
-def _any_class(task: Task, variables: Variables, batch: Batch, rng: Array) -> Batch:
+def _any_class(task: Task, variables: Variables, teachers, batch: Batch, rng: Array) -> Batch:
     """The batch with the forget set's targets drawn uniformly over all classes."""
+    del teachers
     targets = batch["targets"]
     drawn = jax.random.randint(rng, targets.shape, 0, _num_classes(task, variables, batch))
     drawn = drawn.astype(targets.dtype)
-    return {**batch, "targets": jnp.where(batch["forget"] > 0, drawn, targets)}
+    return {**batch, "targets": jnp.where(objectives.member(batch, "forget") > 0, drawn, targets)}
 
 
 def _num_classes(task: Task, variables: Variables, data: Data) -> int:

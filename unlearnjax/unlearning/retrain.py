@@ -38,4 +38,4 @@ def retrain(
         )
         return state.variables, memory
 
-    return Unlearner(init_nothing, update, frozenset({"retain", "labels"}))
+    return Unlearner(init_nothing, update, frozenset({"retain", "inputs", "labels"}))

@@ -191,7 +191,7 @@ def s3t(
         memory = train_shards(task, request.retain, position, memory, dead)
         return deploy(task, request.retain, memory), memory
 
-    needs = frozenset({"train", "forget", "retain", "labels"})
+    needs = frozenset({"train", "forget", "retain", "inputs", "labels"})
     return Unlearner(init, update, needs, serve=averaged)
 
 

@@ -141,7 +141,7 @@ def sisa(
         return _last(memory), memory
 
     return Unlearner(
-        init, update, frozenset({"train", "forget", "retain", "labels"}), serve=averaged
+        init, update, frozenset({"train", "forget", "retain", "inputs", "labels"}), serve=averaged
     )
 
 

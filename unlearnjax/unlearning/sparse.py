@@ -90,7 +90,7 @@ def prune(sparsity: float = 0.95, *, score: str = "magnitude", rounds: int = 100
             mask = synflow_mask(task, variables, example, sparsity, rounds)
         return {**variables, "params": _masked(params, mask)}, memory
 
-    return Unlearner(init_nothing, update, frozenset({"retain"}))
+    return Unlearner(init_nothing, update, frozenset({"retain", "inputs"}))
 
 
 def iterative_prune(
@@ -171,7 +171,7 @@ def iterative_prune(
         del rng, task, request
         return variables, memory
 
-    return Unlearner(init, update, frozenset({"train", "labels"}))
+    return Unlearner(init, update, frozenset({"train", "inputs", "labels"}))
 
 
 def iterative_prune_finetune(

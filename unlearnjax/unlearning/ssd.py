@@ -142,7 +142,7 @@ def loss_free_ssd(
         return curvature.output_sensitivity(task, variables, data, batch_size=size)
 
     method = _dampening(importances, lambda forget, train, share: alpha, dampening)
-    return method._replace(needs=frozenset({"train", "forget"}))
+    return method._replace(needs=frozenset({"train", "forget", "inputs"}))
 
 
 def adaptive_ssd(*, dampening: float = 1.0, batch_size: int = 128) -> Unlearner:
@@ -203,7 +203,7 @@ def _dampening(importances: Callable, threshold: Callable, dampening: float) -> 
         params = dampen(variables["params"], forget, memory.importance, alpha, dampening)
         return {**variables, "params": params}, memory
 
-    return Unlearner(init, update, frozenset({"train", "forget", "labels"}))
+    return Unlearner(init, update, frozenset({"train", "forget", "inputs", "labels"}))
 
 
 def _validate(alpha: float, dampening: float, batch_size: int) -> None:

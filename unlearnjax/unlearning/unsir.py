@@ -74,6 +74,8 @@ def unsir(
             decay=noise_decay,
         )
         noise = {name: jnp.concatenate([value] * repeats) for name, value in noise.items()}
+        if "index" in request.retain:  # ids that no example has
+            noise["index"] = -1 - jnp.arange(num_noise * repeats)
         n = data_lib.num_examples(request.retain)
         kept = jax.random.permutation(share_rng, n)[: max(1, round(retain_fraction * n))]
         share = data_lib.take(request.retain, kept)
@@ -81,7 +83,7 @@ def unsir(
         variables, _ = repairing.update(repair_rng, task, variables, (), Request(None, share))
         return variables, memory
 
-    return Unlearner(init_nothing, update, frozenset({"retain", "labels"}))
+    return Unlearner(init_nothing, update, frozenset({"retain", "inputs", "labels"}))
 
 
 def error_maximising_noise(

@@ -1,0 +1,248 @@
+"""Named parts, views, smoothing and cached teachers of the one loop, on a model done by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import problems
+from tests.tasks.draws_test import noisy
+from unlearnjax import tasks, unlearning
+from unlearnjax.types import Request, Task
+from unlearnjax.unlearning import objectives, orders, teachers
+from unlearnjax.unlearning.descend import join
+
+# The output is the parameter times the input, and so is the loss.
+SCALAR = Task(
+    init=lambda rng, batch: {"params": jnp.ones(())},
+    apply=lambda variables, batch, rng, train: (
+        {"value": variables["params"] * batch["inputs"], "twice": 2 * batch["inputs"]},
+        {**variables, "seen": batch["inputs"].sum()},
+    ),
+    loss=lambda outputs, batch: outputs["value"],
+    metrics=lambda outputs, batch: {},
+)
+START = {"params": jnp.ones(()), "seen": jnp.zeros(())}
+
+
+def batch_of(**columns):
+    return {name: jnp.asarray(value) for name, value in columns.items()}
+
+
+def mean_loss(objective, batch, params=1.0, teachers=None):
+    """What a step minimises."""
+
+    def value(w):
+        variables = {**START, "params": w}
+        losses, _ = objective(SCALAR, teachers or {})(variables, batch, jax.random.key(0))
+        return (losses * batch["weight"]).sum() / batch["weight"].sum()
+
+    return value(jnp.asarray(params))
+
+
+BATCH = batch_of(
+    inputs=[1.0, 2.0, 4.0, 8.0], weight=[1.0, 1.0, 3.0, 1.0], part=[0, 2, 2, 3]
+)  # forget, new, new, buffer
+
+
+def test_each_named_part_has_its_own_terms():
+    square = lambda task, outputs, batch, teachers: outputs["value"] ** 2
+    parts = {"new": [(1.0, objectives.task_loss)], "buffer": [(0.5, square)]}
+    by_part = objectives.combine(parts=parts, forget=[(-1.0, objectives.task_loss)])
+    new, buffer = (2 + 3 * 4) / 4, 0.5 * 64
+    assert float(mean_loss(by_part, BATCH)) == pytest.approx(new + buffer - 1)
+    alike = objectives.combine(
+        parts=parts, forget=[(-1.0, objectives.task_loss)], weighting="example"
+    )
+    assert float(mean_loss(alike, BATCH)) == pytest.approx((4 * new + buffer - 1) / 6)
+
+
+def test_views_take_the_place_of_columns_and_statistics_are_of_the_first_pass():
+    batch = {**BATCH, **batch_of(**{"other.inputs": [10.0, 20.0, 30.0, 40.0]})}
+    term = lambda task, outputs, batch, teachers: (
+        outputs["value"] * outputs["other.value"] + teachers["fixed"]["other.value"]
+    )
+    own = objectives.viewed(objectives.task_loss, "other")
+    objective = objectives.combine(
+        parts={"forget": [(1.0, term)], "buffer": [(1.0, own)]}, views=("other",), train=True
+    )
+    loss_fn = objective(SCALAR, {"fixed": {"params": jnp.asarray(3.0)}})
+    losses, (_, updated) = loss_fn(START, batch, jax.random.key(0))
+    by_hand = [6 * (1 * 10 + 3 * 10), 0, 0, 6 * 40]  # each times the step over the part
+    np.testing.assert_allclose(losses, by_hand)
+    assert float(updated["seen"]) == 15
+    with pytest.raises(ValueError, match=r"views must name columns 'refusal\.\*', a batch has"):
+        mean_loss(objectives.combine(forget=[(1.0, term)], views=("refusal",)), BATCH)
+
+
+@pytest.mark.parametrize("weighting", ["part", "example"])
+def test_smoothing_gets_the_mean_of_its_part_as_a_function_of_the_parameters(weighting):
+    """Here: the mean at a shifted parameter, whose gradient is taken there."""
+    shifted = lambda mean: lambda params, key: mean(params + 0.5) ** 2
+    square = lambda task, outputs, batch, teachers: outputs["value"] ** 2
+    terms = {"new": [(1.0, square)], "buffer": [(1.0, objectives.task_loss)]}
+    objective = objectives.combine(parts=terms, smooth={"new": shifted}, weighting=weighting)
+    value, slope = jax.value_and_grad(lambda w: mean_loss(objective, BATCH, w))(1.0)
+    new = lambda w: (((w + 0.5) ** 2) * (4 + 3 * 16) / 4) ** 2
+    share = {"part": (1.0, 1.0), "example": (4 / 6, 1 / 6)}[weighting]
+    assert float(value) == pytest.approx(share[0] * new(1.0) + share[1] * 8)
+    step = (new(1 + 1e-6) - new(1 - 1e-6)) / 2e-6
+    assert float(slope) == pytest.approx(share[0] * step + share[1] * 8, rel=1e-4)
+
+
+def test_smoothing_is_given_a_key_of_the_step_and_the_part():
+    keys = []
+    kept = lambda mean: lambda params, key: keys.append(key) or mean(params)
+    terms = {"forget": [(1.0, objectives.task_loss)], "new": [(1.0, objectives.task_loss)]}
+    objective = objectives.combine(parts=terms, smooth={"forget": kept, "new": kept})
+    mean_loss(objective, BATCH)
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 2
+
+
+def test_what_parts_lack_is_zero_and_their_places_are_told():
+    joined = join(
+        {
+            "retain": batch_of(inputs=[1.0, 2.0], targets=[3, 4]),
+            "buffer": batch_of(inputs=[5.0], weight=[0.5], stored=[[7.0, 8.0]]),
+        }
+    )
+    assert joined["part"].tolist() == [1, 1, 3]
+    assert joined["targets"].tolist() == [3, 4, 0] and joined["targets"].dtype == jnp.int32
+    assert joined["weight"].tolist() == [1, 1, 0.5]
+    assert joined["stored"].tolist() == [[0, 0], [0, 0], [7, 8]]
+    for column in ("inputs", "index"):
+        with pytest.raises(ValueError, match=f"'{column}' must be in all parts or none, new has"):
+            join({"forget": batch_of(a=[1.0], **{column: [1]}), "new": batch_of(a=[1.0])})
+    with pytest.raises(ValueError, match=r"parts\['old'\] must be one of"):
+        join({"old": batch_of(inputs=[1.0])})
+
+
+def test_a_request_without_inputs_is_gone_down_like_any_other():
+    task = SCALAR._replace(
+        apply=lambda v, batch, rng, train: ({"value": v["params"] * batch["condition"]}, v)
+    )
+    objective = objectives.combine(forget=[(1.0, objectives.task_loss)])
+    method = unlearning.enforce(
+        unlearning.descend(
+            objective,
+            optax.sgd(1.0),
+            over="forget",
+            batch_size=2,
+            num_epochs=1,
+            labels=False,
+            inputs=False,
+        )
+    )
+    request = Request(batch_of(condition=[1.0, 2.0], inputs=[9.0, 9.0]))
+    moved, _ = method.update(jax.random.key(0), task, {"params": jnp.zeros(())}, (), request)
+    assert float(moved["params"]) == -1.5
+
+
+def walk(parts, **options):
+    """How far a scalar goes down the mean of each step, each part by itself."""
+    terms = {name: [(1.0, objectives.task_loss)] for name in parts}
+    data = {name: batch_of(inputs=values) for name, values in parts.items()}
+    state, seen = unlearning.descend_parts(
+        objectives.combine(parts=terms),
+        optax.sgd(1.0),
+        jax.random.key(0),
+        SCALAR,
+        START,
+        data,
+        **options,
+    )
+    return 1 - float(state.variables["params"]), state, seen
+
+
+def test_three_parts_are_walked_through_side_by_side_or_in_turn():
+    parts = {"new": [1.0, 3.0], "buffer": [10.0], "forget": [100.0, 300.0]}
+    walked, state, _ = walk(parts, over="paired", along="new", batch_size=1, num_epochs=1)
+    assert int(state.step) == 2 and walked == 1 + 3 + 2 * 10 + 100 + 300
+    walked, state, _ = walk(parts, over="paired", along="buffer", batch_size=1, num_epochs=1)
+    assert int(state.step) == 1 and walked in {10.0 + n + f for n in (1, 3) for f in (100, 300)}
+    options = {"over": "alternate", "batch_size": 2, "num_epochs": 3, "epochs": {"forget": 1}}
+    walked, state, seen = walk(parts, watch=lambda v: v["params"], **options)
+    assert walked == 3 * (2 + 10) + 200 and int(state.step) == 9
+    np.testing.assert_allclose(1 - seen, [212, 224, 236])
+    rows = {"new": jnp.array([1])}
+    assert walk(parts, over="alternate", batch_size=2, num_epochs=1, rows=rows)[0] == 3 + 10 + 200
+
+
+def test_an_order_is_cut_after_so_many_steps():
+    full = orders.order("union", {"a": jnp.arange(5)}, 2)
+    shortened, epochs = orders.cut(full, 4)
+    assert epochs == 2
+    second = np.asarray(shortened(jax.random.key(0), jnp.int32(1)))
+    assert (second[0] >= 0).all() and (second[1:] < 0).all()
+
+
+def test_of_a_teachers_outputs_those_named_are_cached_and_the_others_computed():
+    term = lambda task, outputs, batch, teachers: (
+        outputs["value"] * (teachers["fixed"]["value"] + teachers["fixed"]["twice"])
+    )
+    parts = {"forget": batch_of(inputs=[1.0, 2.0])}
+    results, seen = [], []
+    for cached in ((), ("value",), ("twice",), ("value", "twice"), None):
+        calls = []
+
+        def apply(variables, batch, rng, train, calls=calls):
+            calls.append("original.value" in batch or "fixed.value" in batch)
+            return SCALAR.apply(variables, batch, rng, train)
+
+        state, _ = unlearning.descend_parts(
+            objectives.combine(forget=[(1.0, term)]),
+            optax.sgd(0.1),
+            jax.random.key(0),
+            SCALAR._replace(apply=apply),
+            START,
+            parts,
+            over="union",
+            batch_size=2,
+            num_epochs=1,
+            teachers={"fixed": {"params": jnp.asarray(3.0)}},
+            cache_teachers=cached,
+        )
+        results.append(float(state.variables["params"]))
+        seen.append(len(calls))
+    assert results == [pytest.approx(1 - 0.1 * (5 * 1 + 5 * 4) / 2)] * 5
+    assert seen[3] == seen[4] < seen[1]  # the teacher is not asked again where all is known
+    with pytest.raises(ValueError, match=r"among the outputs \['twice', 'value'\], got \['all'\]"):
+        teachers.cached(SCALAR, {"fixed": START}, parts["forget"], ("all",))
+
+
+def test_what_is_too_much_to_keep_is_computed(monkeypatch):
+    data = batch_of(inputs=[1.0, 2.0])
+    cached = lambda: teachers.cached(SCALAR, {"fixed": START}, data, None)
+    assert set(cached()) == {"fixed.value", "fixed.twice"}  # 2 x 2 x 4 bytes
+    monkeypatch.setattr(teachers, "MAX_CACHED", 15)
+    assert cached() == {}
+
+
+def test_teachers_of_a_task_that_draws_are_not_cached(digits):
+    data = {"inputs": jnp.ones((4, 6)), "index": jnp.arange(4)}
+    frozen = {"original": {"params": {"w": jnp.ones(6)}}}
+    assert teachers.cached(noisy(), frozen, data, None) == {}
+    with pytest.raises(ValueError, match=r"cache_teachers must be \(\) for a task that draws"):
+        teachers.cached(noisy(), frozen, data, ("prediction",))
+    # Augmentation, too, is drawn for the step.
+    task = problems.softmax_regression()
+    few = {k: jnp.asarray(v[:4]) for k, v in digits.items()}
+    frozen = {"original": problems.init(task, few)}
+    assert set(teachers.cached(task, frozen, few, None)) == {"original.logits", "original.features"}
+    cut = tasks.augmented(task, lambda rng, example: example)
+    assert teachers.cached(cut, frozen, few, None) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parts": {"old": []}}, r"parts\['old'\] must be one of"),
+        ({"parts": {"forget": []}, "forget": [(1.0, None)]}, "forget must be given once"),
+        ({"smooth": {"new": None}}, r"smooth\['new'\] must be one of"),
+        ({"weighting": "sum"}, "weighting must be one of"),
+    ],
+)
+def test_what_is_not_allowed_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        objectives.combine(**options)
