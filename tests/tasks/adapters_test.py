@@ -7,9 +7,12 @@ import optax
 import pytest
 from flax import linen as nn
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from tests import problems
-from unlearnjax import curvature, tasks, training
+from unlearnjax import curvature, parallel, tasks, training, unlearning
+from unlearnjax import data as data_lib
+from unlearnjax.types import Request
 
 
 class LinenNet(nn.Module):
@@ -105,3 +108,111 @@ def test_nnx_and_linen_agree_on_the_same_numbers(digits):
         for task, v in ((linen, variables), (other, {"params": params, "rest": rest}))
     ]
     problems.assert_trees_close(fishers[1], fishers[0])
+
+
+class Weighted(nn.Module):
+    """Reads three columns, and a table of integers that it does not make itself."""
+
+    @nn.compact
+    def __call__(self, inputs, scale, train=False):
+        table = self.get_variable("table", "rows") if self.has_variable("table", "rows") else 1
+        return nn.Dense(3)(inputs * scale[:, None] * jnp.sum(table))
+
+
+def columns(n=4):
+    rng = np.random.default_rng(0)
+    return {
+        "inputs": jnp.asarray(rng.normal(size=(n, 5)), jnp.float32),
+        "scale": jnp.arange(1.0, n + 1),
+        "targets": jnp.arange(n) % 3,
+        "index": jnp.arange(n),
+    }
+
+
+def test_models_are_called_with_the_columns_that_they_name():
+    batch = columns()
+    model = tasks.from_linen(Weighted(), ("inputs", "scale"))
+    variables = model.init(jax.random.key(0), batch)
+    dense = variables["params"]["Dense_0"]
+    expected = (batch["inputs"] * batch["scale"][:, None]) @ dense["kernel"] + dense["bias"]
+    for rng, train in ((None, False), (jax.random.key(1), True)):
+        outputs, _ = model.apply(variables, batch, rng, train)
+        np.testing.assert_allclose(outputs["logits"], expected, rtol=1e-5)
+
+    class Scaled(nnx.Module):
+        def __init__(self, rngs):
+            self.layer = nnx.Linear(5, 3, rngs=rngs)
+
+        def __call__(self, scale, inputs):
+            return self.layer(inputs * scale[:, None])
+
+    model = tasks.from_nnx(Scaled, ("scale", "inputs"))
+    variables = model.init(jax.random.key(0), batch)
+    dense = variables["params"]["layer"]
+    expected = (batch["inputs"] * batch["scale"][:, None]) @ dense["kernel"] + dense["bias"]
+    outputs, _ = model.apply(variables, batch, None, False)
+    np.testing.assert_allclose(outputs["logits"], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"needs the column 'scale', a batch has \['inputs'\]"):
+        model.apply(variables, {"inputs": batch["inputs"]}, None, False)
+
+
+@pytest.mark.parametrize("name", ["linen", "nnx"])
+def test_collections_that_others_added_are_carried_through_training(name, digits):
+    """Integers among them, through a scan, and over devices."""
+    task = tasks.classification(MODELS[name]())
+    data = {k: jnp.asarray(v[:24]) for k, v in digits.items()}
+    graph = {"edges": jnp.array([[0, 1], [1, 2]]), "names": jax.random.key(3)}
+    start = training.init_variables(task, data, jax.random.key(0), {"graph": graph})
+    tx = optax.adam(1e-2)
+    step = training.make_step(training.supervised(task), tx)
+    state, _ = training.run_epochs(
+        step,
+        training.init_state(start, tx),
+        data,
+        jnp.arange(24),
+        jax.random.key(1),
+        num_epochs=2,
+        batch_size=8,
+    )
+    assert state.variables["graph"]["edges"].tolist() == [[0, 1], [1, 2]]
+    assert training.carried(task, data, state.variables).keys() == {"graph"}
+
+    mesh = parallel.mesh(jax.devices()[:2])
+    mapped = training.make_step(training.supervised(task), tx, axis_name="data")
+    batch = data_lib.take(data, jnp.arange(8))
+    both = jax.shard_map(
+        lambda state, batch: mapped(state, batch, jax.random.key(1)),
+        mesh=mesh,
+        in_specs=(P(), P("data")),
+        out_specs=P(),
+    )
+    after, _ = jax.jit(both)(training.init_state(start, tx), batch)
+    edges = after.variables["graph"]["edges"]
+    assert edges.tolist() == [[0, 1], [1, 2]] and edges.dtype == jnp.int32
+
+
+def test_models_made_in_the_place_of_another_carry_what_it_carried(digits):
+    task = tasks.classification(MODELS["linen"]())
+    data = {k: jnp.asarray(v[:24]) for k, v in digits.items()}
+    graph = {"edges": jnp.array([5, 7])}
+    old = training.init_variables(task, data, jax.random.key(0), {"graph": graph})
+    request = Request(data, data)
+    novice = unlearning.incompetent_model(jax.random.key(1), task, old, request)
+    retrain = unlearning.retrain(optax.sgd(0.1), num_epochs=1, batch_size=8)
+    again, _ = retrain.update(jax.random.key(2), task, old, (), request)
+    for model in (novice, again):
+        assert model["graph"]["edges"].tolist() == [5, 7]
+        assert not np.array_equal(model["params"]["out"]["kernel"], old["params"]["out"]["kernel"])
+    weights = {"params": old["params"]}
+    state, _ = training.train(
+        task,
+        optax.sgd(0.0),
+        data,
+        jnp.arange(24),
+        jax.random.key(3),
+        num_epochs=1,
+        batch_size=8,
+        start=weights,
+    )
+    problems.assert_trees_equal(state.variables["params"], old["params"])
+    assert "graph" not in state.variables

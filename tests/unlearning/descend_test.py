@@ -129,7 +129,7 @@ def test_an_incompetent_model_takes_its_shapes_from_whichever_part_there_is(digi
     task, rng = problems.mlp(), jax.random.key(3)
     expected = training.init_variables(task, request_of.retain, rng)
     for request in (Request(request_of.forget), Request(None, request_of.retain)):
-        model = unlearning.incompetent_model(rng, task, None, request)
+        model = unlearning.incompetent_model(rng, task, expected, request)
         problems.assert_trees_equal(model, expected)
 
 

@@ -8,10 +8,17 @@ from unlearnjax.training.evaluate import (
     outputs,
 )
 from unlearnjax.training.step import TrainState, init_state, make_step, supervised
-from unlearnjax.training.train import init_variables, run_epochs, stream_epochs, train
+from unlearnjax.training.train import (
+    carried,
+    init_variables,
+    run_epochs,
+    stream_epochs,
+    train,
+)
 
 __all__ = [
     "TrainState",
+    "carried",
     "ensembles",
     "evaluate",
     "init_state",

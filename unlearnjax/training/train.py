@@ -13,7 +13,7 @@ import optax
 from unlearnjax import data as data_lib
 from unlearnjax import parallel, tasks
 from unlearnjax.training.step import TrainState, init_state, make_step, supervised
-from unlearnjax.types import Array, Batch, Data, Task
+from unlearnjax.types import Array, Batch, Data, PyTree, Task, Variables
 
 Order = Callable[[Array, Array], Array]
 
@@ -72,13 +72,14 @@ def train(
     *,
     num_epochs: int,
     batch_size: int,
+    start: Variables | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """A whole training run as one program: init, then `num_epochs` epochs over `data[indices]`.
 
     `vmap` it over `(indices, rng)` to train many models at once. Cost: `num_epochs` passes; memory
     of the data, one model with its optimizer state, and one batch of activations.
 
-    Args: see `run_epochs`; `rng` also initialises the model.
+    Args: see `run_epochs`; `rng` also initialises the model, but for `start`, see `init_variables`.
 
     Raises:
       ValueError: if `batch_size` is not between 1 and the number of indices.
@@ -93,7 +94,7 @@ def train(
       (2,)
     """
     data_lib.validate_batch_size(batch_size, indices.shape[0])
-    state = init_state(init_variables(task, data, rng), tx)
+    state = init_state(init_variables(task, data, rng, start), tx)
     step = make_step(supervised(task), tx)
     return run_epochs(
         step,
@@ -106,10 +107,27 @@ def train(
     )
 
 
-def init_variables(task: Task, data: Data, rng: Array) -> dict:
-    """Fresh variables of `task`; the first example of `data` tells the shapes."""
+def init_variables(
+    task: Task, data: Data, rng: Array, start: Variables | None = None
+) -> dict[str, PyTree]:
+    """Fresh variables of `task`; the first example of `data` tells the shapes.
+
+    Args:
+      task, data, rng: what is initialised, see `train`.
+      start: collections that take the place of fresh ones, or join them: published weights as
+        'params', what a task carries (`carried`).
+    """
     example = tasks.drawn(task, data_lib.take(data, jnp.zeros(1, jnp.int32)))
-    return task.init(jax.random.fold_in(rng, 0), example)
+    return {**task.init(jax.random.fold_in(rng, 0), example), **(start or {})}
+
+
+def carried(task: Task, data: Data, variables: Variables) -> dict[str, PyTree]:
+    """The collections that a model carries without having initialised them: a graph, a frozen base.
+
+    They belong to every model that is made in the place of this one.
+    """
+    fresh = jax.eval_shape(lambda: init_variables(task, data, jax.random.key(0)))
+    return {name: value for name, value in variables.items() if name not in fresh}
 
 
 def stream_epochs(

@@ -25,7 +25,6 @@ def retrain(
     """
 
     def update(rng, task, variables, memory, request: Request):
-        del variables
         indices = jnp.arange(data_lib.num_examples(request.retain))
         state, _ = training.train(
             task,
@@ -35,6 +34,7 @@ def retrain(
             rng,
             num_epochs=num_epochs,
             batch_size=batch_size,
+            start=training.carried(task, request.retain, variables),
         )
         return state.variables, memory
 

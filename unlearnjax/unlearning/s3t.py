@@ -167,11 +167,11 @@ def s3t(
         return jax.vmap(one_shard)(memory.adapters, memory.alive)
 
     def init(rng, task, variables, data):
-        del variables
+        kept = training.carried(task, data, variables)
         n = data_lib.num_examples(data)
         assign_rng, start_rng, train_rng = jax.random.split(rng, 3)
         shard, slice_ = partition(assign_rng, n, num_shards, num_slices)
-        frozen = training.init_variables(task, data, start_rng) if backbone is None else backbone
+        frozen = backbone or training.init_variables(task, data, start_rng, kept)
         shapes = jax.eval_shape(lambda: init_adapters(train_rng, frozen["params"], rank))
         blank = jax.tree.map(lambda x: jnp.zeros((num_shards, budget, *x.shape), x.dtype), shapes)
         alive = jnp.zeros((num_shards, budget), jnp.int32)

@@ -116,12 +116,12 @@ def sisa(
         return memory._replace(checkpoints=jax.lax.map(one_shard, shards))
 
     def init(rng, task, variables, data):
-        del variables
+        kept = training.carried(task, data, variables)
         n = data_lib.num_examples(data)
         assign_rng, start_rng, train_rng = jax.random.split(rng, 3)
         shard, slice_ = partition(assign_rng, n, num_shards, num_slices)
         start = jax.lax.map(
-            lambda key: training.init_variables(task, data, key),
+            lambda key: training.init_variables(task, data, key, kept),
             jax.random.split(start_rng, num_shards),
         )
         blank = jax.tree.map(lambda x: jnp.repeat(x[:, None], num_slices, axis=1), start)

@@ -136,7 +136,7 @@ def iterative_prune(
     num_rounds = math.ceil(math.log(1 - sparsity) / math.log(1 - per_round) - 1e-9)
 
     def init(rng, task: Task, variables, data):
-        del variables
+        kept = training.carried(task, data, variables)
         n = data_lib.num_examples(data)
         start_rng, early_rng, rng = jax.random.split(rng, 3)
 
@@ -154,7 +154,7 @@ def iterative_prune(
             )
             return state.variables
 
-        fresh = training.init_variables(task, data, start_rng)
+        fresh = training.init_variables(task, data, start_rng, kept)
         everything = _everything(fresh["params"])
         early = train(fresh, everything, early_rng, rewind_epochs)
 

@@ -26,8 +26,8 @@ def original_model(rng: Array, task: Task, variables: Variables, request: Reques
 
 def incompetent_model(rng: Array, task: Task, variables: Variables, request: Request) -> Variables:
     """The teacher 'incompetent': a freshly initialised model."""
-    del variables
-    return training.init_variables(task, request.retain or request.forget, rng)
+    data = request.retain or request.forget
+    return training.init_variables(task, data, rng, training.carried(task, data, variables))
 
 
 def cached(
