@@ -47,3 +47,19 @@ def test_the_bound_holds_for_a_weight_that_is_off(rng):
     given, exact = (np.asarray(s.weight) for s in (off, state))
     distance = np.linalg.norm(given - exact) / np.linalg.norm(given)
     assert 1e-4 < distance < record["distance_bound"]
+    a, b = features.T @ features + 0.5 * np.eye(8), features.T @ targets
+    error = np.linalg.norm(a @ given - b)
+    assert record["residual"] == pytest.approx(error / np.linalg.norm(b), rel=1e-9)
+    bound = error / (0.5 * np.linalg.norm(given))
+    assert record["distance_bound"] == pytest.approx(bound, rel=1e-9)
+
+
+def test_indices_count_from_zero_and_once_each():
+    blank = analytic.init(2, 1)
+    record = analytic.certificate(blank, blank, [3, 0, 3], "twice")
+    indices = hashlib.sha256(np.array([0, 3], "<i8").tobytes()).hexdigest()
+    assert record["removed"] == {"count": 2, "indices": indices}
+    assert record["distance_bound"] is None  # of a weight of zero
+    for bad, named in (([4, -1], "-1"), ([0.5], "0.5")):
+        with pytest.raises(ValueError, match=f"indices must be integers >= 0, got {named}"):
+            analytic.certificate(blank, blank, bad, "bad")

@@ -101,6 +101,34 @@ def test_many_independent_rows_have_no_upper_limit_in_the_gram_form(rng):
     assert distance(state.weight, ridge(features[20:], targets[20:])) < 1e-5
 
 
+@pytest.mark.parametrize(("squared_norm", "possible"), [(0.005, True), (0.015, False)])
+def test_what_is_left_may_fall_a_hundredth_of_gamma_below_it(squared_norm, possible):
+    """A row that was never learned takes its square from gamma, which nothing is added to."""
+    state = analytic.init(2, 1, 8.0)
+    row = np.array([[np.sqrt(8.0 * squared_norm), 0.0]])
+    assert bool(analytic.try_forget(state, row, np.ones((1, 1)))[1]) == possible
+
+
+def test_gamma_is_told_beside_rows_up_to_the_stated_ratio():
+    """At 1e11 rounding leaves 2e-5 of it, which the tolerance allows; at 1e13 nothing."""
+    state = analytic.init(2, 1, 1.0)
+    row, target = np.array([[10.0**5.5, 0.0]]), np.ones((1, 1))
+    state = analytic.forget(analytic.learn(state, row, target), row, target)
+    np.testing.assert_allclose(state.gram, np.eye(2), atol=1e-4)
+    with pytest.raises(ValueError, match="float64 rounds away"):
+        state = analytic.learn(state, 10 * row, target)
+        analytic.forget(state, 10 * row, target)
+
+
+def test_the_inverse_form_refuses_by_the_whole_trace():
+    """n rows that are equal, q = |h|^2 / gamma = 1e6: `q trace K` is `n q (1 + q)`, and 2e-16 of it
+    2e-4 for one row, 4e-3 for 20. The pivots alone would say 2e-4 again."""
+    for n, possible in ((1, True), (20, False)):
+        block = np.full((n, 1), 1e3), np.ones((n, 1))
+        state = analytic.learn(analytic.init(1, 1, 1.0, form="inverse"), *block)
+        assert bool(analytic.try_forget(state, *block)[1]) == possible
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32, np.float16, jnp.bfloat16, list])
 def test_rows_of_any_type_count_as_the_numbers_they_are(rng, form, dtype):

@@ -45,6 +45,15 @@ def test_learning_is_scikit_learns_ridge_in_any_block_size(rng, form, block_size
     assert distance(state.weight, ridge(features, targets)) < 1e-9
 
 
+def test_gamma_is_a_tenth_unless_it_is_given():
+    """One row (1, 1): the weight is 1 / (1 + gamma)."""
+    one = np.ones((1, 1))
+    for options, gamma in (({}, 0.1), ({"gamma": 3.0}, 3.0)):
+        state = analytic.learn(analytic.init(1, 1, dtype=jnp.float64, **options), one, one)
+        for weight in (state.weight, analytic.solve(one, one, **options)):
+            assert weight.item() == pytest.approx(1 / (1 + gamma), rel=1e-12)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("form", FORMS)

@@ -40,6 +40,20 @@ def test_the_served_head_is_the_one_of_the_retained_rows(problem, form, backbone
         assert outputs[0][np.asarray(test["targets"]) != 3].mean() > 0.9
 
 
+@pytest.mark.parametrize(("options", "scale"), [({}, 10.0), ({"scale": 3.0}, 3.0)])
+def test_logits_are_the_scaled_predictions_of_ridge_regression(problem, options, scale):
+    task, variables, train, _ = problem
+    train = {k: v[:90] for k, v in train.items()}
+    method = unlearning.acu(32, gamma=2.0, **options)
+    deployed, _ = method.init(jax.random.key(0), task, variables, train)
+    params = jax.tree.map(np.float64, deployed["params"])
+    features = np.maximum(np.float64(train["inputs"]).reshape(90, 64) @ params["projection"], 0)
+    targets = np.eye(10)[np.asarray(train["targets"])]
+    gram = features.T @ features + 2.0 * np.eye(32)
+    expected = scale * np.linalg.solve(gram, features.T @ targets)
+    np.testing.assert_allclose(params["head"], expected, rtol=0, atol=1e-5)
+
+
 def test_requests_follow_one_another_and_impossible_ones_are_told(problem):
     task, variables, train, _ = problem
     method = unlearning.acu(800, gamma=1e-3)  # more features than rows: all rows are told apart

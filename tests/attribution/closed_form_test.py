@@ -45,6 +45,15 @@ def test_raw_pixels_and_lists_are_features(rng):
     assert attribution.predict_counterfactual(half, [4]).dtype == jnp.float16
 
 
+def test_gamma_is_a_tenth_unless_it_is_given():
+    """Two rows (1, 1): the prediction at 1 is 2 / (2 + gamma), and without one 1 / (1 + gamma)."""
+    ones = np.ones((2, 1), np.float32)
+    for options, gamma in (({}, 0.1), ({"gamma": 3.0}, 3.0)):
+        exact = attribution.ridge_influence(ones, ones, ones[:1], **options)
+        change = attribution.predict_counterfactual(exact, [0])
+        assert float(change[0, 0]) == pytest.approx(1 / (1 + gamma) - 2 / (2 + gamma), rel=1e-5)
+
+
 def test_what_rounding_hides_is_an_error_and_nan_when_compiled(rng):
     features, targets = rng.normal(size=(5, 9)).astype(np.float32), np.ones((5, 1), np.float32)
     exact = attribution.ridge_influence(features, targets, features, gamma=0.1)

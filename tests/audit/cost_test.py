@@ -78,6 +78,12 @@ def test_times_lie_within_the_time_that_passed():
     assert program.cost.seconds == 0 < cost.seconds
 
 
+def test_what_is_held_on_the_way_counts():
+    """The argument, the result and the first product."""
+    cost = audit.compile_costed(lambda a: (a @ a) @ a, A).cost
+    assert cost.peak_bytes >= 3 * A.nbytes
+
+
 def test_what_is_returned_in_the_place_of_an_argument_counts_once():
     add = lambda x: x + 1
     plain = audit.compile_costed(add, jnp.ones(1024)).cost.peak_bytes

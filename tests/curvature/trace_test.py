@@ -40,6 +40,16 @@ def test_norms_are_those_of_single_examples(problem, batch_size):
     np.testing.assert_allclose(norms, brute_force(task, variables, data), rtol=1e-4)
 
 
+@pytest.mark.parametrize("fn", [curvature.squared_gradient_norms, curvature.fisher_trace_shares])
+def test_no_more_gradients_at_once_than_the_batch_size(problem, fn):
+    task, variables, data = problem
+    kernel = jax.tree.leaves(variables["params"])[-1].shape
+    many = {k: jnp.concatenate([v] * 5) for k, v in data.items()}
+    for options, at_once in (({"batch_size": 4}, 4), ({}, 32)):
+        seen = problems.shapes(lambda v, o=options: fn(task, v, many, **o), variables)
+        assert {shape[0] for shape in seen if shape[1:] == kernel} == {at_once}
+
+
 def test_shares_are_parts_of_the_trace(problem):
     task, variables, data = problem
     weight = np.array([0.0, 2.0, *np.ones(9)])

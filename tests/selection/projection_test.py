@@ -53,6 +53,12 @@ def test_the_projection_solves_the_quadratic_program(rng):
     assert abs(projected.sum() - 4) < 1e-12
 
 
+def test_an_entry_that_is_just_full_counts_as_full():
+    """mu is 4: the first entry less it is exactly 1."""
+    projected = selection.project(jnp.array([5.0, 4.5, 4.25]), 1.75)
+    np.testing.assert_allclose(projected, [1.0, 0.5, 0.25], atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_rounding_takes_the_largest(size):
     chosen = selection.top(jnp.array([0.2, 0.9, 0.9, 0.0, 0.5]), size)

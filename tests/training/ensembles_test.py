@@ -39,6 +39,8 @@ def test_subsets_have_the_stated_size_and_differ(setup):
     masks = np.asarray(setup[2])
     assert (masks.sum(1) == N // 2).all() and len(np.unique(masks, axis=0)) == MODELS
     assert masks.any(0).all()  # nobody is left out by design
+    assert ensembles.random_subsets(jax.random.key(0), 2, 10, 0.3).shape == (2, 3)
+    assert ensembles.random_subsets(jax.random.key(0), 2, 10).shape == (2, 5)
     indices = ensembles.mask_indices(np.array([[1, 0, 1], [0, 0, 1]], bool))
     np.testing.assert_array_equal(indices, [[0, 2], [2, -1]])
 

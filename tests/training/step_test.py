@@ -60,16 +60,19 @@ def test_evaluation_mode_freezes_statistics_and_dropout():
     assert not np.array_equal(*kernels)  # in training mode the key decides what is dropped
 
 
-def test_metrics_are_weighted_sums():
+def test_metrics_are_weighted_sums_and_the_gradient_a_weighted_mean():
     weight = jnp.array([0.0, 1.0, 2.0, 0.5])
     data = {**batch(4), "weight": weight}
     _, given, _ = linear.problem()
-    step = training.make_step(training.supervised(linear.TASK), optax.sgd(0.0))
-    _, sums = step(training.init_state(given, optax.sgd(0.0)), data, jax.random.key(0))
+    step = training.make_step(training.supervised(linear.TASK), optax.sgd(0.5))
+    new, sums = step(training.init_state(given, optax.sgd(0.5)), data, jax.random.key(0))
     outputs, _ = linear.TASK.apply(given, data, None, False)
     right = np.asarray(outputs["logits"]).argmax(1) == np.asarray(data["targets"])
     assert float(sums["weight"]) == 3.5
     assert float(sums["accuracy"]) == pytest.approx(float((right * weight).sum()))
+    before = linear.weights(given)
+    mean = np.average(linear.cross_entropy_slopes(before, data), axis=0, weights=weight)
+    np.testing.assert_allclose(linear.weights(new.variables), before - 0.5 * mean, atol=1e-6)
 
 
 def test_the_optimizer_state_is_carried_on():

@@ -6,8 +6,9 @@ import optax
 import pytest
 
 from tests import problems
+from tests.unlearning import linear
 from unlearnjax import data as data_lib
-from unlearnjax import models, tasks, training
+from unlearnjax import models, parallel, tasks, training
 
 N = 200
 OPTIONS = {"num_epochs": 3, "batch_size": 32}  # 200 = 6 * 32 + 8: the last batch is padded
@@ -81,6 +82,21 @@ def test_streaming_equals_resident_training(data):
     problems.assert_trees_close(streamed.variables, resident.variables)
     # The caller's state is not donated away.
     assert np.isfinite(state.variables["params"]["Dense_0"]["kernel"]).all()
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_streamed_to_one():
+    """One step on all six examples, by NumPy."""
+    data = linear.part(np.random.default_rng(0), 6)
+    _, given, _ = linear.problem()
+    tx = optax.sgd(0.5)
+    step = training.make_step(training.supervised(linear.TASK), tx)
+    fetch = lambda rows: {k: np.asarray(v)[rows] for k, v in data.items()}
+    args = (training.init_state(given, tx), fetch, jnp.arange(6), jax.random.key(0))
+    with jax.set_mesh(parallel.mesh(jax.devices()[:4])):
+        ((state, _),) = training.stream_epochs(step, *args, num_epochs=1, batch_size=6)
+    before = linear.weights(given)
+    expected = before - 0.5 * linear.cross_entropy_slopes(before, data).mean(0)
+    np.testing.assert_allclose(linear.weights(state.variables), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("model", ["mlp", "batch_norm"])

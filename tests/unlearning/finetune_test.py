@@ -35,6 +35,27 @@ def test_finetune_last_leaves_the_first_layers_bit_equal(problem):
     problems.assert_trees_equal(update(problem, named), updated)
 
 
+@pytest.mark.parametrize("name", ["finetune", "finetune_last", "retrain_last"])
+@pytest.mark.parametrize(
+    ("options", "steps"), [({}, 10 * 2), ({"num_epochs": 3, "batch_size": 50}, 3 * 4)]
+)
+def test_steps_are_those_of_the_epochs_over_the_retain_set_alone(problem, name, options, steps):
+    """180 examples, biases that start at 0, and a transformation that adds 1 at every step."""
+    task, variables, request = problem
+    request = Request(None, {k: v[:180] for k, v in request.retain.items()}, None)
+    one = optax.stateless(lambda gradients, params: jax.tree.map(jnp.ones_like, gradients))
+    modes = set()
+
+    def apply(variables, batch, rng, train):
+        modes.add(train)
+        return task.apply(variables, batch, rng, train)
+
+    method = getattr(unlearning, name)(one, **options)
+    updated = update((task._replace(apply=apply), variables, request), method)
+    np.testing.assert_array_equal(updated["params"]["Dense_1"]["bias"], steps)
+    assert True in modes  # layers are named, and teachers would be asked, in evaluation mode
+
+
 def test_retrain_last_forgets_what_the_last_layer_knew(problem):
     """Without training afterwards the layer must be independent of the one that was there."""
     frozen = unlearning.retrain_last(optax.sgd(0.0), layers=1, num_epochs=1)

@@ -276,6 +276,50 @@ def test_matching_ends_at_the_wanted_outputs_of_both_parts(by_hand, name):
     np.testing.assert_allclose(logits(task, update(jax.random.key(0)), data), wanted, atol=0.02)
 
 
+@pytest.mark.parametrize("name", ["match_outputs", "oracle_matching"])
+@pytest.mark.parametrize(("options", "steps"), [({}, 2), ({"retain_fraction": 1.0}, 3)])
+def test_half_of_the_retain_set_is_matched_unless_more_is_asked_for(by_hand, name, options, steps):
+    """Of 2 and 4 examples in batches of 2; the transformation adds 1 at every step."""
+    task, variables, _, _, request = by_hand
+    one = optax.stateless(lambda gradients, params: jax.tree.map(jnp.ones_like, gradients))
+    wanted = lambda task, variables, memory, request: (jnp.zeros((2, 10)), jnp.zeros((4, 10)))
+    target = wanted if name == "match_outputs" else variables
+    method = getattr(unlearning, name)(one, target, num_epochs=1, batch_size=2, **options)
+    updated, _ = method.update(jax.random.key(0), task, variables, (), request)
+    moved = jax.tree.map(lambda a, b: a - b, updated, variables)["params"]["Dense_0"]["bias"]
+    np.testing.assert_allclose(moved, steps)
+
+
+def test_one_step_goes_down_half_the_squared_distance_of_either_part(by_hand):
+    task, variables, data, _, request = by_hand
+    wanted = np.random.default_rng(1).normal(size=(6, 10)).astype(np.float32)
+    split = lambda task, variables, memory, request: (wanted[:2], wanted[2:])
+    method = unlearning.match_outputs(
+        optax.sgd(0.1), split, num_epochs=1, batch_size=6, retain_fraction=1.0
+    )
+    updated, _ = method.update(jax.random.key(0), task, variables, (), request)
+    error = logits(task, variables, data) - wanted
+    slope = error[:2].mean(0) + error[2:].mean(0)
+    moved = jax.tree.map(lambda a, b: a - b, updated, variables)["params"]["Dense_0"]["bias"]
+    np.testing.assert_allclose(moved, -0.1 * slope, atol=1e-6)
+
+
+def test_subset_models_are_trained_in_batches_of_the_size_asked_for(by_hand):
+    task, variables, data, _, _ = by_hand
+    data = {**data, "index": jnp.arange(6), "targets": jnp.arange(6)}
+    sizes = set()
+
+    def apply(variables, batch, rng, train):
+        sizes.update([len(batch["inputs"])] if train else [])
+        return task.apply(variables, batch, rng, train)
+
+    for constructor in (unlearning.dm_direct, lambda tx, **o: unlearning.dmm(tx, tx, **o)):
+        method = constructor(optax.sgd(0.1), num_models=2, train_epochs=1, train_batch_size=2)
+        method.init(jax.random.key(0), task._replace(apply=apply), variables, data)
+        assert sizes == {2}
+        sizes.clear()
+
+
 def test_the_direct_answers_to_requests_add_up(by_hand):
     task, variables, data, datamodels, request = by_hand
     method = unlearning.dm_direct(optax.sgd(0.1))
