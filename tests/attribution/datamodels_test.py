@@ -90,6 +90,17 @@ def test_of_penalties_that_do_equally_well_lasso_takes_the_largest(problem):
     np.testing.assert_allclose(chosen.penalty, alone.penalty, rtol=1e-6)
 
 
+def test_lasso_tries_penalties_from_a_quarter_to_four_times_the_unit(rng):
+    """Of 80 outputs that are more and more of noise, in steps of about the root of two."""
+    masks = rng.random((M, N)) < 0.5
+    weights = rng.normal(size=(N, 80)) * (rng.random((N, 80)) < 0.3)
+    outputs = masks @ weights + np.geomspace(0.3, 6, 80) * rng.normal(size=(M, 80))
+    fitted = attribution.lasso_datamodels(masks, outputs[..., None])
+    unit = outputs.std(0) * (masks - masks.mean(0)).std() * np.sqrt(np.log(N) / M)
+    found = np.unique(np.round(fitted.penalty[:, 0] / unit, 3))
+    np.testing.assert_allclose(found, [0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 4.0], atol=1e-3)
+
+
 def test_steps_of_the_solver_are_accelerated(problem):
     """Nesterov's sequence written out, without the absolute values."""
     masks, outputs, _ = problem
