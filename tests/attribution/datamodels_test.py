@@ -48,6 +48,11 @@ def test_with_fewer_subsets_than_examples_lambda_and_weights_are_scikit_learns(r
         reference = RidgeCV(lambdas).fit(masks.astype(float), outputs[:, k])
         assert float(fitted.penalty[k, 0]) == pytest.approx(reference.alpha_)
         np.testing.assert_allclose(fitted.weight[:, k, 0], reference.coef_, atol=1e-3)
+    lambdas = np.geomspace(1, 1e5, 11)
+    wanted = RidgeCV(lambdas, alpha_per_target=True).fit(masks.astype(float), outputs).alpha_
+    found = attribution.ridge_datamodels(masks, outputs[..., None]).penalty[:, 0]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert not np.isclose(np.log10(wanted) % 2, 0).all()
 
 
 def test_removing_several_adds_their_weights(problem):
@@ -73,6 +78,44 @@ def test_lasso_datamodels_are_scikit_learns_elastic_net(problem, penalty, l1_rat
         ).fit(masks.astype(float), outputs[:, k])
         np.testing.assert_allclose(fitted.weight[:, k, 0], own.coef_, atol=2e-3)
         assert float(fitted.bias[k, 0]) == pytest.approx(own.intercept_, abs=1e-2)
+    unit = outputs.std(0) * (masks - masks.mean(0)).std() * np.sqrt(np.log(N) / M)
+    np.testing.assert_allclose(fitted.penalty[:, 0], penalty * unit, rtol=1e-4)
+
+
+def test_of_penalties_that_do_equally_well_lasso_takes_the_largest(problem):
+    masks, outputs, _ = problem
+    chosen = attribution.lasso_datamodels(masks, outputs[..., None], penalties=(1e3, 1e5, 1e4))
+    alone = attribution.lasso_datamodels(masks, outputs[..., None], penalties=(1e5,))
+    np.testing.assert_array_equal(chosen.weight, 0)
+    np.testing.assert_allclose(chosen.penalty, alone.penalty, rtol=1e-6)
+
+
+def test_lasso_tries_penalties_from_a_quarter_to_four_times_the_unit(rng):
+    """Of 80 outputs that are more and more of noise, in steps of about the root of two."""
+    masks = rng.random((M, N)) < 0.5
+    weights = rng.normal(size=(N, 80)) * (rng.random((N, 80)) < 0.3)
+    outputs = masks @ weights + np.geomspace(0.3, 6, 80) * rng.normal(size=(M, 80))
+    fitted = attribution.lasso_datamodels(masks, outputs[..., None])
+    unit = outputs.std(0) * (masks - masks.mean(0)).std() * np.sqrt(np.log(N) / M)
+    found = np.unique(np.round(fitted.penalty[:, 0] / unit, 3))
+    np.testing.assert_allclose(found, [0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 4.0], atol=1e-3)
+
+
+def test_steps_of_the_solver_are_accelerated(problem):
+    """Nesterov's sequence written out, without the absolute values."""
+    masks, outputs, _ = problem
+    options = {"penalties": (0.5,), "l1_ratio": 0.0, "num_steps": 4}
+    fitted = attribution.lasso_datamodels(masks, outputs[..., None], **options)
+    x, y = masks - masks.mean(0), outputs - outputs.mean(0, np.float64)
+    gram, cross, penalty = x.T @ x / M, x.T @ y / M, np.float64(fitted.penalty[:, 0])
+    step = 1 / np.linalg.norm(gram, 2)
+    old = ahead = np.zeros((N, K))
+    t = 1.0
+    for _ in range(4):
+        new = (ahead + step * (cross - gram @ ahead)) / (1 + step * penalty)
+        t, last = (1 + np.sqrt(1 + 4 * t**2)) / 2, t
+        old, ahead = new, new + (last - 1) / t * (new - old)
+    np.testing.assert_allclose(fitted.weight[..., 0], new, atol=1e-5)
 
 
 def test_lasso_chooses_the_penalty_that_predicts_held_out_subsets_best(rng):

@@ -58,6 +58,16 @@ def test_the_first_order_effect_is_that_of_the_normal_equations(rng, method):
     assert np.corrcoef(np.asarray(change)[:, 0], true)[0, 1] > 0.99
 
 
+def test_damping_is_a_hundredth_unless_it_is_given(rng):
+    task, variables, data = ridge_problem(rng)
+    attributor = attribution.influence(task, [variables], data, data, output=prediction)
+    x, weight = data["inputs"].astype(float), np.asarray(variables["params"]["w"], float)
+    gradient = x[[3]].T @ (x[[3]] @ weight - data["targets"][3])
+    expected = x @ np.linalg.solve(x.T @ x + 40 * 0.01 * np.eye(5), gradient)
+    change = attribution.predict_counterfactual(attributor, [3])
+    np.testing.assert_allclose(change, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_bfloat16_parameters_are_predicted_for(rng):
     task, variables, data = ridge_problem(rng)
     low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)

@@ -51,6 +51,22 @@ def test_projections_keep_inner_products_and_do_not_depend_on_batches(problem):
     assert error.mean() < 1 / np.sqrt(2000) and error.max() < 6 / np.sqrt(2000)
 
 
+def test_every_block_of_a_wide_layer_has_a_projection_of_its_own():
+    """Unit gradients, 2^14 entries apart: signs keep each one's length, and their right angle."""
+    rows = np.zeros((2, 2**15), np.float32)
+    rows[0, 5] = rows[1, 5 + 2**14] = 1
+    dot = lambda task, variables, batch: (batch["inputs"] @ variables["params"]["w"])[:, None]
+    projected = attribution.project_gradients(
+        None,
+        {"params": {"w": jnp.zeros(2**15)}},
+        {"inputs": rows},
+        jax.random.key(0),
+        num_projections=100,
+        output=dot,
+    )[:, 0]
+    np.testing.assert_allclose(projected @ projected.T, np.eye(2), atol=5 / np.sqrt(100))
+
+
 def test_scores_are_the_estimator_on_the_projected_gradients(problem):
     task, data, models = problem
     evaluation = {k: v[:9] for k, v in data.items()}

@@ -154,6 +154,19 @@ def test_the_gradient_through_signs_is_the_loss(convex):
     np.testing.assert_allclose(moved, expected, rtol=1e-4)
 
 
+def test_a_search_starts_from_equal_weights_whose_square_counts(convex, gamma=2.0):
+    """The lower level does not move: `w = k / G` for every example."""
+    features, targets, start = convex
+    data = {"inputs": jnp.asarray(features, jnp.float32), "targets": jnp.asarray(targets)}
+    variables = {"params": {"w": jnp.asarray(start, jnp.float32)}}
+    given = {"lower": selection.lower.finetune(), "tx": optax.sgd(0.0), "num_epochs": 1}
+    found = selection.search(TASK, variables, data, jax.random.key(0), size=4, gamma=gamma, **given)
+    logits = features @ start
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(N), targets]
+    expected = 4 / N * losses.sum() + gamma * N * (4 / N) ** 2
+    assert float(found.objective[0]) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("direction", selection.DIRECTIONS)
 @pytest.mark.parametrize("mode", ["unrolled", "implicit"])
 def test_the_best_of_all_sets_is_found_where_they_can_be_enumerated(convex, mode, direction):

@@ -228,7 +228,7 @@ def test_an_error_inside_is_not_hidden_by_one_of_writing(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_run_has_half_written_is_no_checkpoint_and_goes(tmp_path):
-    half = tmp_path / "c" / "2.orbax-checkpoint-tmp" / "default.orbax-checkpoint-tmp"
+    half = tmp_path / "c" / "3.orbax-checkpoint-tmp" / "default.orbax-checkpoint-tmp"
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(2)})
     half.mkdir(parents=True)
