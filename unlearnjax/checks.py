@@ -92,3 +92,10 @@ def floating(**arrays: Any) -> None:
 def traced(value: Any) -> bool:
     """Whether the value is not known yet, inside of compiled code."""
     return isinstance(value, jax.core.Tracer)
+
+
+def not_text(**values: Any) -> None:
+    """Raises `ValueError` for a string, or no sequence, where there are to be several names."""
+    for name, value in values.items():
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise ValueError(f"{name} must be several names, such as ('a',), got {value!r}")

@@ -36,8 +36,8 @@ class Task(NamedTuple):
       metrics: `(outputs, batch) -> {name: [B]}`, per example.
       draw: `(rng, example, train) -> example` adds what is random about the loss (a time and its
         noise, a latent, a crop) to one example, without a batch axis; `None` where nothing is.
-        With `train` false it leaves out what is for training alone, such as augmentation. In
-        evaluation an example has the column `stratum` `[2]`, see `tasks.expected`.
+        With `train` false it leaves out what is for training alone, such as augmentation. The
+        example has the column `stratum` `[2]`, `[0, 1]` but in evaluation, see `tasks.expected`.
       divergence: `(outputs, reference, batch, temperature=1) -> [B]`, how far a prediction is from
         another model's on the same batch; `None` where predictions are not compared.
       num_draws: how many draws evaluation averages; 0 where it draws nothing.

@@ -38,5 +38,5 @@ def test_no_padding_and_no_flip_is_the_identity():
 
 
 def test_flat_inputs_are_refused():
-    with pytest.raises(ValueError, match=r"\[B, H, W, C\]"):
+    with pytest.raises(ValueError, match=r"must be \[H, W, C\] .* shape \[4\]"):
         data_lib.pad_crop_flip(jax.random.key(0), {"inputs": jnp.zeros(4)})

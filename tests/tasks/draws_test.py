@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
 from tests import problems
-from unlearnjax import curvature, data, models, parallel, tasks, training
+from unlearnjax import curvature, data, models, parallel, tasks, training, unlearning
 from unlearnjax import types as nouns
 from unlearnjax.unlearning import objectives
 
@@ -175,3 +176,122 @@ def test_draws_need_an_index(examples):
         training.evaluate(vae(), {"params": {}}, without)
     keys = jax.random.split(jax.random.key(0), 7)
     assert tasks.drawn(noisy(), {**without, "key": keys})["noise"].shape == (7,)
+
+
+def test_draws_are_those_of_the_example_under_any_generator(examples):
+    """Mapped over, rbg draws for all by the first key."""
+    for generator in ("threefry2x32", "rbg"):
+        with jax.default_prng_impl(generator):
+            task = noisy()
+            variables = training.init_variables(task, examples, jax.random.key(1))
+            whole = training.evaluate(task, variables, examples)["loss"]
+            chunks = training.evaluate(task, variables, examples, batch_size=2)["loss"]
+            np.testing.assert_allclose(chunks, whole, rtol=1e-5)
+            step = training.make_step(training.supervised(task), optax.sgd(0.0))
+            state = training.init_state(variables, optax.sgd(0.0))
+            noise = lambda rows, step=step, state=state: float(
+                step(state, data.take(examples, jnp.array(rows)), jax.random.key(5))[1]["noise"]
+            )
+            assert noise([0, 1]) == pytest.approx(noise([0]) + noise([1]))
+
+
+def test_an_example_has_its_stratum_and_metrics_their_shape(examples):
+    def draw(rng, example, train):
+        return {**example, "bounds": example["stratum"]}
+
+    task = noisy()._replace(
+        draw=draw,
+        apply=lambda variables, batch, rng, train: ({"bounds": batch["bounds"]}, variables),
+        loss=lambda outputs, batch: outputs["bounds"].sum(-1),
+        metrics=lambda outputs, batch: {"bounds": outputs["bounds"]},
+    )
+    assert tasks.drawn(task, examples)["bounds"].tolist() == [[0, 1]] * 7
+    settled = tasks.expected(task)
+    outputs, _ = settled.apply({}, examples, None, False)
+    thirds = [[0, 1 / 3], [1 / 3, 2 / 3], [2 / 3, 1]]
+    np.testing.assert_allclose(outputs["bounds"], [thirds] * 7, rtol=1e-6)
+    np.testing.assert_allclose(settled.metrics(outputs, examples)["bounds"], [[1 / 3, 2 / 3]] * 7)
+    single, _ = tasks.expected(task, 1).apply({}, examples, None, False)
+    assert single["bounds"].tolist() == [[0, 1]] * 7
+
+
+@pytest.mark.parametrize("index", [[[1], [2]], [0.5, 1.5]])
+def test_an_index_is_an_integer_of_each_example(index):
+    with pytest.raises(ValueError, match=r"index must be \[N\] integers, got"):
+        tasks.drawn(noisy(), {"inputs": jnp.ones((2, DIM)), "index": jnp.asarray(index)})
+
+
+class Jittered(nn.Module):
+    """A classifier of inputs and noise."""
+
+    @nn.compact
+    def __call__(self, inputs, noise, train=False):
+        x = nn.relu(nn.Dense(5)(inputs.reshape(len(inputs), -1) + noise[:, None]))
+        return {"logits": nn.Dense(10)(x), "features": x}
+
+
+def jittered(num_draws: int) -> nouns.Task:
+    task = tasks.classification(tasks.from_linen(Jittered(), ("inputs", "noise")))
+    draw = lambda rng, example, train: {**example, "noise": jax.random.normal(rng)}
+    return task._replace(draw=draw, num_draws=num_draws)
+
+
+ON_DRAWS = {
+    "scrub": unlearning.scrub(optax.sgd(0.1)),
+    "laf": unlearning.laf(optax.sgd(0.1), num_epochs=1, vae_epochs=1),
+    "unsir": unlearning.unsir(optax.sgd(0.1)),
+    "boundary_shrink": unlearning.boundary_shrink(optax.sgd(0.1), num_epochs=1),
+    "just_in_time": unlearning.just_in_time(optax.sgd(0.1)),
+    "synflow": unlearning.prune(0.5, score="synflow"),
+    "acu": unlearning.acu(16),
+    "ssd": unlearning.ssd(),
+    "loss_free_ssd": unlearning.loss_free_ssd(),
+}
+
+
+@pytest.mark.parametrize("name", ON_DRAWS)
+def test_methods_run_on_tasks_that_draw(name, digits):
+    task = jittered(2)
+    part = {k: jnp.asarray(v[:40]) for k, v in digits.items()}
+    here = np.asarray(part["targets"]) == 3
+    forget, retain = ({k: v[rows] for k, v in part.items()} for rows in (here, ~here))
+    variables = training.init_variables(task, part, jax.random.key(0))
+    method = unlearning.enforce(ON_DRAWS[name])
+    deployed, memory = method.init(jax.random.key(1), task, variables, part)
+    update = jax.jit(lambda v, m: method.update(jax.random.key(2), task, v, m, request)[0])
+    request = nouns.Request(forget, retain)
+    after = update(deployed, memory)
+    loss = training.evaluate(method.serve(task), after, part)["loss"]
+    assert loss.shape == (40,) and np.isfinite(loss).all()
+
+
+def test_an_oracle_that_is_the_model_itself_does_not_move_it(digits):
+    task = jittered(2)
+    part = {k: jnp.asarray(v[:20]) for k, v in digits.items()}
+    variables = training.init_variables(task, part, jax.random.key(0))
+    method = unlearning.oracle_matching(optax.sgd(0.1), oracle=variables)
+    moved, _ = method.update(jax.random.key(1), task, variables, (), nouns.Request(part, part))
+    problems.assert_trees_close(moved, variables, rtol=1e-6)
+
+
+def test_noise_copies_are_those_of_the_augmented_input():
+    """Augmentation that is not random is other data."""
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
+    model = tasks.Model(
+        lambda rng, batch: {},
+        lambda v, batch, rng, train: ({"logits": batch["inputs"] @ v["params"]["w"]}, v),
+    )
+    plain = tasks.classification(model)
+    shifted = tasks.augmented(plain, lambda rng, e: {**e, "inputs": e["inputs"] + 3.0})
+    method = unlearning.just_in_time(optax.sgd(1e-3), sigma=0.5)
+    start = {"params": {"w": jnp.ones((4, 3))}}
+    augmented, moved, unmoved = (
+        method.update(jax.random.key(0), task, start, (), nouns.Request(part))[0]
+        for task, part in (
+            (shifted, {"inputs": inputs, "index": jnp.arange(6)}),
+            (plain, {"inputs": inputs + 3.0, "index": jnp.arange(6)}),
+            (plain, {"inputs": inputs, "index": jnp.arange(6)}),
+        )
+    )
+    problems.assert_trees_close(augmented, moved, rtol=1e-6)
+    assert not np.allclose(augmented["params"]["w"], unmoved["params"]["w"], rtol=1e-3)

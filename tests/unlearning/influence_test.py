@@ -199,7 +199,7 @@ def spread(network, retain, num_draws=4000, **options):
     method = unlearning.fisher_forgetting(
         alpha=ALPHA, max_inverse=BOUND, max_inverse_last=LAST_BOUND, **options
     )
-    assert method.needs == {"retain", "labels"}
+    assert method.needs == {"retain", "labels", "inputs"}
     keys = jax.random.split(jax.random.key(0), num_draws)
     update = lambda key: method.update(key, task, variables, (), Request(None, retain))[0]
     draws = jax.jit(jax.vmap(update))(keys)["params"]
@@ -292,7 +292,7 @@ def test_the_defaults_are_the_published_setting_and_the_theory():
         "scale": 10.0,
         "batch_size": 256,
     }
-    assert unlearning.influence().needs == {"forget", "retain", "labels"}
+    assert unlearning.influence().needs == {"forget", "retain", "labels", "inputs"}
 
 
 @pytest.mark.parametrize(

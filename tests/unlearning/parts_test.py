@@ -100,7 +100,7 @@ def test_smoothing_is_given_a_key_of_the_step_and_the_part():
     assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 2
 
 
-def test_what_parts_lack_is_zero_and_their_places_are_told():
+def test_what_parts_lack_is_filled_and_their_places_are_told():
     joined = join(
         {
             "retain": batch_of(inputs=[1.0, 2.0], targets=[3, 4]),
@@ -108,9 +108,9 @@ def test_what_parts_lack_is_zero_and_their_places_are_told():
         }
     )
     assert joined["part"].tolist() == [1, 1, 3]
-    assert joined["targets"].tolist() == [3, 4, 0] and joined["targets"].dtype == jnp.int32
+    assert joined["targets"].tolist() == [3, 4, 3] and joined["targets"].dtype == jnp.int32
     assert joined["weight"].tolist() == [1, 1, 0.5]
-    assert joined["stored"].tolist() == [[0, 0], [0, 0], [7, 8]]
+    assert joined["stored"].tolist() == [[7, 8], [7, 8], [7, 8]]
     for column in ("inputs", "index"):
         with pytest.raises(ValueError, match=f"'{column}' must be in all parts or none, new has"):
             join({"forget": batch_of(a=[1.0], **{column: [1]}), "new": batch_of(a=[1.0])})
@@ -241,8 +241,80 @@ def test_teachers_of_a_task_that_draws_are_not_cached(digits):
         ({"parts": {"forget": []}, "forget": [(1.0, None)]}, "forget must be given once"),
         ({"smooth": {"new": None}}, r"smooth\['new'\] must be one of"),
         ({"weighting": "sum"}, "weighting must be one of"),
+        ({"views": "anchor"}, "views must be several names"),
     ],
 )
 def test_what_is_not_allowed_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         objectives.combine(**options)
+
+
+def test_a_teacher_sees_what_was_prepared(digits):
+    """A student that is its own teacher does not move, whatever became of the batch."""
+    task = problems.softmax_regression()
+    part = {k: jnp.asarray(v[:20]) for k, v in digits.items()}
+    variables = problems.init(task, part)
+    double = lambda task, variables, teachers, batch, rng: {**batch, "inputs": -2 * batch["inputs"]}
+    objective = objectives.combine(forget=[(1.0, objectives.divergence("fixed"))], prepare=double)
+    state, _ = unlearning.descend_parts(
+        objective,
+        optax.sgd(1.0),
+        jax.random.key(0),
+        task,
+        variables,
+        {"forget": part},
+        over="union",
+        batch_size=10,
+        num_epochs=1,
+        teachers={"fixed": variables},
+    )
+    problems.assert_trees_close(state.variables, variables, rtol=1e-5)
+
+
+def test_a_column_of_one_part_only_reaches_its_term():
+    """Also in the gradient of a term that is not defined at zero."""
+    term = lambda task, outputs, batch, teachers: (
+        outputs["value"] * jnp.log(batch["scale"]) / batch["scale"]
+    )
+    objective = objectives.combine(parts={"new": [(1.0, term)]})
+    e = np.e
+    state, _ = unlearning.descend_parts(
+        objective,
+        optax.sgd(1.0),
+        jax.random.key(0),
+        SCALAR,
+        START,
+        {"retain": batch_of(inputs=[1.0, 7.0]), "new": batch_of(inputs=[2.0], scale=[e])},
+        over="union",
+        batch_size=3,
+        num_epochs=1,
+    )
+    assert float(state.variables["params"]) == pytest.approx(1 - 2 / e)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"over": "unoin"}, "over must be one of"),
+        ({"over": "forget"}, "over must be one of"),
+        ({"along": "new"}, "along must be one of"),
+        ({"rows": {"new": 0}}, r"rows\['new'\] must be one of"),
+        ({"epochs": {"new": 1}}, r"epochs\['new'\] must be one of"),
+        ({"num_steps": 3}, "one of num_epochs and num_steps"),
+        ({"num_epochs": None}, "one of num_epochs and num_steps"),
+        ({"num_epochs": 0}, "num_epochs must be"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"parts": {}}, "parts must be some of"),
+        ({"parts": {"forget": {"inputs": np.ones(2), "part": np.ones(2)}}}, "no column 'part'"),
+        ({"cache_teachers": True}, "cache_teachers must be several names, .* got True"),
+        ({"cache_teachers": "value"}, "cache_teachers must be several names"),
+    ],
+)
+def test_the_loop_names_what_is_not_allowed(options, message):
+    given = {"parts": {"forget": batch_of(inputs=[1.0])}, "over": "union"}
+    given |= {"batch_size": 1, "num_epochs": 1, "teachers": {"fixed": START}} | options
+    objective = objectives.combine(forget=[(1.0, objectives.task_loss)])
+    with pytest.raises(ValueError, match=message):
+        unlearning.descend_parts(
+            objective, optax.sgd(0.1), jax.random.key(0), SCALAR, START, **given
+        )

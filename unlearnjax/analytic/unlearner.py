@@ -127,6 +127,7 @@ def serve(task: Task) -> Task:
 def _features(task: Task, params: dict, batch) -> Array:
     inputs = batch["inputs"]
     if "backbone" in params:
-        inputs = task.apply(params["backbone"], batch, None, False)[0]["features"]
+        outputs, _ = tasks.expected(task, 1).apply(params["backbone"], batch, None, False)
+        inputs = tasks.features(outputs)
     projection = params["projection"]
     return features_lib.expand(projection, inputs.astype(projection.dtype))

@@ -129,7 +129,7 @@ def output_sensitivity(
     def squared_norm(params, example):
         batch = jax.tree.map(lambda x: x[None], example)
         outputs, _ = task.apply({**variables, "params": params}, batch, None, False)
-        return jnp.sum(outputs["logits"] ** 2)
+        return jnp.sum(tasks.logits(outputs) ** 2)
 
     def batch_sum(batch):
         grads = jax.vmap(gradient(squared_norm), (None, 0))(variables["params"], dict(batch))
@@ -143,7 +143,7 @@ def output_sensitivity(
 
 def sample_targets(rng: Array, task: Task, variables: Variables, batch: Batch) -> Array:
     """`[B]` class ids drawn from the model's predictions; example `index` picks its own key."""
-    outputs, _ = tasks.expected(task).apply(variables, batch, None, False)
+    outputs, _ = tasks.expected(task, 1).apply(variables, batch, None, False)
     tasks.num_classes(outputs)
     keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(batch["index"])
     return jax.vmap(jax.random.categorical)(keys, outputs["logits"])

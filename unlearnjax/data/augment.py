@@ -20,7 +20,7 @@ def pad_crop_flip(rng: Array, example: Batch, *, padding: int = 4, flip: bool = 
     """
     image = example["inputs"]
     if image.ndim != 3:
-        raise ValueError(f"inputs must be [B, H, W, C] to be cropped, got shape {[*image.shape]}")
+        raise ValueError(f"inputs must be [H, W, C] of an example, got shape {[*image.shape]}")
     border = (padding, padding)
     padded = jnp.pad(image, (border, border, (0, 0)), mode="reflect")
     crop_key, flip_key = jax.random.split(rng)

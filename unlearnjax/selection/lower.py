@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from unlearnjax import checks
+from unlearnjax import checks, tasks
 from unlearnjax.types import Array, Batch, Task, Variables
 from unlearnjax.unlearning import objectives
 
@@ -35,6 +35,7 @@ class Lower(NamedTuple):
         self, task: Task, variables: Variables, original: Variables, batch: Batch, selected: Array
     ) -> Array:
         """`[B]` for selection weights `[B]` of the batch, without the penalty."""
+        batch = tasks.drawn(task, batch)
         outputs, _ = task.apply(variables, batch, None, False)
         teachers = {}
         if self.teacher:

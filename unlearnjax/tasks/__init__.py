@@ -1,6 +1,13 @@
 """Model + loss + metrics -> Task."""
 
-from unlearnjax.tasks.adapters import Model, features, from_linen, from_nnx, num_classes
+from unlearnjax.tasks.adapters import (
+    Model,
+    features,
+    from_linen,
+    from_nnx,
+    logits,
+    num_classes,
+)
 from unlearnjax.tasks.autoencoding import autoencoding
 from unlearnjax.tasks.classification import classification, margin
 from unlearnjax.tasks.draws import augmented, drawn, expected, keyed
@@ -19,6 +26,7 @@ __all__ = [
     "from_nnx",
     "keyed",
     "layer_names",
+    "logits",
     "margin",
     "num_classes",
     "regression",

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from unlearnjax import checks
 from unlearnjax.types import Array, Batch, Outputs, Variables
 
 
@@ -127,6 +128,7 @@ def columns(batch: Batch, names: tuple[str, ...]) -> list[Array]:
     Raises:
       ValueError: for one that it lacks.
     """
+    checks.not_text(arguments=names)
     missing = [name for name in names if name not in batch]
     if missing:
         raise ValueError(f"the model needs the column {missing[0]!r}, a batch has {sorted(batch)}")
@@ -145,6 +147,17 @@ def features(outputs: Outputs) -> Array:
             f"{sorted(outputs)} alone"
         )
     return outputs["features"]
+
+
+def logits(outputs: Outputs) -> Array:
+    """What a model returns as 'logits'; also of outputs' shapes.
+
+    Raises:
+      ValueError: if it returns none.
+    """
+    if "logits" not in outputs:
+        raise ValueError(f"the model must return 'logits', it returns {sorted(outputs)} alone")
+    return outputs["logits"]
 
 
 def num_classes(outputs: Outputs) -> int:

@@ -14,6 +14,8 @@ from unlearnjax.types import Array, Batch, Outputs, Task, Variables
 
 # Seeds the draws of evaluation, which are the same for every model.
 EVALUATION = 0
+# Under others, such as rbg, what is drawn for one example depends on those mapped beside it.
+_IMPLEMENTATION = "threefry2x32"
 
 # (rng, example) -> example
 Augment = Callable[[Array, Batch], Batch]
@@ -26,7 +28,7 @@ def keyed(batch: Batch, rng: Array) -> Batch:
     """
     if "key" in batch or "index" not in batch:
         return batch
-    return {**batch, "key": _keys(rng, batch)}
+    return {**batch, "key": _keys(_threefry(rng), batch)}
 
 
 def drawn(task: Task, batch: Batch, train: bool = False) -> Batch:
@@ -46,12 +48,14 @@ def drawn(task: Task, batch: Batch, train: bool = False) -> Batch:
     """
     if task.draw is None or not (train or task.num_draws):
         return batch
-    keys = batch["key"] if "key" in batch else _keys(jax.random.key(EVALUATION), batch)
+    keys = batch["key"] if "key" in batch else _keys(_evaluation(), batch)
     examples = {name: value for name, value in batch.items() if name != "key"}
+    if "stratum" not in examples:
+        examples["stratum"] = jnp.tile(jnp.array([0.0, 1.0]), (keys.shape[0], 1))
     return jax.vmap(lambda key, example: task.draw(key, example, train))(keys, examples)
 
 
-def expected(task: Task) -> Task:
+def expected(task: Task, num_draws: int | None = None) -> Task:
     """The task in evaluation: losses and metrics are means over `num_draws` fixed draws.
 
     It draws nothing any more, so that what is made of it (curvature, audits, attribution) is the
@@ -59,11 +63,15 @@ def expected(task: Task) -> Task:
     `[k / K, (k + 1) / K]` of the unit interval that a task may spread its draws over. With several
     draws its outputs have them as second axis, `[B, K, ...]`. A task that draws nothing is itself.
 
+    Args:
+      task: any.
+      num_draws: other than the task's own; 1 for what reads outputs, which then are `[B, ...]`.
+
     Cost: `num_draws` passes.
     """
     if task.draw is None or task.num_draws == 0:
         return task._replace(draw=None)
-    number = task.num_draws
+    number = num_draws or task.num_draws
 
     def several(batch: Batch) -> Batch:
         """`[B * K, ...]`, the draws of an example side by side."""
@@ -71,7 +79,7 @@ def expected(task: Task) -> Task:
         bounds = jnp.arange(number + 1) / number
         strata = jnp.stack([bounds[:-1], bounds[1:]], axis=-1)
         own = {
-            "key": keys(_keys(jax.random.key(EVALUATION), batch)).reshape(-1),
+            "key": keys(_keys(_evaluation(), batch)).reshape(-1),
             "stratum": jnp.tile(strata, (batch["index"].shape[0], 1)),
         }
         repeated = {name: jnp.repeat(value, number, axis=0) for name, value in batch.items()}
@@ -89,7 +97,7 @@ def expected(task: Task) -> Task:
         return jax.tree.map(join, outputs)
 
     def mean(values: Array) -> Array:
-        return values.reshape(-1, number).mean(1)
+        return values.reshape(-1, number, *values.shape[1:]).mean(1)
 
     def loss(outputs: Outputs, batch: Batch) -> Array:
         return mean(task.loss(merged(outputs), several(batch)))
@@ -133,4 +141,17 @@ def _keys(rng: Array, batch: Batch) -> Array:
             "data must have the column 'index' where a task draws (augmentation, noise, latents), "
             f"got {sorted(batch)}"
         )
-    return jax.vmap(lambda i: jax.random.fold_in(rng, i))(batch["index"])
+    index = batch["index"]
+    if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
+        raise ValueError(f"index must be [N] integers, got {index.dtype} {list(index.shape)}")
+    return jax.vmap(lambda i: jax.random.fold_in(rng, i))(index)
+
+
+def _evaluation() -> Array:
+    return jax.random.key(EVALUATION, impl=_IMPLEMENTATION)
+
+
+def _threefry(rng: Array) -> Array:
+    """A key made of another one, of the implementation whose draws mapping leaves as they are."""
+    bits = jax.random.bits(rng, (2,), jnp.uint32)
+    return jax.random.wrap_key_data(bits, impl=_IMPLEMENTATION)

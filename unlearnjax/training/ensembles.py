@@ -56,6 +56,7 @@ def train_ensemble(
     *,
     num_epochs: int,
     batch_size: int,
+    start: Variables | None = None,
     axis: str = "auto",
     mesh: Mesh | None = None,
 ) -> PyTree:
@@ -68,7 +69,7 @@ def train_ensemble(
         fit = jax.jit(lambda subsets, rngs: train_ensemble(task, tx, data, subsets, rngs, ...))
 
     Args:
-      task, tx, num_epochs, batch_size: see `training.train`.
+      task, tx, num_epochs, batch_size, start: see `training.train`.
       data: device-resident arrays `[N, ...]`, shared by all.
       subsets: `[M, n]` indices; negative entries are padding (`mask_indices`).
       rngs: `[M]` keys.
@@ -120,6 +121,7 @@ def train_ensemble(
             rng,
             num_epochs=num_epochs,
             batch_size=min(batch_size, indices.shape[0]),
+            start=start,
         )
         return keep(state.variables, data)
 

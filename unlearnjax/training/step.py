@@ -14,6 +14,10 @@ from unlearnjax.types import Array, Batch, PyTree, Task, Variables
 LossFn = Callable[[Variables, Batch, Array], tuple[Array, tuple[dict[str, Array], Variables]]]
 
 
+# Sets the keys of draws apart from those of dropout.
+_DRAWS = 0x5EED
+
+
 class TrainState(NamedTuple):
     """All that training carries from step to step.
 
@@ -80,7 +84,7 @@ def make_step(
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
     def step(state: TrainState, batch: Batch, rng: Array):
-        batch = tasks.keyed(batch, jax.random.fold_in(rng, state.step))
+        batch = tasks.keyed(batch, jax.random.fold_in(jax.random.fold_in(rng, _DRAWS), state.step))
         weight = batch["weight"]
         variables = state.variables
         if axis_name is not None:

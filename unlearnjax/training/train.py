@@ -121,13 +121,13 @@ def init_variables(
     return {**task.init(jax.random.fold_in(rng, 0), example), **(start or {})}
 
 
-def carried(task: Task, data: Data, variables: Variables) -> dict[str, PyTree]:
+def carried(task: Task, data: Data, variables: Variables | None) -> dict[str, PyTree]:
     """The collections that a model carries without having initialised them: a graph, a frozen base.
 
-    They belong to every model that is made in the place of this one.
+    They belong to every model that is made in the place of this one; of no model there are none.
     """
     fresh = jax.eval_shape(lambda: init_variables(task, data, jax.random.key(0)))
-    return {name: value for name, value in variables.items() if name not in fresh}
+    return {name: value for name, value in (variables or {}).items() if name not in fresh}
 
 
 def stream_epochs(

@@ -54,6 +54,8 @@ def boundary_shrink(
         high = inputs.max(where=counts, initial=-jnp.inf)
 
         def per_batch(batch):
+            batch = tasks.drawn(task, batch)
+
             def loss(inputs):
                 outputs, _ = task.apply(frozen, {**batch, "inputs": inputs}, None, False)
                 return task.loss(outputs, batch).sum()

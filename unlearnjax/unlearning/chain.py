@@ -18,7 +18,7 @@ def chain(*unlearners: Unlearner) -> Unlearner:
       >>> from unlearnjax import unlearning
       >>> tx = unlearning.keep_zeros(optax.adam(1e-3))
       >>> sorted(unlearning.chain(unlearning.prune(0.9), unlearning.finetune(tx)).needs)
-      ['labels', 'retain']
+      ['inputs', 'labels', 'retain']
     """
     if not unlearners:
         raise ValueError("chain must be given at least one unlearner, got none")

@@ -113,12 +113,8 @@ def descend(
         over=(over, OVER),
         **{f"record[{i}]": (name, CURVES) for i, name in enumerate(record)},
     )
-    if (num_epochs is None) == (num_steps is None):
-        raise ValueError(
-            f"one of num_epochs and num_steps must be given, got {num_epochs} and {num_steps}"
-        )
-    length = {"num_epochs": num_epochs} if num_steps is None else {"num_steps": num_steps}
-    checks.at_least(1, batch_size=batch_size, **length)
+    validate_length(num_epochs, num_steps)
+    checks.at_least(1, batch_size=batch_size)
     checks.part(retain_fraction=retain_fraction)
     if select is not None and not record:
         raise ValueError("select needs record, got none")
@@ -217,9 +213,16 @@ def descend_parts(
 
     Raises:
       ValueError: for a part, or parts, that `join` refuses, and for outputs to be cached of a task
-        that draws: a teacher must see the draw of the step.
+        that draws: a teacher must see the draw of the step; for another `over`, `along`, `rows` or
+        `epochs` than there are, and a length or batch size out of range.
     """
-    teachers, rows = dict(teachers or {}), rows or {}
+    teachers, rows, epochs = dict(teachers or {}), rows or {}, epochs or {}
+    validate_length(num_epochs, num_steps)
+    checks.at_least(1, batch_size=batch_size)
+    checks.one_of(over=(over, orders.ORDERS))
+    named = {"along": along} if along else {}
+    named |= {f"{k}[{n!r}]": n for k, of in (("rows", rows), ("epochs", epochs)) for n in of}
+    checks.one_of(**{name: (value, tuple(parts)) for name, value in named.items()})
     data = join(parts)
     sizes = {name: data_lib.num_examples(part) for name, part in parts.items()}
     starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
@@ -261,15 +264,32 @@ def init_nothing(rng: jax.Array, task: Task, variables: Any, data: Any) -> tuple
     return variables, ()
 
 
+def validate_length(num_epochs: int | None, num_steps: int | None) -> None:
+    """Raises `ValueError` unless one of them is given, and at least 1."""
+    if (num_epochs is None) == (num_steps is None):
+        raise ValueError(
+            f"one of num_epochs and num_steps must be given, got {num_epochs} and {num_steps}"
+        )
+    length = {"num_epochs": num_epochs} if num_steps is None else {"num_steps": num_steps}
+    checks.at_least(1, **length)
+
+
 def join(parts: Mapping[str, Data]) -> Data:
     """The parts one after another, with the column `part` `[N]`, each one's place in `types.PARTS`.
 
-    A column that some parts lack is 0 there, `weight` 1.
+    A column that some parts lack has there the first value that another part has, so that terms
+    that are not theirs stay finite, and so do their gradients; `weight` is 1.
 
     Raises:
-      ValueError: for an unknown part, or `inputs` or `index` in some of them only.
+      ValueError: for no part or an unknown one, `inputs` or `index` in some of them only, or a
+        column `part`.
     """
     checks.one_of(**{f"parts[{name!r}]": (name, PARTS) for name in parts})
+    if not parts:
+        raise ValueError(f"parts must be some of {PARTS}, got none")
+    if any("part" in data for data in parts.values()):
+        raise ValueError("data must have no column 'part', which says of what part a row is")
+    parts = {name: data_lib.numeric(data) for name, data in parts.items()}
     names = dict.fromkeys(name for data in parts.values() for name in data)
     for column in ("inputs", "index"):
         lacking = [name for name, data in parts.items() if column in names and column not in data]
@@ -277,14 +297,14 @@ def join(parts: Mapping[str, Data]) -> Data:
             raise ValueError(f"{column!r} must be in all parts or none, {lacking[0]} has none")
 
     def whole(column: str) -> Array:
-        like = next(data[column] for data in parts.values() if column in data)
-        fill = jnp.ones if column == "weight" else jnp.zeros
+        like = next(jnp.asarray(data[column]) for data in parts.values() if column in data)
+        filler = jnp.ones_like(like[:1]) if column == "weight" else like[:1]
+        own = [data.get(column) for data in parts.values()]
+        sizes = [data_lib.num_examples(data) for data in parts.values()]
         return jnp.concatenate(
             [
-                data[column]
-                if column in data
-                else fill((data_lib.num_examples(data), *like.shape[1:]), like.dtype)
-                for data in parts.values()
+                jnp.repeat(filler, size, axis=0) if rows is None else rows
+                for rows, size in zip(own, sizes, strict=True)
             ]
         )
 

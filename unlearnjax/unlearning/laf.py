@@ -93,6 +93,7 @@ def laf(
     def update(rng, task, variables, memory, request: Request):
         tx_rng, all_rng, forget_rng, loop_rng = jax.random.split(rng, 4)
         transform = resolve(tx, tx_rng, task, variables, request)
+        task = tasks.expected(task, 1)  # features are compared: the original's draws are kept
         data = join({"forget": request.forget, "retain": request.retain})
         num_forget = data_lib.num_examples(request.forget)
         weight = data["weight"] = data_lib.weights(data)
@@ -141,7 +142,6 @@ def leaving(task: Task, density: Task, typical: Variables, forgotten: Variables)
 
     def loss_fn(variables: Variables, batch: Batch, rng: Array):
         del rng
-        batch = tasks.drawn(task, batch)
         outputs, updated = task.apply(variables, batch, None, False)
         features = {"inputs": tasks.features(outputs)}
 
@@ -165,7 +165,6 @@ def aligning(task: Task, temperature: float) -> LossFn:
 
     def loss_fn(variables: Variables, batch: Batch, rng: Array):
         del rng
-        batch = tasks.drawn(task, batch)
         outputs, updated = task.apply(variables, batch, None, False)
         distance = 1 - optax.losses.cosine_similarity(
             tasks.features(outputs), batch["original.features"], epsilon=1e-12

@@ -53,10 +53,10 @@ def just_in_time(
         del teachers
 
         def loss_fn(variables, batch, rng):
+            batch = tasks.drawn(task, batch, True)
             inputs, weight = batch["inputs"], batch["weight"]
             checks.floating(inputs=inputs)
             here_rng, copies_rng = jax.random.split(rng)
-            batch = tasks.drawn(task, batch, True)
             outputs, updated = task.apply(variables, batch, here_rng, True)
             member = (weight > 0).reshape(-1, *[1] * (inputs.ndim - 1))
             low = jnp.min(jnp.where(member, inputs, jnp.inf))
@@ -67,7 +67,7 @@ def just_in_time(
                 noise = sigma * jax.random.normal(noise_rng, inputs.shape, inputs.dtype)
                 moved = jnp.clip(inputs + noise, low, high)
                 there, carried = task.apply(carried, {**batch, "inputs": moved}, apply_rng, True)
-                return carried, (there["logits"], _norm(inputs - moved))
+                return carried, (tasks.logits(there), _norm(inputs - moved))
 
             updated, (logits, distances) = jax.lax.scan(
                 copy, jax.lax.stop_gradient(updated), jax.random.split(copies_rng, num_copies)

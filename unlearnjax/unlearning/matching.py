@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from unlearnjax import attribution, checks, training
+from unlearnjax import attribution, checks, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.training import ensembles
 from unlearnjax.types import Array, Data, Memory, Request, Task, Unlearner, Variables
@@ -64,6 +64,7 @@ def match_outputs(
     )
 
     def update(rng, task, variables, memory, request: Request):
+        task = tasks.expected(task, 1)  # what is wanted is of one draw, and so is what is matched
         forget, retain = wanted(task, original(variables, request), memory, request)
         parts = request._replace(
             forget={**request.forget, "wanted": forget}, retain={**request.retain, "wanted": retain}
@@ -228,6 +229,7 @@ def _attribute(train_tx, num_models, share, train_epochs, train_batch_size, fit:
                 f"index of the training data must be its positions, 0 to {n - 1} in order, got "
                 f"{index[:5].tolist()}"
             )
+        tasks.num_classes(training.output_shapes(task, variables, data))
         mask_rng, train_rng = jax.random.split(rng)
         subsets = ensembles.random_subsets(mask_rng, num_models, n, share)
         outputs = ensembles.train_ensemble(
@@ -241,6 +243,7 @@ def _attribute(train_tx, num_models, share, train_epochs, train_batch_size, fit:
             ),
             num_epochs=train_epochs,
             batch_size=train_batch_size,
+            start=training.carried(task, data, variables),
         )
         return variables, fit(ensembles.subset_masks(subsets, n), outputs)
 

@@ -33,10 +33,9 @@ def enforce(unlearner: Unlearner) -> Unlearner:
             return None
         if data is None:
             raise ValueError(f"this unlearner needs {name!r} data and none was given")
+        if data and "inputs" in unlearner.needs and "inputs" not in data:
+            raise ValueError(f"this unlearner needs 'inputs' of {name!r}, got {sorted(data)}")
         withheld = {column for need, column in _COLUMNS.items() if need not in unlearner.needs}
-        lacking = [column for column in _COLUMNS.values() if column not in {*data, *withheld}]
-        if data and lacking:
-            raise ValueError(f"this unlearner needs {lacking[0]!r} of {name!r}, got {sorted(data)}")
         return {key: value for key, value in data.items() if key not in withheld}
 
     def init(rng, task, variables, data):

@@ -55,7 +55,8 @@ def combine(
         'example': the whole step, so that every example weighs alike. Where a step holds one part
         only both are the same; a part that a batch lacks contributes nothing.
       prepare: `(task, variables, teachers, batch, key) -> batch` changes the batch before the step:
-        targets drawn anew, samples of the present student. No gradient goes through it.
+        targets drawn anew, samples of the present student. No gradient goes through it, and
+        teachers see the changed batch, so that nothing of theirs is cached.
       views: names of other forms of the examples. Columns `NAME.COLUMN` then take the place of
         `COLUMN` in a second pass, on the same draw, and terms find its outputs, the student's and
         teachers', as `NAME.OUTPUT`; see `viewed`. Running statistics are those of the first pass.
@@ -75,6 +76,7 @@ def combine(
         if own:
             terms[name] = own
     smooth = smooth or {}
+    checks.not_text(views=views)
     checks.one_of(weighting=(weighting, WEIGHTINGS))
     checks.one_of(**{f"parts[{name!r}]": (name, PARTS) for name in terms})
     checks.one_of(**{f"smooth[{name!r}]": (name, tuple(terms)) for name in smooth})
@@ -85,6 +87,9 @@ def combine(
             if prepare is not None:
                 rng, prepare_rng = jax.random.split(rng)
                 batch = prepare(task, variables, teachers, batch, prepare_rng)
+                # What teachers said of the batch as it was is not of it as it is now.
+                cached = tuple(f"{name}." for name in teachers)
+                batch = {k: v for k, v in batch.items() if not k.startswith(cached)}
                 batch = jax.lax.stop_gradient(batch)
             seen = {
                 name: teacher_outputs(task, name, frozen, batch, views)
@@ -109,7 +114,7 @@ def combine(
 
                     def mean(params, pairs=pairs, of_part=of_part, scale=scale):
                         own = values(pairs, student(params)[0], of_part) * batch["weight"]
-                        return own.sum() * scale / batch["weight"].sum()
+                        return own.sum() * scale / jnp.maximum(batch["weight"].sum(), 1e-12)
 
                     key = jax.random.fold_in(rng, number)
                     value = smooth[name](mean)(variables["params"], key)
@@ -261,7 +266,8 @@ def output_distance(teacher: str = "original") -> Term:
 
     def term(task, outputs, batch, teachers):
         del task, batch
-        return jnp.sum((outputs["logits"] - teachers[teacher]["logits"]) ** 2, axis=-1) / 2
+        own, other = tasks.logits(outputs), teachers[teacher]["logits"]
+        return jnp.sum((own - other) ** 2, axis=-1) / 2
 
     return term
 

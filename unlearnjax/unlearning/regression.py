@@ -55,7 +55,6 @@ def blindspot(
     checks.at_least(1, blind_epochs=blind_epochs)
 
     def blind(rng, task, variables, request: Request):
-        del variables
         n = data_lib.num_examples(request.retain)
         state, _ = training.train(
             task,
@@ -65,6 +64,7 @@ def blindspot(
             rng,
             num_epochs=blind_epochs,
             batch_size=min(batch_size, n),
+            start=training.carried(task, request.retain, variables),
         )
         return state.variables
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import checks, training
+from unlearnjax import checks, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import ids
@@ -180,6 +180,7 @@ def averaged(task: Task) -> Task:
         if train:
             raise ValueError("an ensemble is served, not trained: train must be False")
         outputs = jax.vmap(lambda v: task.apply(v, batch, rng, False)[0])(variables)
+        tasks.num_classes(jax.tree.map(lambda x: x[0], outputs))
         log_probs = jax.nn.log_softmax(outputs["logits"])
         mean = jax.nn.logsumexp(log_probs, axis=0) - jnp.log(log_probs.shape[0])
         rest = {k: v.mean(0) for k, v in outputs.items() if k != "logits"}

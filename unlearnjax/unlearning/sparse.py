@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import checks, training
+from unlearnjax import checks, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import PyTree, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import transforms
@@ -245,12 +245,12 @@ def keep_zeros(tx: optax.GradientTransformation):
 
 def synflow_mask(task: Task, variables: Variables, example, sparsity: float, rounds: int) -> PyTree:
     """0/1 tree like the parameters, see `prune`."""
-    ones = {**example, "inputs": jnp.ones_like(example["inputs"])}
+    ones = {**tasks.drawn(task, example), "inputs": jnp.ones_like(example["inputs"])}
     magnitudes = jax.tree.map(jnp.abs, variables["params"])
 
     def flow(params):
         outputs, _ = task.apply({**variables, "params": params}, ones, None, False)
-        return outputs["logits"].sum()
+        return tasks.logits(outputs).sum()
 
     def one_round(mask, number):
         params = _masked(magnitudes, mask)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
-from unlearnjax import training
+from unlearnjax import checks, training
 from unlearnjax.types import Array, Data, Request, Task, Variables
 
 # A frozen model, made at the time of the request.
@@ -42,6 +42,8 @@ def cached(
     Raises:
       ValueError: for a name that is no output, or a task that draws.
     """
+    if names is not None:
+        checks.not_text(cache_teachers=names)
     if names and task.draw is not None:
         raise ValueError(f"cache_teachers must be () for a task that draws, got {tuple(names)}")
     found = {}

@@ -116,7 +116,8 @@ def error_maximising_noise(
     inputs = jax.random.normal(init_rng, (num_noise, *retain["inputs"].shape[1:]))
 
     def loss(inputs, key):
-        batch = {"inputs": inputs, "targets": targets}
+        batch = {"inputs": inputs, "targets": targets, "index": -1 - jnp.arange(num_noise)}
+        batch = tasks.drawn(task, batch)
         outputs, _ = task.apply(variables, batch, key, True)
         return decay * jnp.sum(inputs**2) / num_noise - jnp.mean(task.loss(outputs, batch))
 
