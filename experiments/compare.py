@@ -12,8 +12,8 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments import runner  # noqa: F401, for --workdir
-from experiments import workdir as workdir_lib
+from experiments.common import runner  # noqa: F401, for --workdir
+from experiments.common import workdir as workdir_lib
 from unlearnjax.report import html, results, table
 
 

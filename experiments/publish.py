@@ -22,7 +22,8 @@ from pathlib import Path
 from absl import app, flags
 
 from configs import unlearn
-from experiments import continual, datamodel_report, leaderboard, worst_case_report
+from experiments import continual
+from experiments.common import datamodel_report, leaderboard, worst_case_report
 from unlearnjax.report import html, plots, table
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,8 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import continual, datamodel, runner, unlearn, worst_case
+from experiments import continual, datamodel, unlearn, worst_case
+from experiments.common import runner
 from experiments.publish import RESULTS
 from unlearnjax import checks, parallel
 from unlearnjax.report import table

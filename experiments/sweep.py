@@ -11,8 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import unlearn
-from experiments import build, measure, runner
-from experiments.fit import Fit
+from experiments.common import build, measure, runner
+from experiments.common.fit import Fit
 from unlearnjax import audit, checks, parallel
 from unlearnjax.report import html, table
 

@@ -10,8 +10,8 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import build, leaderboard, measure, runner
-from experiments.fit import take_originals
+from experiments.common import build, leaderboard, measure, runner
+from experiments.common.fit import take_originals
 from unlearnjax import audit, checks, parallel
 from unlearnjax.report import html, plots, table
 from unlearnjax.training.checkpoints import Checkpoints

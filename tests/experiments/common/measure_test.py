@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from configs import unlearn
-from experiments import build, measure
+from experiments.common import build, measure
 from tests import problems
 from unlearnjax import models, parallel, tasks, unlearning
 from unlearnjax.types import Request, Unlearner

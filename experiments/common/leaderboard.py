@@ -7,8 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import unlearn
-from experiments import build, runner
-from experiments.fit import other_training
+from experiments.common import build, runner
+from experiments.common.fit import other_training
 from unlearnjax import checks, parallel
 from unlearnjax.report import html, plots, table
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import build, runner
-from experiments.fit import Fit, Fitter, make_fit
+from experiments.common import build, runner
+from experiments.common.fit import Fit, Fitter, make_fit
 from unlearnjax import audit, curvature, parallel, training, trees
 from unlearnjax import data as data_lib
 from unlearnjax.types import Data, Request, Task, Unlearner, Variables

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from configs import leaderboard as config_lib
-from experiments import leaderboard
+from experiments.common import leaderboard
 from tests.experiments import cli
 
 
