@@ -134,7 +134,7 @@ def test_the_defaults_are_the_published_setting():
     parameters = inspect.signature(unlearning.just_in_time).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     assert defaults == {"sigma": 0.5, "num_copies": 25, "num_epochs": 1, "batch_size": 128}
-    assert unlearning.just_in_time(optax.sgd(0.1)).needs == {"forget"}
+    assert unlearning.just_in_time(optax.sgd(0.1)).needs == {"forget", "inputs"}
 
 
 @pytest.mark.parametrize(

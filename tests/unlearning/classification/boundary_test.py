@@ -12,7 +12,7 @@ from tests import problems
 from unlearnjax import unlearning
 from unlearnjax.types import Request
 
-boundary = importlib.import_module("unlearnjax.unlearning.boundary")
+boundary = importlib.import_module("unlearnjax.unlearning.classification.boundary")
 METHODS = {"shrink": unlearning.boundary_shrink, "expand": unlearning.boundary_expand}
 
 
@@ -125,7 +125,7 @@ def test_expand_is_a_step_towards_one_class_more(problem):
     task, variables, request = problem
     rng = jax.random.key(4)
     method = unlearning.boundary_expand(optax.sgd(0.5), num_epochs=1, batch_size=40)
-    assert method.needs == {"forget"}
+    assert method.needs == {"forget", "inputs"}
     unlabelled = Request({"inputs": request.forget["inputs"]})
     updated, _ = method.update(rng, task, variables, (), unlabelled)
     row = np.sqrt(2 / (8 + 11)) * jax.random.normal(jax.random.split(rng)[0], (8, 1))
