@@ -84,5 +84,8 @@ def of(config: Mapping[str, Any]) -> Evaluation:
         checks.one_of(**{field: (name, tuple(BY_TASK))})
     found = importing.imported(BY_TASK.get(name, name))
     if not isinstance(found, Evaluation):
-        raise ValueError(f"{field} {name!r} must name an Evaluation, got {type(found).__name__}")
+        raise ValueError(
+            f"{field} {name!r} must name an Evaluation, got {type(found).__name__}; a task of "
+            "your own needs its config.evaluation"
+        )
     return found

@@ -1,16 +1,17 @@
 """Classification: accuracies, membership inference, distances of probabilities to the oracles'."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments.common import runner
-from experiments.common.evaluations import Evaluation, Gap, Relearn, sets
+from experiments.common.evaluations import Arrays, Evaluation, Gap, Relearn, sets
 from experiments.common.measure import Bench, fresh
 from unlearnjax import audit
 from unlearnjax.report import table
+from unlearnjax.types import Task, Variables
 
 
 class Context(NamedTuple):
@@ -31,18 +32,20 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
     return Context(bench, novice)
 
 
-def observe(context: Context, task, variables) -> dict[str, np.ndarray]:
+def observe(context: Context, task: Task, variables: Variables) -> Arrays:
     """Numbers per example, and `predictions`: the probabilities of the forget set `[N, C]`."""
     arrays = sets.observe(context.bench, task, variables)
     return arrays | {"predictions": sets.logits(context.bench, task, variables, softmax=True)}
 
 
-def numbers(context: Context, arrays, seed: int) -> table.Row:
+def numbers(context: Context, arrays: Arrays, seed: int) -> table.Row:
     """See `audit.summarise`."""
     return audit.summarise(sets.per_set(arrays), seed=seed)
 
 
-def against_oracles(context: Context, rows, arrays) -> list[table.Row]:
+def against_oracles(
+    context: Context, rows: Sequence[table.Row], arrays: Sequence[Arrays]
+) -> list[table.Row]:
     """See `audit.against_oracles`."""
     predicted = [own["predictions"] for own in arrays]
     return audit.against_oracles(rows, predicted, context.novice())

@@ -1,14 +1,14 @@
 """Regression: errors, membership inference, distributions of predictions beside the oracles'."""
 
 import functools
-
-import numpy as np
+from collections.abc import Sequence
 
 from experiments.common import runner
-from experiments.common.evaluations import Evaluation, Gap, Relearn, sets
+from experiments.common.evaluations import Arrays, Evaluation, Gap, Relearn, sets
 from experiments.common.measure import Bench
 from unlearnjax.audit import regression
 from unlearnjax.report import table
+from unlearnjax.types import Task, Variables
 
 
 def prepare(run: runner.Run, bench: Bench) -> Bench:
@@ -16,18 +16,20 @@ def prepare(run: runner.Run, bench: Bench) -> Bench:
     return bench
 
 
-def observe(bench: Bench, task, variables) -> dict[str, np.ndarray]:
+def observe(bench: Bench, task: Task, variables: Variables) -> Arrays:
     """Numbers per example, and `predictions` of the forget set `[N, 1]`."""
     arrays = sets.observe(bench, task, variables)
     return arrays | {"predictions": sets.logits(bench, task, variables)}
 
 
-def numbers(bench: Bench, arrays, seed: int) -> table.Row:
+def numbers(bench: Bench, arrays: Arrays, seed: int) -> table.Row:
     """See `audit.regression.summarise`."""
     return regression.summarise(sets.per_set(arrays), seed=seed)
 
 
-def against_oracles(bench: Bench, rows, arrays) -> list[table.Row]:
+def against_oracles(
+    bench: Bench, rows: Sequence[table.Row], arrays: Sequence[Arrays]
+) -> list[table.Row]:
     """See `audit.regression.against_oracles`."""
     return regression.against_oracles(rows, [own["predictions"] for own in arrays])
 
