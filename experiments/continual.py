@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import build, heads, measure, runner, streams
+from experiments.common import build, heads, measure, runner, streams
 from unlearnjax import analytic, audit, checks, parallel, training
 from unlearnjax import data as data_lib
 from unlearnjax.report import html, plots, table

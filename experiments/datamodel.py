@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.datamodel import ATTRIBUTORS, METHODS
-from experiments import build, datamodel_report, ensembles, populations, runner
+from experiments.common import build, datamodel_report, ensembles, populations, runner
 from unlearnjax import attribution, checks, training
 from unlearnjax import data as data_lib
 from unlearnjax.report import table

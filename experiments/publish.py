@@ -22,7 +22,8 @@ from pathlib import Path
 from absl import app, flags
 
 from configs import unlearn
-from experiments import continual, datamodel_report, leaderboard, worst_case_report
+from experiments import continual
+from experiments.common import datamodel_report, evaluations, leaderboard, worst_case_report
 from unlearnjax.report import html, plots, table
 
 ROOT = Path(__file__).parents[1]
@@ -92,15 +93,16 @@ def markdown(results: dict, part: str | None = None) -> str:
     rows = [table.with_nan(row) for row in results["summary"]]
     if part == CHOSEN:
         rows = chosen(rows)
+    kind = evaluations.of(results["config"]).columns
     if results["experiment"] == "continual":
         cells = continual.columns(rows)
     elif results["experiment"] in WITH_TABLES:
         tables = WITH_TABLES[results["experiment"]](rows)
         cells = tables[part or next(iter(tables))]
     elif "scenarios" in results:
-        cells = leaderboard.columns(rows, results["scenarios"])
+        cells = leaderboard.columns(rows, results["scenarios"], kind)
     else:
-        cells = table.columns(rows, results["config"].get("columns", ()))
+        cells = table.columns(rows, kind, results["config"].get("columns", ()))
     return table.markdown(cells)
 
 

@@ -9,28 +9,21 @@ passes and another result does not. The exit status is 1 if a number falls outsi
 """
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import continual, datamodel, runner, unlearn, worst_case
+from experiments import continual, datamodel, unlearn, worst_case
+from experiments.common import evaluations, runner
 from experiments.publish import RESULTS
 from unlearnjax import checks, parallel
 from unlearnjax.report import table
 
 KLOMS = ("klom", "klom_forget", "klom_retain", "klom_test")
+# Of other experiments than unlearn, whose are those of the evaluation.
 COMPARED = (
-    "forget_accuracy",
-    "retain_accuracy",
-    "test_accuracy",
-    "unseen_accuracy",
-    "average_gap",
-    "corrective_gap",
-    "forget_error",
-    "retain_error",
-    "test_error",
-    "wasserstein",
     "incremental_accuracy",
     "forgetting",
     "unlearned_accuracy",
@@ -117,7 +110,8 @@ def story(config: ConfigDict, run: runner.Run) -> None:
     published, measured = (
         next(row for row in r["summary"] if name(row) == wanted) for r in (results, again)
     )
-    lines = compare(published, measured)
+    own = (*evaluations.of(config).reproduced, *COMPARED)
+    lines = compare(published, measured, own)
     cells = [
         ("column", [line["column"] for line in lines]),
         ("published", [f"{line['published']:.4f}" for line in lines]),
@@ -135,11 +129,11 @@ def story(config: ConfigDict, run: runner.Run) -> None:
         raise ValueError(f"{_ROW.value} is not reproduced: {', '.join(outside)} outside the band")
 
 
-def compare(published: table.Row, measured: table.Row) -> list[dict]:
-    """One line per compared column: both values, the band, and whether they agree."""
+def compare(published: table.Row, measured: table.Row, columns: Sequence[str]) -> list[dict]:
+    """One line for each of `columns` and every gap: both values, the band, whether they agree."""
     lines = []
     for column, value in published.items():
-        own = column in COMPARED or column == "gap" or column.startswith("gap: ")
+        own = column in columns or column == "gap" or column.startswith("gap: ")
         if not own or column.endswith("_std") or value is None:
             continue
         other = float("nan") if measured.get(column) is None else measured[column]

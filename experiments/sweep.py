@@ -3,7 +3,7 @@
 python -m experiments.sweep --config=configs/sweep.py --workdir=/tmp/sweep
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import unlearn
-from experiments import build, measure, runner
-from experiments.fit import Fit
-from unlearnjax import audit, checks, parallel
+from experiments.common import build, measure, runner
+from experiments.common.fit import Fit
+from unlearnjax import checks, parallel
 from unlearnjax.report import html, table
+from unlearnjax.types import Task, Variables
 
 SEARCHES = ("grid", "random")
 BUDGETS = ("seconds", "flops")
@@ -55,17 +56,18 @@ def sweep(config: ConfigDict, run: runner.Run, name: str) -> list[table.Row]:
     problem = build.problem(config, run.data_dir)
     bench = measure.bench(config, problem)
     run.start(config.num_seeds * 2 * config.train.num_epochs + len(config.methods))
+    judge = partial(judged, bench, bench.evaluation.prepare(run, bench))
     seeds, everything = range(config.num_seeds), np.arange(len(problem.train["targets"]))
     fitter = partial(measure.fitter, config, bench.task, bench.train)
     originals = measure.fit(bench, run, f"{name}-original", fitter(everything), seeds)
     oracles = measure.fit(bench, run, f"{name}-oracle", fitter(problem.oracle), seeds)
-    audits = [summary(bench, bench.task, fit.variables, s) for s, fit in oracles.items()]
+    audits = [judge(bench.task, fit.variables, seed) for seed, fit in oracles.items()]
     ideal = {k: float(np.mean([row[k] for row in audits])) for k in audits[0]}
     cost = float(np.mean([getattr(fit.cost, config.budget_unit) for fit in oracles.values()]))
     best = []
     for method in config.methods:
         run.advance(f"{name} {method}", 0)
-        trials = try_out(bench, run, f"{name}-{method}", method, originals, ideal, cost)
+        trials = try_out(bench, run, f"{name}-{method}", method, originals, judge, ideal, cost)
         chosen = choose(trials, config.max_ratio)
         best.append(
             {
@@ -104,6 +106,7 @@ def try_out(
     name: str,
     method: str,
     originals: Mapping[int, Fit],
+    judge: Callable[[Task, Variables, int], table.Row],
     ideal: Mapping[str, float],
     cost: float,
 ) -> list[dict]:
@@ -124,8 +127,8 @@ def try_out(
             for seed, original in originals.items():
                 rng = runner.key(config.seed, method, seed)
                 variables, costed = forget(rng, original.variables, traced)
-                row = summary(bench, serve(bench.task), variables, seed)
-                gaps.append(audit.average_gap(row, ideal))
+                row = judge(serve(bench.task), variables, seed)
+                gaps.append(bench.evaluation.gap.distance(row, ideal))
                 costs.append(costed[config.budget_unit])
                 units.append(costed[config.budget_unit] + costed[f"init_{config.budget_unit}"])
             gap = float(np.mean(gaps))
@@ -156,9 +159,10 @@ def candidates(config: ConfigDict, method: str) -> list[Values]:
     return [own, *others][: config.max_trials]
 
 
-def summary(bench: measure.Bench, task, variables, seed: int) -> dict[str, float]:
+def judged(bench: measure.Bench, context, task: Task, variables: Variables, seed: int) -> table.Row:
     """The audits of one model on the validation data."""
-    return measure.summarise(bench, measure.outputs(bench, task, variables), seed)
+    arrays = bench.evaluation.observe(context, task, variables)
+    return bench.evaluation.numbers(context, arrays, seed)
 
 
 def report(config: ConfigDict, run: runner.Run, rows: list[table.Row], tuned: dict) -> None:

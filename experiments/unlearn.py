@@ -4,14 +4,15 @@ python -m experiments.unlearn --config=configs/unlearn.py --workdir=/tmp/unlearn
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import build, leaderboard, measure, runner
-from experiments.fit import take_originals
+from experiments.common import build, evaluations, leaderboard, measure, runner
+from experiments.common.fit import take_originals
 from unlearnjax import audit, checks, parallel
 from unlearnjax.report import html, plots, table
 from unlearnjax.training.checkpoints import Checkpoints
@@ -64,7 +65,9 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         names = [f"original_seed{seed}" for seed in range(config.num_seeds)]
         take_originals(run, names, trained)
     run.start(config.num_seeds * (2 * config.train.num_epochs + len(unlearners)))
-    rows, losses, curves, predicted, targets, shares = [], {}, {}, [], {}, []
+    evaluation = bench.evaluation
+    context = evaluation.prepare(run, bench)
+    rows, observed, by_method, curves, targets = [], [], {}, {}, {}
     served = {method: unlearner.serve(bench.task) for method, unlearner in unlearners.items()}
     by_importance = not SSD.isdisjoint(config.unlearn[m].get("constructor", m) for m in unlearners)
 
@@ -73,13 +76,11 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
 
         def measured():
             variables, cost = compute()
-            outputs = measure.outputs(bench, task, variables)
-            numbers = measure.summarise(bench, outputs, seed)
-            stop_if_not_finite(method, seed, numbers)
+            arrays = dict(evaluation.observe(context, task, variables))
+            numbers = evaluation.numbers(context, arrays, seed)
+            stop_if_not_finite(method, seed, numbers, evaluation.required_finite)
             target = targets.get(seed, measure.relearn_target(bench, numbers))
             numbers["relearn_steps"] = int(bench.relearn(task, variables, target))
-            arrays = {name: np.asarray(outputs[name]["loss"]) for name in measure.SETS}
-            arrays["predictions"] = np.asarray(outputs["forget"]["predictions"])
             if method == "original" and by_importance:
                 arrays["fisher_shares"] = measure.fisher_shares(bench, variables)
             labels = {"method": method, "seed": seed, "perturbed": number}
@@ -89,11 +90,9 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         if method == "original":
             targets[seed] = measure.relearn_target(bench, row)
         rows.append(row)
-        predicted.append(arrays.pop("predictions"))
-        if "fisher_shares" in arrays:
-            shares.append(arrays.pop("fisher_shares"))
+        observed.append(arrays)
         if number == 0:
-            losses.setdefault(method, []).append(arrays)
+            by_method.setdefault(method, []).append(arrays)
 
     def add_fits(method: str, seeds: range) -> dict[int, Variables]:
         fits = measure.fit(bench, run, method, fitters[method], seeds)
@@ -137,12 +136,13 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         *(forgetter.prepare for forgetter in todo.values()),
     ]
     if programs:  # the longest comes first
-        measure.prepare([functools.partial(measure.rehearse, bench), *programs])
+        measure.prepare([functools.partial(measure.rehearse, bench, context), *programs])
     originals = add_fits("original", seeds)
     add_fits("oracle", seeds)
     for method in unlearners:
         add_forgetting(method, originals)
-    summary = table.summarise_rows(measure.against_oracles(bench, rows, predicted))
+    compared = evaluation.against_oracles(context, rows, observed)
+    summary = table.summarise_rows(compared, evaluation.columns)
     unsure = [row["method"] for row in summary if row["sensitive"] and row["method"] in unlearners]
     more = range(config.num_seeds, config.rounding.num_seeds) if unsure else range(0)
     if more:
@@ -152,17 +152,16 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
             add_forgetting(method, originals)
 
     run.progress.stop()
-    rows = measure.against_oracles(bench, rows, predicted)
-    return report(bench, run, rows, losses, curves, shares)
+    rows = evaluation.against_oracles(context, rows, observed)
+    return report(bench, run, rows, by_method, curves)
 
 
 def known_columns(config: ConfigDict) -> list[str]:
     """What `config.columns` may name."""
-    room = audit if config.task == "classification" else audit.regression
-    losses = [f"{name}_loss" for name in measure.SETS]
     costs = audit.Cost._fields
     before = [f"init_{name}" for name in costs]
-    return sorted({*room.COLUMNS, *losses, *costs, *before, "memory_bytes"})
+    own = evaluations.of(config).columns.definitions
+    return sorted({*own, *costs, *before, "memory_bytes"})
 
 
 def save(run: runner.Run, name: str, variables: Variables) -> None:
@@ -172,8 +171,11 @@ def save(run: runner.Run, name: str, variables: Variables) -> None:
             checkpoints.save(0, variables)
 
 
-def stop_if_not_finite(method: str, seed: int, numbers: dict[str, float]) -> None:
-    bad = [k for k in ("forget_loss", "retain_loss", "val_loss") if not np.isfinite(numbers[k])]
+def stop_if_not_finite(
+    method: str, seed: int, numbers: dict[str, float], required: Sequence[str]
+) -> None:
+    """Raises `FloatingPointError` for a model of which one of the columns makes no sense."""
+    bad = [name for name in required if not np.isfinite(numbers[name])]
     if bad:
         raise FloatingPointError(
             f"{method}, seed {seed}: {', '.join(bad)} is not finite; lower its learning rate or "
@@ -181,17 +183,15 @@ def stop_if_not_finite(method: str, seed: int, numbers: dict[str, float]) -> Non
         )
 
 
-def report(bench: measure.Bench, run: runner.Run, rows, losses, curves, shares) -> list[table.Row]:
-    """Table, files, figures; returns the summary."""
-    config, problem = bench.config, bench.problem
-    metric = "accuracy" if config.task == "classification" else "error"
-    summary = table.summarise_rows(rows)
+def report(bench: measure.Bench, run: runner.Run, rows, arrays, curves) -> list[table.Row]:
+    """Table, files, figures; returns the summary.
+
+    `arrays` are those of every seed, `curves` losses by epoch, by method.
+    """
+    config, problem, columns = bench.config, bench.problem, bench.evaluation.columns
+    summary = table.summarise_rows(rows, columns)
     order = ["oracle", "original", *config.methods]
     summary.sort(key=lambda row: order.index(row["method"]))
-    pooled = {
-        method: {name: np.concatenate([arrays[name] for arrays in seeds]) for name in measure.SETS}
-        for method, seeds in losses.items()
-    }
     title = f"Forgetting {config.forget} of {config.dataset} ({config.model.name})"
     lead = (
         f"{len(problem.forget)} of {len(problem.train['targets'])} training examples are "
@@ -202,7 +202,7 @@ def report(bench: measure.Bench, run: runner.Run, rows, losses, curves, shares) 
         "oracle's."
     )
     definitions = {
-        **(audit.COLUMNS if metric == "accuracy" else audit.regression.COLUMNS),
+        **columns.definitions,
         "time": "wall time of the request after compilation (oracle: of training)",
         "FLOPs": "floating-point operations by XLA's cost analysis, loops multiplied out",
         "memory": "arguments, outputs and temporary buffers of the compiled program",
@@ -211,36 +211,13 @@ def report(bench: measure.Bench, run: runner.Run, rows, losses, curves, shares) 
         "compiling": "wall time of compiling the request, beside others, or the training",
         "time before, FLOPs before, kept": "what a method did while the training data was at hand, "
         "and keeps, before any request",
-        "*": table.SENSITIVE_MEANS,
-        "(did not forget), (collapsed)": table.VERDICTS_MEAN,
+        **table.marks_mean(columns),
     }
-    figures = {
-        f"{metric}_gaps": (
-            f"{metric.title()} minus the oracle's; bars are methods with their spread over seeds, "
-            "the grey band is the oracle's own spread.",
-            plots.gaps(summary, metric),
-        ),
-        "losses": (
-            "Loss per example, all seeds: a method (filled) that forgets exactly covers the oracle "
-            "(outline).",
-            plots.loss_histograms(pooled),
-        ),
-        "trade_off": (
-            "Forgetting against utility against time: the lower left corner is ideal, dark is "
-            "cheap.",
-            plots.trade_off(summary, metric),
-        ),
-        "training": (
-            "Training loss of the originals and the oracles, one line per seed.",
-            plots.training_curves(curves),
-        ),
-    }
-    if shares:
-        figures["fisher_shares"] = (
-            "Which forgotten examples hold the importance that SSD goes by: each one's share of "
-            "the forget set's Fisher trace under the originals. Where few hold most, they decide.",
-            plots.fisher_shares(shares, [arrays["forget"] for arrays in losses["original"]]),
-        )
+    figures = bench.evaluation.figures(bench, summary, arrays)
+    figures["training"] = (
+        "Training loss of the originals and the oracles, one line per seed.",
+        plots.training_curves(curves),
+    )
     figures = {name: (text, html.figure_png(figure)) for name, (text, figure) in figures.items()}
     # The report is made of what does not depend on when it was made.
     environment = "\n".join(f"{k}: {v}" for k, v in runner.environment().items())
@@ -248,11 +225,11 @@ def report(bench: measure.Bench, run: runner.Run, rows, losses, curves, shares) 
     page = html.page(
         title,
         lead,
-        table.columns(summary, config.columns),
+        table.columns(summary, columns, config.columns),
         dict(figures.values()),
         definitions,
         details,
-        warnings(summary),
+        warnings(summary, columns),
         {"Costs": table.cost_columns(summary)},
     )
     names = ("forget", "retain", "oracle", "unseen", "test")
@@ -261,20 +238,21 @@ def report(bench: measure.Bench, run: runner.Run, rows, losses, curves, shares) 
     )
     run.write_figures({name: figure for name, (_, figure) in figures.items()})
     if parallel.is_main_process():
-        table.print_table(summary, title, config.columns)
-        for warning in warnings(summary):
+        table.print_table(summary, columns, title, config.columns)
+        for warning in warnings(summary, columns):
             print("warning:", warning)
         print(f"report: {run.workdir / 'report.html'}")
     return summary
 
 
-def warnings(summary) -> list[str]:
+def warnings(summary: list[table.Row], columns: table.Columns) -> list[str]:
     """What to do about methods that collapsed, or did nothing."""
     advice = {
         "collapsed": "weaken it (learning rate, alpha)",
         "did not forget": "strengthen it, or search its values (configs/sweep.py)",
     }
-    return [f"{m} {verdict}: {advice[verdict]}" for m, verdict in table.verdicts(summary).items()]
+    wrong = table.verdicts(summary, columns)
+    return [f"{method} {verdict}: {advice[verdict]}" for method, verdict in wrong.items()]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.worst_case import RANKED
-from experiments import build, ensembles, populations, runner, worst_case_report
+from experiments.common import build, ensembles, populations, runner, worst_case_report
 from unlearnjax import audit, checks, parallel, selection, training
 from unlearnjax import data as data_lib
 from unlearnjax.report import table

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import compilation
+from experiments.common import compilation
 from tests import compiler, problems
 
 jax.config.update("jax_num_cpu_devices", 8)

@@ -18,8 +18,8 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
-from experiments import runner
 from experiments.benchmarks import ceilings, execution, problems, report, suites, torch_models
+from experiments.common import runner
 from unlearnjax.report import html
 
 _SUITE = flags.DEFINE_enum("suite", "quick", list(suites.SUITES), "What is measured.")

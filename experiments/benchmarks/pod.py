@@ -28,7 +28,7 @@ import optax
 from absl import app, flags
 from jax.experimental import topologies
 
-from experiments import runner
+from experiments.common import runner
 from unlearnjax import audit, models, parallel, tasks, training, trees
 from unlearnjax.curvature import layers
 from unlearnjax.report import table

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags as absl_flags
 
-from experiments import runner
+from experiments.common import runner
 
 METHODS = ("retrain", "finetune", "gradient_ascent", "ssd")
 DEFAULT = f"configs/unlearn.py:digits,model=mlp,seeds=1,method={'+'.join(METHODS)}"

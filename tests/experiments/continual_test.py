@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import continual as config_lib
-from experiments import streams
+from experiments.common import streams
 from tests.experiments import cli
 
 CONFIG = "configs/continual.py:digits,stream=interleaved,method=acu_gram+acu_inverse+ascent"

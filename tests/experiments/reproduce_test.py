@@ -14,22 +14,23 @@ PUBLISHED = {
     "seconds": 3.0,
     "seconds_std": 0.0,
 }
+COLUMNS = ("test_accuracy", "forget_accuracy", "mia")
 
 
 def test_bands_are_three_standard_deviations_and_a_point():
-    same = reproduce.compare(PUBLISHED, PUBLISHED)
+    same = reproduce.compare(PUBLISHED, PUBLISHED, COLUMNS)
     assert [line["column"] for line in same] == ["forget_accuracy", "test_accuracy"]
     assert [line["band"] for line in same] == pytest.approx([0.07, 0.01])
     assert all(line["within"] for line in same)
-    off = reproduce.compare(PUBLISHED, {"forget_accuracy": 0.171, "test_accuracy": 0.905})
+    off = reproduce.compare(PUBLISHED, {"forget_accuracy": 0.171, "test_accuracy": 0.905}, COLUMNS)
     assert [line["within"] for line in off] == [False, True]
-    (lost, _) = reproduce.compare(PUBLISHED, {"test_accuracy": 0.9})
+    (lost, _) = reproduce.compare(PUBLISHED, {"test_accuracy": 0.9}, COLUMNS)
     assert not lost["within"] and math.isnan(lost["measured"])
 
 
 def test_the_band_of_a_mean_over_scenarios_is_their_mean_band():
     row = {"gap: a": 0.1, "gap: a_std": 0.01, "gap: b": 0.3, "gap: b_std": 0.03, "gap": 0.2}
-    bands = {line["column"]: line["band"] for line in reproduce.compare(row, row)}
+    bands = {line["column"]: line["band"] for line in reproduce.compare(row, row, ())}
     assert bands == pytest.approx({"gap: a": 0.04, "gap: b": 0.1, "gap": 0.07})
 
 

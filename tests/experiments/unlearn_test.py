@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from configs import unlearn as unlearn_config
-from experiments import runner, unlearn
-from experiments.fit import take_originals
+from experiments import unlearn
+from experiments.common import runner
+from experiments.common.fit import take_originals
 from tests.experiments import cli
 from unlearnjax.report import table
 from unlearnjax.training.checkpoints import Checkpoints

@@ -5,7 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from experiments import worst_case, worst_case_report
+from experiments import worst_case
+from experiments.common import worst_case_report
 from tests.experiments import cli
 
 CONFIG = (

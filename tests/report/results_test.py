@@ -14,6 +14,7 @@ def write_run(folder, names, **config):
         for m in names
     ]
     rows = [{"method": m, "seed": s, "test_accuracy": 0.9} for m in names for s in (0, 1)]
+    config = {"task": "classification", **config}
     value = {"experiment": "unlearn", "config": config, "summary": summary, "rows": rows}
     (folder / "results.json").write_text(json.dumps(value))
     return folder
@@ -77,7 +78,7 @@ def test_the_same_run_twice_has_two_names(runs):
 
 
 def test_runs_are_merged_and_other_problems_named(runs, tmp_path):
-    rows, differences = compare.merged([str(run) for run in runs])
+    rows, cells, differences = compare.merged([str(run) for run in runs])
     assert [(r["run"], r["method"]) for r in rows] == [
         ("a/run", "oracle"),
         ("a/run", "ssd"),
@@ -86,16 +87,38 @@ def test_runs_are_merged_and_other_problems_named(runs, tmp_path):
     ]
     assert differences == []  # other methods are no other problem
     other = write_run(tmp_path / "c", ("oracle",), dataset="cifar10", methods=[])
-    _, differences = compare.merged([str(runs[0]), str(other)])
+    differences = compare.merged([str(runs[0]), str(other)]).differences
     assert differences == ["c: config.dataset: stored 'digits', now 'cifar10'"]
-    header, texts = compare.cells(rows)[0]
+    header, texts = cells[0]
     assert header == "run" and texts == ["a/run", "a/run", "b/run", "b/run"]
     with pytest.raises(ValueError, match="at least two"):
         compare.merged([str(runs[0])])
-    result = {"experiment": "datamodel", "config": {}, "summary": [{"klom": 1.0}], "rows": []}
+    result = {
+        "experiment": "datamodel",
+        "config": {"task": "classification"},
+        "summary": [{"klom": 1.0}],
+        "rows": [],
+    }
     (other / "results.json").write_text(json.dumps(result))
     with pytest.raises(ValueError, match="no table of methods"):
         compare.merged([str(runs[0]), str(other)])
+
+
+def test_a_run_of_another_modality_has_its_own_columns_and_dashes_elsewhere(runs, tmp_path):
+    other = write_run(tmp_path / "c", ("oracle", "original", "idle"), task="regression")
+    result = json.loads((other / "results.json").read_text())
+    for row, gap in zip(result["summary"], (0.0, -0.5, -0.4), strict=True):
+        del row["test_accuracy"]
+        row |= {"forget_error": 0.5 + gap, "forget_error_gap": gap}
+    (other / "results.json").write_text(json.dumps(result))
+    cells = compare.merged([str(runs[0]), str(other)]).cells
+    assert [header for header, _ in cells] == ["run", "method", "test %", "forget error", "time"]
+    table = dict(cells)
+    # Each run is held against its own original.
+    assert table["method"] == ["oracle", "ssd", "oracle", "original", "idle (did not forget)"]
+    assert table["test %"] == ["90.0", "90.0", "–", "–", "–"]
+    assert table["forget error"] == ["–", "–", "0.500", "0.000 (-0.500)", "0.100 (-0.400)"]
+    assert table["time"] == ["1 s"] * 5
 
 
 def test_compare_from_the_command_line(runs, tmp_path):

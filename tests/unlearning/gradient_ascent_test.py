@@ -35,7 +35,7 @@ def test_every_example_climbs_until_its_loss_has_reached_the_bound(options, boun
     w = linear.weights(given)
     assert 0 < (losses(w, request.forget) < bound).sum()
     method = unlearning.gradient_ascent(optax.sgd(RATE), num_epochs=2, batch_size=100, **options)
-    assert method.needs == {"forget", "labels", "inputs"}
+    assert method.needs == {"forget", "inputs", "labels"}
     updated, _ = method.update(jax.random.key(0), linear.TASK, given, (), request)
     for _ in range(2):
         w = w + RATE * bounded_slopes(w, request.forget, bound).mean(0)
@@ -56,7 +56,7 @@ def test_plus_is_its_weighted_gradient(options, beta, bound):
     method = unlearning.gradient_ascent_plus(
         optax.sgd(RATE), num_epochs=1, batch_size=100, **options
     )
-    assert method.needs == {"forget", "retain", "labels", "inputs"}
+    assert method.needs == {"forget", "retain", "inputs", "labels"}
     updated, _ = method.update(jax.random.key(0), linear.TASK, given, (), request)
     w = linear.weights(given)
     step = beta * linear.cross_entropy_slopes(w, request.retain).mean(0)

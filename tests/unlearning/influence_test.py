@@ -1,4 +1,4 @@
-"""One-shot updates against closed forms: a retrained ridge model, Fisher variances in NumPy."""
+"""The step of influence unlearning against closed forms: a retrained ridge model, NumPy."""
 
 import inspect
 
@@ -138,134 +138,22 @@ def test_influence_moves_a_convex_model_to_the_retrained_one():
     assert distance(updated) < 0.15 * distance(original)
 
 
-C = 4
-ALPHA, BOUND, LAST_BOUND = 1e-4, 60.0, 20.0
-
-
-@pytest.fixture(scope="module")
-def network():
-    """Two layers, the first with a kernel in the form of a convolution's and as wide as the last.
-
-    Class 2 is in no retain example that counts.
-    """
-    rng = np.random.default_rng(7)
-    params = {
-        "first": {"kernel": rng.normal(size=(2, 3, 2, C)), "bias": rng.normal(size=C)},
-        "last": {"kernel": rng.normal(size=(C, C)), "bias": rng.normal(size=C)},
-    }
-    params["first"]["bias"][3] = -100.0  # a dead unit: nothing depends on its parameters
-    inputs = rng.normal(size=(10, 12)) * np.geomspace(0.05, 3, 12)
-    targets = np.array([0, 1, 3, 0, 1, 3, 2, 0, 1, 3])
-    weight = np.array([1, 1, 2, 1, 0.5, 1, 0, 1, 1, 3])
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
-    retain = {"inputs": inputs.astype(np.float32), "targets": targets, "index": np.arange(10)}
+def test_every_parameter_keeps_its_type(softmax):
+    task, variables, request = softmax
+    w = variables["params"]["w"]
 
     def apply(variables, batch, rng, train):
-        first, last = variables["params"]["first"], variables["params"]["last"]
-        hidden = jax.nn.relu(batch["inputs"] @ first["kernel"].reshape(12, C) + first["bias"])
-        return {"logits": hidden @ last["kernel"] + last["bias"]}, variables
+        params = variables["params"]
+        return {"logits": batch["inputs"] @ (params["low"] + params["high"])}, variables
 
-    task = tasks.classification(tasks.Model(lambda rng, batch: {}, apply))
-    return task, {"params": params}, {**retain, "weight": weight.astype(np.float32)}
-
-
-def fisher_by_loops(params, retain, batch_size):
-    """Backpropagation by hand, batch by batch and label by label."""
-    first, last = (jax.tree.map(np.float64, params[name]) for name in ("first", "last"))
-    kernel = first["kernel"].reshape(12, C)
-    total = jax.tree.map(lambda p: np.zeros(p.shape), params)
-    starts = range(0, len(retain["targets"]), batch_size)
-    for start in starts:
-        x, weight = (retain[k][start : start + batch_size] for k in ("inputs", "weight"))
-        share = weight / weight.sum()
-        hidden = np.maximum(x @ kernel + first["bias"], 0)
-        p = np.exp(hidden @ last["kernel"] + last["bias"])
-        p /= p.sum(1, keepdims=True)
-        for label in range(C):
-            error = share[:, None] * (p - np.eye(C)[label])
-            below = (error @ last["kernel"].T) * (hidden > 0)
-            gradient = {
-                "first": {"kernel": (x.T @ below).reshape(2, 3, 2, C), "bias": below.sum(0)},
-                "last": {"kernel": hidden.T @ error, "bias": error.sum(0)},
-            }
-            probability = share @ p[:, label]
-            total = jax.tree.map(lambda t, g: t + probability * g**2, total, gradient)  # noqa: B023
-    return jax.tree.map(lambda t: t / len(starts), total)
-
-
-def spread(network, retain, num_draws=4000, **options):
-    """Means and standard deviations of the noisy parameters, and the draws themselves."""
-    task, variables, _ = network
-    method = unlearning.fisher_forgetting(
-        alpha=ALPHA, max_inverse=BOUND, max_inverse_last=LAST_BOUND, **options
-    )
-    assert method.needs == {"retain", "labels", "inputs"}
-    keys = jax.random.split(jax.random.key(0), num_draws)
-    update = lambda key: method.update(key, task, variables, (), Request(None, retain))[0]
-    draws = jax.jit(jax.vmap(update))(keys)["params"]
-    means = jax.tree.map(lambda x: np.asarray(x).mean(0), draws)
-    deviations = jax.tree.map(lambda x: np.asarray(x).std(0), draws)
-    return means, deviations, draws
-
-
-@pytest.mark.parametrize("batch_size", [4, 32])
-def test_fisher_noise_has_the_published_mean_and_variance(network, batch_size):
-    _, variables, retain = network
-    params = variables["params"]
-    means, deviations, draws = spread(network, retain, batch_size=batch_size)
-    fisher = fisher_by_loops(params, retain, batch_size)
-    inverse = jax.tree.map(lambda f: 1 / (f + 1e-8), fisher)
-    bounds = {"first": BOUND, "last": LAST_BOUND}
-    for layer, bound in bounds.items():
-        kernel = np.ravel(inverse[layer]["kernel"])
-        assert 0 < (kernel > bound).sum() < kernel.size, "the bound decides all or nothing"
-        expected = jax.tree.map(lambda i: ALPHA * np.minimum(i, bound), inverse[layer])  # noqa: B023
-        mean = jax.tree.map(np.array, params[layer])
-        axis = {"first": 2, "last": 0}[layer]  # the inputs' axis, of all that the kernel has
-        shape = expected["kernel"].shape
-        expected["kernel"] = np.broadcast_to(expected["kernel"].mean(axis, keepdims=True), shape)
-        expected["kernel"] = expected["kernel"].copy()
-        expected["bias"] *= 10  # it is one-dimensional
-        if layer == "last":
-            expected["kernel"] *= 10
-            for name in ("kernel", "bias"):
-                expected[name][..., 2] = 1e-4 * 10
-                mean[name][..., 2] = 0
-        for name in ("kernel", "bias"):
-            deviation = np.sqrt(expected[name])
-            np.testing.assert_allclose(deviations[layer][name], deviation, rtol=0.06)
-            # Five standard errors of a mean of 4,000.
-            assert (np.abs(means[layer][name] - mean[name]) < 0.08 * deviation).all()
-    # Normal, and independent from one entry and from one parameter to the next.
-    flat = np.stack([np.ravel(leaf) for leaf in jax.vmap(lambda d: ravel_pytree(d)[0])(draws)])
-    normed = (flat - flat.mean(0)) / flat.std(0)
-    assert np.mean(np.abs(normed) < 1) == pytest.approx(0.6827, abs=0.005)
-    correlation = normed.T @ normed / len(normed) - np.eye(normed.shape[1])
-    assert np.abs(correlation).max() < 0.09
-
-
-def test_classes_that_the_retain_set_has_keep_their_logits(network):
-    _, variables, retain = network
-    means = spread(network, {**retain, "weight": np.ones(10, np.float32)}, num_draws=200)[0]
-    last = variables["params"]["last"]
-    np.testing.assert_allclose(means["last"]["kernel"][:, 2], last["kernel"][:, 2], atol=0.1)
-    unweighted = {k: v for k, v in retain.items() if k != "weight"}
-    again = spread(network, unweighted, num_draws=200)[0]
-    problems.assert_trees_close(means, again, rtol=1e-5)
-
-
-def test_every_parameter_keeps_its_type(network, softmax):
-    task, variables, retain = network
-    low = {"params": {**variables["params"]}}
-    low["params"]["first"] = jax.tree.map(jnp.bfloat16, low["params"]["first"])
-    request = Request(retain, retain)
+    mixed = tasks.classification(tasks.Model(lambda rng, batch: {}, apply))
+    low = {"params": {"low": w.astype(jnp.bfloat16), "high": w}}
     types = jax.tree.map(lambda leaf: leaf.dtype, low)
-    methods = [unlearning.influence(method=m, num_steps=2) for m in curvature.INVERSE_METHODS]
-    for method in (unlearning.fisher_forgetting(), *methods):
-        update = lambda key, method=method: method.update(key, task, low, (), request)[0]
+    for name in curvature.INVERSE_METHODS:
+        method = unlearning.influence(method=name, num_steps=2)
+        update = lambda key, method=method: method.update(key, mixed, low, (), request)[0]
         assert jax.tree.map(lambda x: x.dtype, jax.eval_shape(update, jax.random.key(0))) == types
     # The inverse is that of wide parameters, not of rounded products.
-    task, variables, request = softmax
     rounded = jax.tree.map(jnp.bfloat16, variables)
     method = unlearning.influence(damping=0.1, num_steps=40)
     widened = jax.tree.map(jnp.float32, rounded)
@@ -273,18 +161,9 @@ def test_every_parameter_keeps_its_type(network, softmax):
     problems.assert_trees_equal(jax.tree.map(jnp.bfloat16, wide), narrow)
 
 
-def defaults(constructor):
-    return {p.name: p.default for p in inspect.signature(constructor).parameters.values()}
-
-
-def test_the_defaults_are_the_published_setting_and_the_theory():
-    assert defaults(unlearning.fisher_forgetting) == {
-        "alpha": 1e-6,
-        "max_inverse": 1e3,
-        "max_inverse_last": 1e2,
-        "batch_size": 32,
-    }
-    assert defaults(unlearning.influence) == {
+def test_the_defaults_are_the_theory():
+    parameters = inspect.signature(unlearning.influence).parameters.values()
+    assert {p.name: p.default for p in parameters} == {
         "alpha": 1.0,
         "method": "cg",
         "damping": 0.01,
@@ -292,27 +171,16 @@ def test_the_defaults_are_the_published_setting_and_the_theory():
         "scale": 10.0,
         "batch_size": 256,
     }
-    assert unlearning.influence().needs == {"forget", "retain", "labels", "inputs"}
+    assert unlearning.influence().needs == {"forget", "retain", "inputs", "labels"}
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("options", "message"),
     [
-        (lambda: unlearning.influence(method="exact"), "method must be one of"),
-        (lambda: unlearning.influence(alpha=-1.0), "alpha must be >= 0"),
-        (lambda: unlearning.fisher_forgetting(alpha=0.0), "alpha must be > 0"),
-        (lambda: unlearning.fisher_forgetting(max_inverse=0.0), "max_inverse must be > 0"),
-        (lambda: unlearning.fisher_forgetting(max_inverse_last=0.0), "max_inverse_last must be"),
-        (lambda: unlearning.fisher_forgetting(batch_size=0), "batch_size must be >= 1"),
+        ({"method": "exact"}, "method must be one of"),
+        ({"alpha": -1.0}, "alpha must be >= 0"),
     ],
 )
-def test_bad_values_are_named_at_construction(call, message):
+def test_bad_values_are_named_at_construction(options, message):
     with pytest.raises(ValueError, match=message):
-        call()
-
-
-def test_targets_that_are_no_classes_are_refused(network):
-    task, variables, retain = network
-    request = Request(None, {**retain, "targets": np.ones(10, np.float32)})
-    with pytest.raises(ValueError, match="targets must be class ids, got float32"):
-        unlearning.fisher_forgetting().update(jax.random.key(0), task, variables, (), request)
+        unlearning.influence(**options)

@@ -84,7 +84,7 @@ def test_of_each_shard_the_copy_with_the_most_blocks_is_served(deployed, number)
 
 
 def test_retained_data_is_needed_to_train_a_shard_anew():
-    assert METHOD.needs == {"train", "forget", "retain", "labels", "inputs"}
+    assert METHOD.needs == {"train", "forget", "retain", "inputs", "labels"}
 
 
 def test_kernels_of_any_number_of_axes_are_matrices_to_their_outputs():

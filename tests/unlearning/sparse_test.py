@@ -111,7 +111,7 @@ def test_iterative_pruning_prunes_in_rounds_and_rewinds_to_the_early_model(flat,
         tx, sparsity=sparsity, per_round=0.2, num_epochs=2, rewind_epochs=3, batch_size=4
     )
     deployed, memory = method.init(jax.random.key(0), task, None, data)
-    assert memory == () and method.needs == {"train", "labels", "inputs"}
+    assert memory == () and method.needs == {"train", "inputs", "labels"}
 
     start_rng = jax.random.split(jax.random.key(0), 3)[0]
     fresh = jax.tree.map(np.array, training.init_variables(task, data, start_rng)["params"])

@@ -161,7 +161,7 @@ def test_adaptive_ssd_dampens_at_the_percentile_of_the_share_to_be_forgotten(tra
     few = {k: v[:count] for k, v in request.forget.items()}
     # Far below 1, so that whatever is selected changes.
     method = unlearning.adaptive_ssd(dampening=1e-3, batch_size=100)
-    assert method.needs == {"train", "forget", "labels", "inputs"}
+    assert method.needs == {"train", "forget", "inputs", "labels"}
     _, memory = method.init(None, task, variables, data)
     updated, _ = method.update(None, task, variables, memory, request._replace(forget=few))
     forget, train = (curvature.fisher_diagonal(task, variables, part) for part in (few, data))

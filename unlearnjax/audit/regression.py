@@ -38,6 +38,11 @@ def summarise(
     return {**row, **loss_attack(per_example, seed)}
 
 
+def average_gap(row: Mapping[str, float], oracle: Mapping[str, float]) -> float:
+    """Mean absolute difference to the oracle over forget, retain and test error; see `COLUMNS`."""
+    return float(np.mean([abs(row[name] - oracle[name]) for name in GAP]))
+
+
 def against_oracles(rows: Sequence[Mapping], predictions: Sequence[np.ndarray]) -> list[dict]:
     """Rows with the columns that compare with the oracles: `average_gap`, `wasserstein`.
 
@@ -59,7 +64,7 @@ def against_oracles(rows: Sequence[Mapping], predictions: Sequence[np.ndarray]) 
     result = []
     for i, row in enumerate(rows):
         others = [predictions[j] for j in oracles if j != i]
-        gap = float(np.mean([abs(row[name] - mean[name]) for name in GAP]))
         distance = mean_over(others, wasserstein_distance, predictions[i])
+        gap = average_gap(row, mean)
         result.append({**row, "average_gap": gap, "wasserstein": distance})
     return anamnesis(result) if "relearn_steps" in rows[0] else result

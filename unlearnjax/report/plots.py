@@ -13,18 +13,24 @@ from unlearnjax.report.table import Row
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 ORACLE_COLOR = "#555555"
 SETS = ("forget", "retain", "test")
-# Of a metric: what to multiply by, and the unit that gives.
-UNITS = {"accuracy": (100, "points"), "error": (1, "std. dev.")}
 
 # So many points can have their names beside them.
 MOST_NAMES = 12
 
 
-def gaps(summary: Sequence[Row], metric: str = "accuracy") -> Figure:
-    """Bars: accuracy (or error) on each set minus the oracle's, with the spread over seeds."""
+def gaps(
+    summary: Sequence[Row], metric: str = "accuracy", scale: float = 100, unit: str = "points"
+) -> Figure:
+    """Bars: a metric on each set minus the oracle's, with the spread over seeds.
+
+    Args:
+      summary: with the columns `<set>_<metric>` of `SETS`.
+      metric: e.g. 'accuracy' or 'error'.
+      scale: what it is multiplied by.
+      unit: what that makes of it.
+    """
     rows = [row for row in summary if row["method"] != "oracle"]
     oracle = next(row for row in summary if row["method"] == "oracle")
-    scale, unit = UNITS[metric]
     figure = Figure(figsize=(8, 0.28 * len(rows) + 1.6), layout="constrained")
     axes = figure.subplots(1, len(SETS), sharey=True)
     for ax, name, color in zip(axes, SETS, COLORS, strict=False):
@@ -76,23 +82,24 @@ def loss_histograms(losses: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     return figure
 
 
-def trade_off(summary: Sequence[Row], metric: str = "accuracy") -> Figure:
+def trade_off(
+    summary: Sequence[Row], metric: str = "accuracy", scale: float = 100, unit: str = "points"
+) -> Figure:
     """Distance from the oracle on the forget set against that on the test set; colour is time.
 
-    Both axes are linear up to one unit and logarithmic beyond.
+    Both axes are linear up to a hundredth of `scale` and logarithmic beyond. Args as of `gaps`.
     """
     rows = [row for row in summary if row["method"] not in ("oracle", "original")]
     figure = Figure(figsize=(9, 5), layout="constrained")
     ax = figure.subplots()
-    scale_by, unit = UNITS[metric]
-    x = [scale_by * abs(row[f"forget_{metric}_gap"]) for row in rows]
-    y = [scale_by * abs(row[f"test_{metric}_gap"]) for row in rows]
+    x = [scale * abs(row[f"forget_{metric}_gap"]) for row in rows]
+    y = [scale * abs(row[f"test_{metric}_gap"]) for row in rows]
     time = [100 * row["seconds_ratio"] for row in rows]
-    scale = np.log10(np.maximum(time, 1e-3))
-    points = ax.scatter(x, y, c=scale, cmap="viridis", s=170, edgecolor="black", zorder=3)
-    dark = scale < (scale.min() + scale.max()) / 2 if len(rows) else []
+    shade = np.log10(np.maximum(time, 1e-3))
+    points = ax.scatter(x, y, c=shade, cmap="viridis", s=170, edgecolor="black", zorder=3)
+    dark = shade < (shade.min() + shade.max()) / 2 if len(rows) else []
     _number(ax, x, y, rows, ["white" if d else "black" for d in dark])
-    floor = 0.01 * scale_by
+    floor = 0.01 * scale
     for axis, values in (("x", x), ("y", y)):
         getattr(ax, f"set_{axis}scale")("symlog", linthresh=floor)
         getattr(ax, f"set_{axis}lim")(-0.2 * floor, 1.6 * max([*values, floor]))
@@ -100,7 +107,7 @@ def trade_off(summary: Sequence[Row], metric: str = "accuracy") -> Figure:
     ax.set_xlabel(f"forget {metric}: {unit} from the oracle (0 is ideal)")
     ax.set_ylabel(f"test {metric}: {unit} from the oracle (0 is ideal)")
     bar = figure.colorbar(points, ax=ax, label="time, % of retraining", location="left")
-    ticks = [t for t in range(-3, 5) if scale.min() <= t <= scale.max()] if len(rows) else []
+    ticks = [t for t in range(-3, 5) if shade.min() <= t <= shade.max()] if len(rows) else []
     bar.set_ticks(ticks, labels=[f"{10.0**t:g}" for t in ticks])
     return figure
 

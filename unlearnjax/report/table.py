@@ -3,8 +3,10 @@
 import csv
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,76 +21,72 @@ OTHER_COSTS = {
     "init_flops": "FLOPs before",
     "memory_bytes": "kept",
 }
-# Column: its header, what to multiply by, digits after the point.
-UNITS = {
-    "forget_accuracy": ("forget %", 100, 1),
-    "retain_accuracy": ("retain %", 100, 1),
-    "test_accuracy": ("test %", 100, 1),
-    "unseen_accuracy": ("unseen %", 100, 1),
-    "mia": ("MIA %", 100, 1),
-    "forget_error": ("forget error", 1, 3),
-    "retain_error": ("retain error", 1, 3),
-    "test_error": ("test error", 1, 3),
-    "wasserstein": ("Wasserstein", 1, 3),
-    "average_gap": ("avg. gap", 100, 1),
-    "gap": ("gap", 100, 1),
-    "anamnesis": ("anamnesis", 1, 2),
-    "nomus": ("NoMUS %", 100, 1),
-}
-# What is printed of a run, where its rows have it.
-QUALITY = (
-    "forget_accuracy",
-    "retain_accuracy",
-    "test_accuracy",
-    "forget_error",
-    "retain_error",
-    "test_error",
-    "wasserstein",
-    "mia",
-    "anamnesis",
-    "average_gap",
-)
 
-# A method is sensitive where one of these spreads by more than `SENSITIVE`.
-SPREADING = (
-    "forget_accuracy",
-    "retain_accuracy",
-    "test_accuracy",
-    "forget_error",
-    "retain_error",
-    "test_error",
-    "average_gap",
-)
+# A method is sensitive where a column that says so spreads by more than this.
 SENSITIVE = 0.05
-SENSITIVE_MEANS = (
-    "sensitive: an accuracy (or error) or the average gap spreads by more than 5 points over seeds "
-    "and perturbed originals; do not rely on one run"
-)
-
 # Of the original's distance to the oracle on the forget set, where there is one to speak of.
 UNCHANGED, TO_FORGET = 0.8, 0.05
-# A loss of test accuracy, or a rise of test error, that is a broken model.
-COLLAPSED = {"test_accuracy": -0.1, "test_error": 0.2}
-VERDICTS_MEAN = (
-    "did not forget: on the forget set the accuracy (or error) is still four fifths or more of the "
-    "original's distance away from the oracle's; collapsed: more than 10 points of test accuracy "
-    "below (0.2 of test error above) both the oracle and the original"
-)
 
 
-def verdicts(summary: Sequence[Row]) -> dict[str, str]:
+class Columns(NamedTuple):
+    """The columns of a modality's rows: what they mean, and what is made of them.
+
+    Attributes:
+      definitions: of every column that the rows may have, for the report.
+      printed: what is printed of a run, where its rows have it.
+      units: `(header, what to multiply by, digits after the point)`; else the column's name, 1, 2.
+      plain: printed without the difference to the oracle.
+      spreading: a method is sensitive where one of these spreads by more than `SENSITIVE`.
+      forgotten: where one of these is no nearer to the oracle than the original's, a method did not
+        forget.
+      collapsed: by how much a column may change from the oracle's and the original's value before
+        the model counts as broken; the sign is the direction of worse.
+    """
+
+    definitions: Mapping[str, str] = MappingProxyType({})
+    printed: Sequence[str] = ()
+    units: Mapping[str, tuple[str, float, int]] = MappingProxyType({})
+    plain: Sequence[str] = ()
+    spreading: Sequence[str] = ()
+    forgotten: Sequence[str] = ()
+    collapsed: Mapping[str, float] = MappingProxyType({})
+
+
+def marks_mean(kind: Columns) -> dict[str, str]:
+    """What the marks beside a method's name mean, of those that the modality has."""
+    meant = {}
+    if kind.spreading:
+        meant["*"] = (
+            f"sensitive: {' or '.join(kind.spreading)} spreads by more than {SENSITIVE:g} over "
+            "seeds and perturbed originals; do not rely on one run"
+        )
+    if kind.forgotten:
+        meant["(did not forget)"] = (
+            f"{' or '.join(kind.forgotten)} is still four fifths or more of the original's "
+            "distance away from the oracle's"
+        )
+    if kind.collapsed:
+        limits = " or ".join(
+            f"{name} is more than {abs(limit):g} {'below' if limit < 0 else 'above'}"
+            for name, limit in kind.collapsed.items()
+        )
+        meant["(collapsed)"] = f"{limits} both the oracle's and the original's"
+    return meant
+
+
+def verdicts(summary: Sequence[Row], kind: Columns) -> dict[str, str]:
     """What is wrong with a method at first sight: 'did not forget' or 'collapsed', if anything."""
     original = next((row for row in summary if row["method"] == "original"), {})
     found = {}
     for row in (row for row in summary if row["method"] != "original"):
         lost = [
             min(gap, gap - original.get(f"{k}_gap", 0.0) / limit)
-            for k, limit in COLLAPSED.items()
+            for k, limit in kind.collapsed.items()
             for gap in [row.get(f"{k}_gap", 0.0) / limit]
         ]
         left = [
             row.get(f"{k}_gap", 0.0) / original[f"{k}_gap"]
-            for k in ("forget_accuracy", "forget_error")
+            for k in kind.forgotten
             if abs(original.get(f"{k}_gap", 0.0)) > TO_FORGET
         ]
         if any(share > 1 for share in lost):
@@ -98,13 +96,13 @@ def verdicts(summary: Sequence[Row]) -> dict[str, str]:
     return found
 
 
-def summarise_rows(rows: Sequence[Row], reference: str = "oracle") -> list[Row]:
+def summarise_rows(rows: Sequence[Row], kind: Columns, reference: str = "oracle") -> list[Row]:
     """One row per method from one per (method, seed), in the order in which methods appear.
 
     Every number becomes `<name>` (mean over seeds, and over perturbed originals where a seed has
     several rows) and `<name>_std` (sample standard deviation, NaN for one row). `<name>_gap` is the
     mean's difference to the mean of `reference`; for costs, `<name>_ratio` is the share of the
-    reference's. `sensitive` says whether one of `SPREADING` spreads by more than `SENSITIVE`.
+    reference's. `sensitive` says whether one of `kind.spreading` spreads by more than `SENSITIVE`.
 
     Raises:
       ValueError: if no row is of the method `reference`.
@@ -112,7 +110,7 @@ def summarise_rows(rows: Sequence[Row], reference: str = "oracle") -> list[Row]:
     Examples:
       >>> accuracies = {"oracle": 0.9, "ssd": 0.8}
       >>> rows = [{"method": name, "test_accuracy": a} for name, a in accuracies.items()]
-      >>> round(summarise_rows(rows)[1]["test_accuracy_gap"], 3)
+      >>> round(summarise_rows(rows, Columns())[1]["test_accuracy_gap"], 3)
       -0.1
     """
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -130,7 +128,7 @@ def summarise_rows(rows: Sequence[Row], reference: str = "oracle") -> list[Row]:
             means[method][name] = float(value.mean())
             spread = value.std(ddof=1) if len(value) > 1 else float("nan")
             means[method][f"{name}_std"] = float(spread)
-        spreads = [means[method].get(f"{name}_std", 0.0) for name in SPREADING]
+        spreads = [means[method].get(f"{name}_std", 0.0) for name in kind.spreading]
         means[method]["sensitive"] = any(spread > SENSITIVE for spread in spreads)
     base = means[reference]
     for row in means.values():
@@ -147,9 +145,9 @@ def name_cell(row: Row) -> str:
     return f"{row['method']} *" if row.get("sensitive") else str(row["method"])
 
 
-def cell(row: Row, name: str, gap: bool = True) -> str:
+def cell(row: Row, name: str, kind: Columns, gap: bool = True) -> str:
     """`mean ± std` of a column in its unit, with the gap to the oracle in brackets."""
-    _, scale, digits = UNITS.get(name.partition(":")[0], ("", 1, 2))
+    _, scale, digits = kind.units.get(name.partition(":")[0], ("", 1, 2))
     value, std, off = (row.get(k, float("nan")) for k in (name, f"{name}_std", f"{name}_gap"))
     if np.isnan(value):
         return "–"
@@ -176,26 +174,28 @@ def cost_cell(row: Row, name: str) -> str:
     return text if np.isnan(ratio) else f"{text} ({ratio:.2g}x)"
 
 
-def columns(summary: Sequence[Row], extra: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
-    """The printed table: (header, one cell per row) of `QUALITY`, `extra` and the time.
+def columns(
+    summary: Sequence[Row], kind: Columns, extra: Sequence[str] = ()
+) -> list[tuple[str, list[str]]]:
+    """The printed table: (header, one cell per row) of `kind.printed`, `extra` and the time.
 
     Beside a method's name stands what is wrong with it, see `verdicts`.
     """
-    wrong = verdicts(summary)
+    wrong = verdicts(summary, kind)
     marks = [f" ({wrong[row['method']]})" if row["method"] in wrong else "" for row in summary]
     names = [name_cell(row) + mark for row, mark in zip(summary, marks, strict=True)]
     table = [("method", names)]
-    for name in (*QUALITY, *extra):
+    for name in (*kind.printed, *extra):
         if any(name in row for row in summary):
-            header = UNITS[name][0] if name in UNITS else name
-            table.append((header, [_of_its_kind(row, name) for row in summary]))
+            header = kind.units[name][0] if name in kind.units else name
+            table.append((header, [_in_its_unit(row, name, kind) for row in summary]))
     return [*table, (COSTS["seconds"], [cost_cell(row, "seconds") for row in summary])]
 
 
-def _of_its_kind(row: Row, name: str) -> str:
+def _in_its_unit(row: Row, name: str, kind: Columns) -> str:
     if name in COSTS | OTHER_COSTS or name.startswith("init_"):
         return cost_cell(row, name)
-    return cell(row, name, gap=name not in ("average_gap", "wasserstein", "anamnesis"))
+    return cell(row, name, kind, gap=name not in kind.plain)
 
 
 def cost_columns(summary: Sequence[Row]) -> list[tuple[str, list[str]]]:
@@ -210,10 +210,12 @@ def cost_columns(summary: Sequence[Row]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def print_table(summary: Sequence[Row], title: str, extra: Sequence[str] = ()) -> None:
+def print_table(
+    summary: Sequence[Row], kind: Columns, title: str, extra: Sequence[str] = ()
+) -> None:
     """The table in the terminal."""
     caption = "mean ± std over seeds; (difference to the oracle); (x oracle); * sensitive"
-    print_columns(columns(summary, extra), title, caption)
+    print_columns(columns(summary, kind, extra), title, caption)
 
 
 def print_columns(cells: Sequence[tuple[str, Sequence[str]]], title: str, caption: str) -> None:

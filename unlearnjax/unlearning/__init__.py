@@ -2,19 +2,26 @@
 
 from unlearnjax.analytic import acu
 from unlearnjax.unlearning import objectives, sequences, transforms
-from unlearnjax.unlearning.boundary import boundary_expand, boundary_shrink
 from unlearnjax.unlearning.chain import chain
+from unlearnjax.unlearning.classification.boundary import boundary_expand, boundary_shrink
+from unlearnjax.unlearning.classification.fisher_forgetting import fisher_forgetting
+from unlearnjax.unlearning.classification.relabel import (
+    other_classes,
+    random_label,
+    relabelled,
+    salun,
+)
+from unlearnjax.unlearning.classification.unsir import unsir
 from unlearnjax.unlearning.descend import Trace, descend, descend_parts
 from unlearnjax.unlearning.distil import bad_teacher, scrub
 from unlearnjax.unlearning.finetune import finetune, finetune_last, retrain_last
 from unlearnjax.unlearning.gradient_ascent import gradient_ascent, gradient_ascent_plus
-from unlearnjax.unlearning.influence import fisher_forgetting, influence
+from unlearnjax.unlearning.influence import influence
 from unlearnjax.unlearning.laf import laf
 from unlearnjax.unlearning.lipschitz import just_in_time
 from unlearnjax.unlearning.matching import dm_direct, dmm, match_outputs, oracle_matching
 from unlearnjax.unlearning.needs import enforce
 from unlearnjax.unlearning.regression import blindspot, gaussian_amnesiac
-from unlearnjax.unlearning.relabel import other_classes, random_label, relabelled, salun
 from unlearnjax.unlearning.retrain import retrain
 from unlearnjax.unlearning.s3t import S3TMemory, s3t
 from unlearnjax.unlearning.sisa import SISAMemory, averaged, sisa
@@ -29,7 +36,6 @@ from unlearnjax.unlearning.sparse import (
 )
 from unlearnjax.unlearning.ssd import adaptive_alpha, adaptive_ssd, dampen, loss_free_ssd, ssd
 from unlearnjax.unlearning.teachers import incompetent_model, original_model
-from unlearnjax.unlearning.unsir import unsir
 
 __all__ = [
     "S3TMemory",

@@ -11,8 +11,8 @@ from unlearnjax import checks, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import Request, Unlearner
 from unlearnjax.unlearning import objectives
+from unlearnjax.unlearning.classification.relabel import random_label
 from unlearnjax.unlearning.descend import Transform, descend
-from unlearnjax.unlearning.relabel import random_label
 
 
 def blindspot(

@@ -12,13 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import build, runner
-from experiments.fit import Fit, Fitter, make_fit
+from experiments.common import build, evaluations, runner
+from experiments.common.fit import Fit, Fitter, make_fit
 from unlearnjax import audit, curvature, parallel, training, trees
 from unlearnjax import data as data_lib
 from unlearnjax.types import Data, Request, Task, Unlearner, Variables
-
-SETS = ("forget", "retain", "val", "test", "unseen")
 
 
 class Bench(NamedTuple):
@@ -28,6 +26,7 @@ class Bench(NamedTuple):
       config, problem, task: what is learned.
       train, val, held_out: as in the problem, placed.
       request: forget, retain and validation data, placed.
+      evaluation: how its models are judged.
       relearn: `(task, variables, target) -> steps`, compiled once per task.
     """
 
@@ -38,6 +37,7 @@ class Bench(NamedTuple):
     val: Data
     held_out: Data
     request: Request
+    evaluation: evaluations.Evaluation
     relearn: Callable
 
 
@@ -50,6 +50,7 @@ def bench(config: ConfigDict, problem: build.Problem) -> Bench:
     options = config.evaluate.relearn
     few = place(build.subset(problem.train, problem.forget[: options.num_examples]))
     tx = build.optimizer(config.train.optimizer, options.learning_rate)
+    evaluation = evaluations.of(config)
 
     @functools.partial(jax.jit, static_argnums=0)
     def relearn(task, variables, target):
@@ -60,12 +61,12 @@ def bench(config: ConfigDict, problem: build.Problem) -> Bench:
             target,
             tx,
             runner.key(config.seed, "relearn"),
-            metric="accuracy" if config.task == "classification" else "loss",
+            metric=evaluation.relearn.metric,
             max_steps=options.max_steps,
         )
 
     request = Request(forget, retain, val)
-    return Bench(config, problem, task, train, val, held_out, request, relearn)
+    return Bench(config, problem, task, train, val, held_out, request, evaluation, relearn)
 
 
 def place(data):
@@ -174,7 +175,7 @@ def forgetter(
 
     def trace():
         rng = jax.random.key(0)
-        variables = jax.eval_shape(_fresh, bench.task, bench.train, rng)
+        variables = jax.eval_shape(fresh, bench.task, bench.train, rng)
         traced["init"] = jax.jit(init).trace(rng, variables, {}, bench.train)
         variables, memory = jax.tree.map(_stand_in, traced["init"].out_info)
         traced["update"] = jax.jit(update).trace(rng, variables, memory, {}, bench.request)
@@ -222,13 +223,20 @@ def prepare(work: Iterable[Callable[[], None]]) -> None:
             list(pool.map(lambda compile: compile(), work))
 
 
-def rehearse(bench: Bench) -> None:
+def rehearse(bench: Bench, context: evaluations.Context) -> None:
     """Audits and perturbs a model that nothing is known of, which compiles what every row needs."""
-    variables = _fresh(bench.task, bench.train, jax.random.key(0))
-    outputs(bench, bench.task, perturbed(variables, jax.random.key(0), bench.config.rounding.size))
-    # Any accuracy is above this one, any loss below the other: no step is taken.
-    target = -1.0 if bench.config.task == "classification" else np.inf
+    variables = fresh(bench.task, bench.train, jax.random.key(0))
+    moved = perturbed(variables, jax.random.key(0), bench.config.rounding.size)
+    bench.evaluation.observe(context, bench.task, moved)
+    # Any loss is below this one, any accuracy above the other: no step is taken.
+    target = np.inf if bench.evaluation.relearn.metric == "loss" else -1.0
     bench.relearn(bench.task, variables, target)
+
+
+def relearn_target(bench: Bench, original: dict[str, float]) -> float:
+    """When the forget set counts as known again: nearly as well as the original of that seed."""
+    margin = bench.config.evaluate.relearn.margin
+    return bench.evaluation.relearn.target(original, margin)
 
 
 def _stand_in(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct | jax.Array:
@@ -239,63 +247,10 @@ def _stand_in(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct | jax.Array:
         return jnp.zeros(shape.shape, shape.dtype)
 
 
-def outputs(bench: Bench, task: Task, variables: Variables) -> dict[str, dict[str, np.ndarray]]:
-    """Per-example outputs on each of `SETS`, with the model's `predictions` on the forget set."""
-    size, problem = bench.config.evaluate.batch_size, bench.problem
-    on_train, on_val, on_held_out = (
-        parallel.fetch(_evaluate(task, variables, part, batch_size=size))
-        for part in (bench.train, bench.val, bench.held_out)
-    )
-    result = {
-        "forget": build.subset(on_train, problem.forget),
-        "retain": build.subset(on_train, problem.retain),
-        "val": on_val,
-        "test": build.subset(on_held_out, problem.test),
-        "unseen": build.subset(on_held_out, problem.unseen),
-    }
-    result["forget"]["predictions"] = predictions(bench, task, variables)
-    return result
-
-
-def predictions(bench: Bench, task: Task, variables: Variables) -> np.ndarray:
-    """On the forget set: probabilities `[N, C]`, or numbers `[N, 1]` for regression."""
-    logits = _logits(task, variables, bench.request.forget, bench.config.evaluate.batch_size)
-    return parallel.fetch(logits if bench.config.task == "regression" else jax.nn.softmax(logits))
-
-
 def fisher_shares(bench: Bench, variables: Variables) -> np.ndarray:
     """Each forgotten example's share of the forget set's Fisher trace, `[N]`."""
     return parallel.fetch(_fisher_shares(bench.task, variables, bench.request.forget))
 
 
-def summarise(bench: Bench, per_example: dict, seed: int) -> dict[str, float]:
-    """The audits of one model by itself."""
-    room = audit if bench.config.task == "classification" else audit.regression
-    return room.summarise(per_example, seed=seed)
-
-
-def against_oracles(bench: Bench, rows: list[dict], predicted: list[np.ndarray]) -> list[dict]:
-    """The rows with the audits that compare with the oracles."""
-    if bench.config.task == "regression":
-        return audit.regression.against_oracles(rows, predicted)
-    novice_rng = runner.key(bench.config.seed, "incompetent")
-    novice = _fresh(bench.task, bench.train, novice_rng)
-    return audit.against_oracles(rows, predicted, predictions(bench, bench.task, novice))
-
-
-def relearn_target(bench: Bench, original: dict[str, float]) -> float:
-    """When the forget set counts as known again: nearly as well as the original of that seed."""
-    margin = bench.config.evaluate.relearn.margin
-    if bench.config.task == "classification":
-        return original["forget_accuracy"] - margin
-    return original["forget_loss"] * (1 + margin)
-
-
-_fresh = jax.jit(training.init_variables, static_argnums=0)
+fresh = jax.jit(training.init_variables, static_argnums=0)
 _fisher_shares = jax.jit(curvature.fisher_trace_shares, static_argnums=0)
-_evaluate = jax.jit(training.evaluate, static_argnums=0, static_argnames="batch_size")
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _logits(task: Task, variables: Variables, data: Data, batch_size: int) -> jax.Array:
-    return training.outputs(task, variables, data, batch_size=batch_size)["logits"]

@@ -7,16 +7,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import unlearn
-from experiments import build, runner
-from experiments.fit import other_training
+from experiments.common import build, evaluations, runner
+from experiments.common.fit import other_training
 from unlearnjax import checks, parallel
 from unlearnjax.report import html, plots, table
-
-# What methods can be ranked by: columns of `audit.COLUMNS`.
-RANKS = {
-    "average_gap": "mean absolute difference of forget, retain and test accuracy and MIA efficacy",
-    "corrective_gap": "mean absolute difference of corrected and clean accuracy",
-}
 
 
 def story(
@@ -30,7 +24,7 @@ def story(
     Originals are trained once, or taken from the work directory `originals`, unless scenarios
     corrupt the training data each in its own way.
     """
-    checks.one_of(rank=(config.rank, tuple(RANKS)))
+    checks.one_of(rank=(config.rank, tuple(evaluations.of(config).gap.ranks)))
     if not config.scenarios:
         raise ValueError("scenarios must be at least one, got none")
     configs = {}
@@ -73,15 +67,16 @@ def rank(summaries: dict[str, list[table.Row]], column: str = "average_gap") -> 
     return sorted(rows, key=lambda row: (row["method"] != "oracle", row["gap"]))
 
 
-def columns(rows: list[table.Row], scenarios: list[str]) -> list[tuple[str, list[str]]]:
+def columns(
+    rows: list[table.Row], scenarios: list[str], kind: table.Columns
+) -> list[tuple[str, list[str]]]:
     """The printed table."""
-    gaps = [
-        (name, [table.cell(row, f"gap: {name}", gap=False) for row in rows]) for name in scenarios
-    ]
+    cell = lambda row, name: table.cell(row, name, kind, gap=False)
+    gaps = [(name, [cell(row, f"gap: {name}") for row in rows]) for name in scenarios]
     return [
         ("method", [table.name_cell(row) for row in rows]),
         *gaps,
-        ("mean", [table.cell(row, "gap", gap=False) for row in rows]),
+        ("mean", [cell(row, "gap") for row in rows]),
         ("time", [f"{row['seconds_ratio']:.2g}x" for row in rows]),
     ]
 
@@ -90,14 +85,15 @@ def report(
     config: ConfigDict, run: runner.Run, rows: list[table.Row], scenarios: list[str]
 ) -> None:
     """Table, files and the frontier of gap against time."""
+    evaluation = evaluations.of(config)
     title = f"Leaderboard: {config.dataset} ({config.model.name})"
     lead = (
-        f"Gap to the oracle in points ({config.rank}: {RANKS[config.rank]}), mean ± standard "
-        f"deviation over {config.num_seeds} seeds, for each forget set; nearest first. Time as a "
-        "multiple of retraining. The oracle's own row is the spread between oracles: a gap as "
-        "small as that is as good as it can be."
+        f"Gap to the oracle in points ({config.rank}: {evaluation.gap.ranks[config.rank]}), mean ± "
+        f"standard deviation over {config.num_seeds} seeds, for each forget set; nearest first. "
+        "Time as a multiple of retraining. The oracle's own row is the spread between oracles: a "
+        "gap as small as that is as good as it can be."
     )
-    cells = columns(rows, scenarios)
+    cells = columns(rows, scenarios, evaluation.columns)
     figure = html.figure_png(plots.frontier(rows))
     page = html.page(
         title,
@@ -105,7 +101,7 @@ def report(
         cells,
         {"Gap against time; the line joins the methods that none beats in both.": figure},
         {name: f"{config.rank} with {name} forgotten" for name in scenarios}
-        | {"*": table.SENSITIVE_MEANS},
+        | {"*": table.marks_mean(evaluation.columns).get("*", "")},
         {"Configuration": config.to_yaml()},
     )
     run.write_results(rows, rows, page, {"scenarios": scenarios})

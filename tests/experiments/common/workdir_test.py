@@ -7,7 +7,7 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import runner, workdir
+from experiments.common import runner, workdir
 from tests import disks
 from tests.experiments import cli
 
@@ -38,7 +38,7 @@ def test_a_directory_belongs_to_one_run_at_a_time(tmp_path):
 
 def test_a_killed_run_leaves_no_lock_behind(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from experiments import workdir\n"
+        "import sys, time; from pathlib import Path; from experiments.common import workdir\n"
         "held = workdir.claim(Path(sys.argv[1]), {'seed': 0})\n"
         "print('held', flush=True); time.sleep(60)"
     )

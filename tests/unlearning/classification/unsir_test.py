@@ -12,7 +12,7 @@ from tests import problems
 from unlearnjax import unlearning
 from unlearnjax.types import Request
 
-unsir = importlib.import_module("unlearnjax.unlearning.unsir")
+unsir = importlib.import_module("unlearnjax.unlearning.classification.unsir")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_one_epoch_on_noise_and_share_then_one_on_the_share(problem, repair_tx):
     method = unlearning.unsir(
         optax.sgd(0.4), repair_tx=repair_tx, batch_size=100, retain_fraction=1.0, **options
     )
-    assert method.needs == {"retain", "labels", "inputs"}
+    assert method.needs == {"retain", "inputs", "labels"}
     updated, memory = method.update(rng, task, variables, (), Request(None, retain))
     learned = noise(problem, jax.random.split(rng, 4)[0], num_steps=4, decay=0.2)
     x, y = (

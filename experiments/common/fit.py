@@ -14,8 +14,8 @@ import numpy as np
 import optax
 
 from configs.unlearn import LEARNED
-from experiments.runner import Run
-from experiments.workdir import differences
+from experiments.common.runner import Run
+from experiments.common.workdir import differences
 from unlearnjax import audit, parallel, training
 from unlearnjax.audit import Cost
 from unlearnjax.data import corruption

@@ -2,7 +2,7 @@ import pytest
 
 from configs import continual, sweep
 from configs import unlearn as config_lib
-from experiments import build
+from experiments.common import build
 from unlearnjax import unlearning
 
 
@@ -76,7 +76,7 @@ def test_fields_of_an_unlearner_of_ones_own_are_its_arguments(tmp_path, monkeypa
     config = config_lib.get_config("digits,method=ssd+own_unlearners:gentle")
     assert config.methods == ("ssd", "gentle")
     assert config.unlearn.gentle.num_epochs == 2 and config.unlearn.gentle.learning_rate == 1e-3
-    assert build.unlearner("gentle", config, 100).needs == {"retain", "labels", "inputs"}
+    assert build.unlearner("gentle", config, 100).needs == {"retain", "inputs", "labels"}
     for method, message in (
         ("own_unlearners:wants", "argument 'strength' of method 'own_unlearners:wants'"),
         ("own_unlearners:absent", "cannot be imported"),

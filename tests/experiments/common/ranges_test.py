@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import publish, ranges, runner
+from experiments import publish
+from experiments.common import ranges, runner
 from tests.experiments import cli
 from unlearnjax import models
 

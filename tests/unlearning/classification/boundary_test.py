@@ -12,7 +12,7 @@ from tests import problems
 from unlearnjax import unlearning
 from unlearnjax.types import Request
 
-boundary = importlib.import_module("unlearnjax.unlearning.boundary")
+boundary = importlib.import_module("unlearnjax.unlearning.classification.boundary")
 METHODS = {"shrink": unlearning.boundary_shrink, "expand": unlearning.boundary_expand}
 
 

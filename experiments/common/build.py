@@ -69,7 +69,8 @@ def dataset(config: ConfigDict, data_dir: str | None) -> data_lib.Dataset:
         loaded = data_lib.with_target(loaded, config.target)
     if config.superclasses:
         loaded = data_lib.with_superclasses(loaded, config.superclasses)
-    if (loaded.train["targets"].dtype == np.float32) != (config.task == "regression"):
+    numbers = loaded.train["targets"].dtype == np.float32
+    if config.task in TASKS and numbers != (config.task == "regression"):
         raise ValueError(f"task must fit the targets of {config.dataset}, got {config.task!r}")
     return loaded
 
@@ -125,9 +126,13 @@ def subset(data: Data, indices: np.ndarray) -> Data:
 
 
 def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
-    """The task of `config.model` on the data set, augmented as `config.train` says."""
+    """The task of `config.model` on the data set, augmented as `config.train` says.
+
+    `config.task` is one of `TASKS` or the import path of what makes a task of a `tasks.Model`.
+    """
     dtypes = {"float32": None, "bfloat16": jnp.bfloat16}
-    checks.one_of(task=(config.task, tuple(TASKS)))
+    if not importing.is_path(config.task):
+        checks.one_of(task=(config.task, tuple(TASKS)))
     checks.one_of(**{"model.dtype": (config.model.dtype, sorted(dtypes))})
     options = config.model.options.to_dict()
     model = models.by_name(
@@ -137,7 +142,8 @@ def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
         **options,
     )
     adapt = tasks.from_linen if isinstance(model, nn.Module) else tasks.from_nnx
-    task = TASKS[config.task](adapt(model))
+    make = TASKS[config.task] if config.task in TASKS else importing.imported(config.task)
+    task = make(adapt(model))
     return tasks.augmented(task, data_lib.pad_crop_flip) if config.train.augment else task
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import build, measure, runner
+from experiments.common import build, measure, runner
 from unlearnjax import audit, parallel, training, trees
 from unlearnjax import data as data_lib
 from unlearnjax.training import ensembles

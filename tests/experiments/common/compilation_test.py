@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import compilation
+from experiments.common import compilation
 from tests.experiments import cli
 
 # Runs an experiment and counts compilations, and how many of them the cache spared.
@@ -24,7 +24,8 @@ def happened(event, **_):
 jax.monitoring.register_event_duration_secs_listener(duration)
 jax.monitoring.register_event_listener(happened)
 atexit.register(lambda: print("counts", json.dumps(counts)))
-from experiments import runner, unlearn
+from experiments import unlearn
+from experiments.common import runner
 runner.launch(unlearn.story, "unlearn")
 """
 

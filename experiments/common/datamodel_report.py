@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import runner
-from experiments.populations import PARTS, Outcome
+from experiments.common import runner
+from experiments.common.populations import PARTS, Outcome
 from unlearnjax import audit, parallel
 from unlearnjax.report import html, population_plots, table
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from configs import unlearn
-from experiments import build, measure
+from experiments.common import build, measure
 from tests import problems
 from unlearnjax import models, parallel, tasks, unlearning
 from unlearnjax.types import Request, Unlearner
@@ -151,7 +151,8 @@ def test_what_is_rehearsed_is_not_compiled_again():
     steps = []
     relearn = bench.relearn
     counted = lambda *args: steps.append(int(relearn(*args))) or steps[-1]
-    measure.rehearse(bench._replace(relearn=counted))
+    context = bench.evaluation.prepare(None, bench)
+    measure.rehearse(bench._replace(relearn=counted), context)
     assert steps == [0]
     variables = bench.task.init(jax.random.key(1), bench.train)
     compiled = []
@@ -161,7 +162,8 @@ def test_what_is_rehearsed_is_not_compiled_again():
             compiled.append(fun_name)
 
     jax.monitoring.register_event_duration_secs_listener(listener)
-    measure.outputs(bench, bench.task, measure.perturbed(variables, jax.random.key(2), 1e-6))
+    moved = measure.perturbed(variables, jax.random.key(2), 1e-6)
+    bench.evaluation.observe(context, bench.task, moved)
     assert int(bench.relearn(bench.task, variables, 2.0)) == config.evaluate.relearn.max_steps
     jax.monitoring.unregister_event_duration_listener(listener)
     assert not compiled

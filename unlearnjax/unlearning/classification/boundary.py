@@ -11,8 +11,8 @@ from unlearnjax import checks, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import Request, Task, Unlearner
 from unlearnjax.unlearning import objectives
+from unlearnjax.unlearning.classification.relabel import relabelled
 from unlearnjax.unlearning.descend import Transform, descend
-from unlearnjax.unlearning.relabel import relabelled
 
 
 def boundary_shrink(

@@ -4,7 +4,8 @@ import json
 import pytest
 
 from configs import leaderboard as config_lib
-from experiments import leaderboard
+from experiments.common import leaderboard
+from experiments.common.evaluations import classification
 from tests.experiments import cli
 
 
@@ -34,8 +35,10 @@ def test_methods_are_ranked_by_their_mean_gap_with_the_oracle_first():
     assert ssd["gap: random:0.1"] == 0.4
     assert ssd["seconds_ratio"] == pytest.approx(0.02)  # geometric
     # Sensitive is what is so on one of the forget sets.
-    names = leaderboard.columns(rows, ["class:3"])[0]
-    assert names == ("method", ["oracle", "scrub *", "ssd", "original"])
+    shown = leaderboard.columns(rows, ["class:3"], classification.COLUMNS)
+    assert shown[0] == ("method", ["oracle", "scrub *", "ssd", "original"])
+    assert shown[1] == ("class:3", ["0.0 ± 1.0", "30.0 ± 1.0", "10.0 ± 1.0", "50.0 ± 1.0"])
+    assert shown[2] == ("mean", ["1.0", "20.0", "25.0", "35.0"])
 
 
 def test_config_strings_name_scenarios():

@@ -11,7 +11,7 @@ from ml_collections import config_flags
 
 import experiments
 from configs import unlearn as config_lib
-from experiments import errors, runner, workdir
+from experiments.common import errors, runner, workdir
 from tests import disks
 from tests.experiments import cli
 

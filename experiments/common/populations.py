@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.datamodel import ASKS
-from experiments import build, ensembles, runner
+from experiments.common import build, ensembles, runner
 from unlearnjax import audit, data, parallel, training
 from unlearnjax.audit.klom import CLIP
 from unlearnjax.report import table

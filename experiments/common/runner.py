@@ -34,8 +34,8 @@ from rich.progress import (
 )
 
 import unlearnjax
-from experiments import compilation, errors, ranges
-from experiments import workdir as workdir_lib
+from experiments.common import compilation, errors, ranges
+from experiments.common import workdir as workdir_lib
 from unlearnjax import parallel
 from unlearnjax.report import html, table
 

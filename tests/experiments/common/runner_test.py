@@ -4,7 +4,7 @@ from threading import Barrier
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import runner
+from experiments.common import runner
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Methods that need an axis of labels; their public names are those of `unlearnjax.unlearning`."""
