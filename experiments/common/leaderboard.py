@@ -94,14 +94,15 @@ def report(
         "gap as small as that is as good as it can be."
     )
     cells = columns(rows, scenarios, evaluation.columns)
+    marks = table.marks_mean(evaluation.columns)
+    stars = {mark: meaning for mark, meaning in marks.items() if mark == "*"}
     figure = html.figure_png(plots.frontier(rows))
     page = html.page(
         title,
         lead,
         cells,
         {"Gap against time; the line joins the methods that none beats in both.": figure},
-        {name: f"{config.rank} with {name} forgotten" for name in scenarios}
-        | {"*": table.marks_mean(evaluation.columns).get("*", "")},
+        {name: f"{config.rank} with {name} forgotten" for name in scenarios} | stars,
         {"Configuration": config.to_yaml()},
     )
     run.write_results(rows, rows, page, {"scenarios": scenarios})
