@@ -136,7 +136,7 @@ def test_the_blind_teacher_trains_a_little_on_the_retain_set_and_the_student_in_
     ):
         assert used is tx and data is request.retain
         assert indices.shape == (n,)
-        assert options == {"num_epochs": epochs, "batch_size": size}
+        assert options == {"num_epochs": epochs, "batch_size": size, "start": {}}
 
 
 def test_gaussian_targets_have_the_moments_of_all_targets(problem):

@@ -125,6 +125,7 @@ def descend(
             f"{teachers!r}"
         )
     parts = (over,) if over in ("forget", "retain") else ("forget", "retain")
+    limited = over == "alternate" and forget_epochs is not None
 
     def update(rng, task, variables, memory, request: Request):
         tx_rng, teacher_rng, subset_rng, loop_rng = jax.random.split(rng, 4)
@@ -159,7 +160,7 @@ def descend(
             teachers=frozen,
             cache_teachers=cache_teachers,
             original=teachers_lib.original(variables, request),
-            epochs={} if forget_epochs is None else {"forget": forget_epochs},
+            epochs={"forget": forget_epochs} if limited else {},
             rows=rows,
             watch=watch,
         )
