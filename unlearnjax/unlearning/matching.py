@@ -37,7 +37,9 @@ def match_outputs(
 ) -> Unlearner:
     """Fine-tunes on `|logits - wanted|^2 / 2` over the forget set and a share of the retain set.
 
-    No gradient of any loss on labels is taken: what is wanted decides. In evaluation mode.
+    No gradient of any loss on labels is taken: what is wanted decides. In evaluation mode. In every
+    step the forget set and the retain subset weigh alike, however many examples of each it holds;
+    in the paper every example does.
 
     Args:
       tx: optax transformation.
