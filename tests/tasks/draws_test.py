@@ -295,3 +295,20 @@ def test_noise_copies_are_those_of_the_augmented_input():
     )
     problems.assert_trees_close(augmented, moved, rtol=1e-6)
     assert not np.allclose(augmented["params"]["w"], unmoved["params"]["w"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("index", [[[1], [2]], [0.5, 1.5]])
+def test_a_task_that_draws_nothing_trains_whatever_its_index_is(index, digits):
+    task, tx = problems.softmax_regression(), optax.sgd(0.1)
+    batch = {k: jnp.asarray(v[:2]) for k, v in digits.items()} | {"weight": jnp.ones(2)}
+    state = training.init_state(problems.init(task, batch), tx)
+    step = training.make_step(training.supervised(task), tx)
+    expected, _ = step(state, batch, jax.random.key(0))
+    actual, _ = step(state, {**batch, "index": jnp.asarray(index)}, jax.random.key(0))
+    problems.assert_trees_equal(actual, expected)
+
+
+@pytest.mark.parametrize("adapt", [tasks.from_linen, tasks.from_nnx])
+def test_one_name_is_no_list_of_arguments(adapt):
+    with pytest.raises(ValueError, match="arguments must be several names, .* got 'inputs'"):
+        adapt(None, "inputs")

@@ -30,7 +30,11 @@ def from_linen(
       module: returns logits, or a mapping with 'logits' and, for feature-space methods, 'features'.
       arguments: the columns of a batch that it is called with, in order.
       rng_names: the rng streams the module draws from while training.
+
+    Raises:
+      ValueError: for arguments that are one name.
     """
+    checks.not_text(arguments=arguments)
 
     def init(rng, batch):
         return dict(module.init({"params": rng}, *columns(batch, arguments), train=False))
@@ -80,6 +84,7 @@ def from_nnx(
       >>> variables["params"]["layer"]["kernel"].shape
       (4, 3)
     """
+    checks.not_text(arguments=arguments)
     # The graph definition is static; one abstract construction recovers it without computing.
     filters = (nnx.Param, nnx.RngState, ...)
     graph, params_shape, rngs_shape, rest_shape = nnx.split(
@@ -128,7 +133,6 @@ def columns(batch: Batch, names: tuple[str, ...]) -> list[Array]:
     Raises:
       ValueError: for one that it lacks.
     """
-    checks.not_text(arguments=names)
     missing = [name for name in names if name not in batch]
     if missing:
         raise ValueError(f"the model needs the column {missing[0]!r}, a batch has {sorted(batch)}")

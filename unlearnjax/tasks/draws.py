@@ -24,9 +24,9 @@ Augment = Callable[[Array, Batch], Batch]
 def keyed(batch: Batch, rng: Array) -> Batch:
     """The batch with the keys of its draws, `key` `[B]`, from `rng` and its `index` alone.
 
-    Unchanged where it has keys already, or no `index`.
+    Unchanged where it has keys already, or no `index` that numbers its examples.
     """
-    if "key" in batch or "index" not in batch:
+    if "key" in batch or not _is_numbered(batch):
         return batch
     return {**batch, "key": _keys(_threefry(rng), batch)}
 
@@ -142,9 +142,14 @@ def _keys(rng: Array, batch: Batch) -> Array:
             f"got {sorted(batch)}"
         )
     index = batch["index"]
-    if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
+    if not _is_numbered(batch):
         raise ValueError(f"index must be [N] integers, got {index.dtype} {list(index.shape)}")
     return jax.vmap(lambda i: jax.random.fold_in(rng, i))(index)
+
+
+def _is_numbered(batch: Batch) -> bool:
+    index = batch.get("index")
+    return index is not None and index.ndim == 1 and jnp.issubdtype(index.dtype, jnp.integer)
 
 
 def _evaluation() -> Array:

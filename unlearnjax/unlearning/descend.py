@@ -130,10 +130,10 @@ def descend(
     def update(rng, task, variables, memory, request: Request):
         tx_rng, teacher_rng, subset_rng, loop_rng = jax.random.split(rng, 4)
         data = {name: getattr(request, name) for name in parts}
-        sizes = {name: data_lib.num_examples(part) for name, part in data.items()}
-        rows = {name: jnp.arange(size) for name, size in sizes.items()}
-        if "retain" in rows:
-            rows["retain"] = _share(subset_rng, sizes["retain"], retain_fraction)
+        rows = {}
+        if "retain" in data:
+            size = data_lib.num_examples(data["retain"])
+            rows["retain"] = _share(subset_rng, size, retain_fraction)
         keys = jax.random.split(teacher_rng, len(teachers))
         frozen = {
             name: teacher(key, task, variables, request)
@@ -221,8 +221,9 @@ def descend_parts(
     validate_length(num_epochs, num_steps)
     checks.at_least(1, batch_size=batch_size)
     checks.one_of(over=(over, orders.ORDERS))
-    named = {"along": along} if along else {}
-    named |= {f"{k}[{n!r}]": n for k, of in (("rows", rows), ("epochs", epochs)) for n in of}
+    named = {f"rows[{name!r}]": name for name in rows} | {f"epochs[{n!r}]": n for n in epochs}
+    if along is not None:
+        named["along"] = along
     checks.one_of(**{name: (value, tuple(parts)) for name, value in named.items()})
     data = join(parts)
     sizes = {name: data_lib.num_examples(part) for name, part in parts.items()}

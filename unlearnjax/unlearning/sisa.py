@@ -179,8 +179,13 @@ def averaged(task: Task) -> Task:
     def apply(variables, batch, rng, train):
         if train:
             raise ValueError("an ensemble is served, not trained: train must be False")
-        outputs = jax.vmap(lambda v: task.apply(v, batch, rng, False)[0])(variables)
-        tasks.num_classes(jax.tree.map(lambda x: x[0], outputs))
+
+        def of_one(model):
+            outputs, _ = task.apply(model, batch, rng, False)
+            tasks.num_classes(outputs)
+            return outputs
+
+        outputs = jax.vmap(of_one)(variables)
         log_probs = jax.nn.log_softmax(outputs["logits"])
         mean = jax.nn.logsumexp(log_probs, axis=0) - jnp.log(log_probs.shape[0])
         rest = {k: v.mean(0) for k, v in outputs.items() if k != "logits"}

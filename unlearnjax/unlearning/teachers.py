@@ -46,14 +46,16 @@ def cached(
         checks.not_text(cache_teachers=names)
     if names and task.draw is not None:
         raise ValueError(f"cache_teachers must be () for a task that draws, got {tuple(names)}")
+    if names == () or (names is None and task.draw is not None):
+        return {}
     found = {}
     for name, model in frozen.items():
         outputs = lambda model=model: training.outputs(task, model, data)
         shapes = jax.eval_shape(outputs)
-        small = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)) <= MAX_CACHED
         kept = names
         if names is None:
-            kept = shapes if small and task.draw is None else ()
+            size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+            kept = shapes if size <= MAX_CACHED else ()
         unknown = set(kept) - set(shapes)
         if unknown:
             raise ValueError(

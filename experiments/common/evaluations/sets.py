@@ -15,6 +15,13 @@ from unlearnjax.types import Data, Task, Variables
 
 SETS = ("forget", "retain", "val", "test", "unseen")
 REQUIRED_FINITE = ("forget_loss", "retain_loss", "val_loss")
+# Of columns that such tasks share, see `table.Columns`.
+UNITS = {
+    "mia": ("MIA %", 100, 1),
+    "average_gap": ("avg. gap", 100, 1),
+    "gap": ("gap", 100, 1),
+    "anamnesis": ("anamnesis", 1, 2),
+}
 LOSSES = {f"{name}_loss": f"mean loss of the {name} set" for name in SETS}
 
 
