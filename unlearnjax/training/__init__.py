@@ -10,6 +10,7 @@ from unlearnjax.training.evaluate import (
 from unlearnjax.training.step import TrainState, init_state, make_step, supervised
 from unlearnjax.training.train import (
     carried,
+    changed,
     init_variables,
     run_epochs,
     stream_epochs,
@@ -19,6 +20,7 @@ from unlearnjax.training.train import (
 __all__ = [
     "TrainState",
     "carried",
+    "changed",
     "ensembles",
     "evaluate",
     "init_state",
