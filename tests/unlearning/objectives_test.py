@@ -105,6 +105,24 @@ def test_what_is_prepared_is_what_the_step_sees_and_has_no_gradient():
     assert not jnp.array_equal(*(jax.random.key_data(key) for key in (seen[0], rng)))
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_teachers_get_no_gradient(cached):
+    """Student and teacher of one parameter w: of the loss `w x * w x` half is the student's."""
+    apply = lambda v, batch, rng, train: ({"value": v["params"] * batch["inputs"]}, v)
+    task = TASK._replace(apply=apply)
+    product = lambda task, outputs, batch, teachers: outputs["value"] * teachers["same"]["value"]
+    objective = objectives.combine(retain=[(1.0, product)])
+    x = jnp.array([1.0, 3.0])
+    batch = {"inputs": x, "weight": jnp.ones(2), "part": jnp.ones(2, int)}
+
+    def total(w):
+        own = {**batch, "same.value": w * x} if cached else batch
+        return objective(task, {"same": {"params": w}})({"params": w}, own, None)[0].sum()
+
+    value, slope = jax.value_and_grad(total)(jnp.asarray(0.5))
+    assert (float(value), float(slope)) == (0.25 * 10, 0.5 * 10)
+
+
 def test_penalties():
     params, original = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([0.5, -2.0])}
     assert objectives.l1(2.0)(params, original) == pytest.approx(6.0)
