@@ -159,6 +159,11 @@ def test_what_is_needed_is_what_is_passed_over(over, parts):
     assert method.needs == parts | {"inputs"}
     method = unlearning.descend(OBJECTIVE, optax.sgd(0.1), inputs=False, **options)
     assert method.needs == parts | {"labels"}
+    for part in ("forget", "retain", "validation"):  # metrics read labels
+        method = unlearning.descend(
+            OBJECTIVE, optax.sgd(0.1), record=(part,), labels=False, **options
+        )
+        assert method.needs == parts | {part, "inputs", "labels"}
 
 
 @pytest.mark.parametrize(
