@@ -48,7 +48,7 @@ def test_sets_of_the_community_which_ask_the_network_are_not_listed(tmp_path, mo
     import tensorflow_datasets as tfds
 
     def listed(*, with_community_datasets=True):
-        return ["mnist"] + ["huggingface:mnist_"] * with_community_datasets
+        return ["mnist"] + ["hf:mnist_"] * with_community_datasets
 
     monkeypatch.setattr(tfds, "list_builders", listed)
     with pytest.raises(ValueError, match=r"got 'mnist_'; nearest: mnist \("):

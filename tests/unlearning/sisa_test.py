@@ -96,7 +96,7 @@ def test_every_slice_is_trained_on_beside_those_before_it():
     task = linear.TASK._replace(init=lambda rng, batch: {"params": {"w": start}})
     method = unlearning.sisa(optax.sgd(0.5), num_shards=2, num_slices=3, num_epochs=2, batch_size=9)
 
-    def check(memory, gone):
+    def check(deployed, memory, gone):
         for s in range(2):
             w = np.float64(start)
             for r in range(3):
@@ -106,13 +106,14 @@ def test_every_slice_is_trained_on_beside_those_before_it():
                     w = w - 0.5 * np.average(slopes, axis=0, weights=data["weight"][here])
                 found = memory.checkpoints["params"]["w"][s, r]
                 np.testing.assert_allclose(found, w, rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(deployed["params"]["w"][s], found)
 
     deployed, memory = method.init(jax.random.key(3), task, {}, data)
-    check(memory, np.zeros(7, bool))
+    check(deployed, memory, np.zeros(7, bool))
     gone = np.arange(7) == 2
     parts = ({k: v[rows] for k, v in data.items()} for rows in (gone, ~gone))
-    _, memory = method.update(jax.random.key(0), task, deployed, memory, Request(*parts))
-    check(memory, gone)
+    deployed, memory = method.update(jax.random.key(0), task, deployed, memory, Request(*parts))
+    check(deployed, memory, gone)
 
 
 def test_shards_without_a_forgotten_example_are_untouched(deployed):

@@ -5,7 +5,7 @@ import pytest
 
 from experiments.common import streams
 
-TARGETS = np.random.default_rng(1).permutation(np.repeat([2, 5, 7, 11, 13], 60))
+TARGETS = np.random.default_rng(1).permutation(np.repeat([2, 5, 7, 11, 13], 300))
 
 
 def replayed(name, seed=0):
@@ -29,7 +29,7 @@ def test_half_of_the_classes_come_at_once_and_then_one_by_one_and_go():
     for (event, _), classes in zip(events[:4], ([2, 5], [7], [11], [13]), strict=True):
         np.testing.assert_array_equal(event.rows, np.flatnonzero(np.isin(TARGETS, classes)))
     for event, known in events[4:7]:  # a fiftieth of all
-        assert len(event.rows) == 6 and known[event.rows].all() and (np.diff(event.rows) > 0).all()
+        assert len(event.rows) == 30 and known[event.rows].all() and (np.diff(event.rows) > 0).all()
     for (event, known), c, share in zip(events[7:], (13, 2, 11), (0.5, 1, 1), strict=True):
         there = np.flatnonzero(known & (TARGETS == c))
         assert len(event.rows) == round(share * len(there)) and (np.diff(event.rows) > 0).all()
@@ -56,7 +56,7 @@ def test_a_twentieth_of_what_is_known_goes_after_every_class():
 def test_examples_of_the_last_class_go_one_by_one(count):
     options = {} if count == 60 else {"count": count}
     first, *rest = streams.adversarial(TARGETS, np.random.default_rng(0), **options)
-    assert first.kind == "learn" and first.rows.tolist() == list(range(300))
+    assert first.kind == "learn" and first.rows.tolist() == list(range(1500))
     gone = [int(event.rows.item()) for event in rest]
     assert [event.name for event in rest] == [f"example {row}" for row in gone]
     assert {event.kind for event in rest} == {"forget"} and len(set(gone)) == count
@@ -68,3 +68,45 @@ def test_two_classes_are_too_few_for_half_of_them_and_more():
     assert three[0].rows.tolist() == list(range(50))
     with pytest.raises(ValueError, match="takes three classes or more, got 2"):
         streams.class_incremental(np.repeat([0, 1], 50), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", streams.STREAMS)
+def test_streams_forget_only_what_is_there_and_learn_only_what_is_not(digits, name):
+    targets = digits["targets"]
+    left = np.zeros(len(targets), bool)
+    kinds = set()
+    for event in streams.STREAMS[name](targets, np.random.default_rng(0)):
+        assert len(event.rows) == len(set(event.rows.tolist())) > 0
+        assert (left[event.rows] == (event.kind == "forget")).all(), event.name
+        left[event.rows] = event.kind == "learn"
+        kinds.add(event.kind)
+    assert kinds == {"learn", "forget"} and left.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "each"),
+    [
+        ("class_incremental", 2, 40),  # half of them, and two others, go
+        ("class_incremental", 3, 4),  # a fiftieth is none
+        ("interleaved", 3, 19),  # a twentieth is none
+        ("adversarial", 1, 60),  # all go
+    ],
+)
+def test_streams_of_too_few_examples_are_refused(name, classes, each):
+    def made(classes, each):
+        targets = np.repeat(np.arange(classes), each)
+        events = streams.STREAMS[name](targets, np.random.default_rng(0))
+        streams.validate(name, events, len(targets))
+
+    made(3, 61)
+    with pytest.raises(ValueError, match=f"stream {name} takes"):
+        made(classes, each)
+
+
+def test_requests_about_nothing_and_those_that_leave_nothing_are_named():
+    learn, forget = (streams.Event(kind, np.arange(3), kind) for kind in ("learn", "forget"))
+    streams.validate("s", [learn, forget._replace(rows=np.arange(2))], 3)
+    with pytest.raises(ValueError, match="than 3: its request 'forget' leaves none"):
+        streams.validate("s", [learn, forget], 3)
+    with pytest.raises(ValueError, match="its request 'forget' is about no example"):
+        streams.validate("s", [learn, forget._replace(rows=np.arange(0))], 3)
