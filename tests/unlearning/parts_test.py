@@ -160,6 +160,9 @@ def test_three_parts_are_walked_through_side_by_side_or_in_turn():
     assert int(state.step) == 2 and walked == 1 + 3 + 2 * 10 + 100 + 300
     walked, state, _ = walk(parts, over="paired", along="buffer", batch_size=1, num_epochs=1)
     assert int(state.step) == 1 and walked in {10.0 + n + f for n in (1, 3) for f in (100, 300)}
+    longer = {**parts, "retain": [5.0, 6.0, 7.0]}  # along the last one, unless it is said
+    walked, state, _ = walk(longer, over="paired", batch_size=1, num_epochs=1)
+    assert int(state.step) == 3 and walked in {18 + 30 + n + f for n in (5, 7) for f in (500, 700)}
     options = {"over": "alternate", "batch_size": 2, "num_epochs": 3, "epochs": {"forget": 1}}
     walked, state, seen = walk(parts, watch=lambda v: v["params"], **options)
     assert walked == 3 * (2 + 10) + 200 and int(state.step) == 9
