@@ -41,6 +41,8 @@ class Task(NamedTuple):
       divergence: `(outputs, reference, batch, temperature=1) -> [B]`, how far a prediction is from
         another model's on the same batch; `None` where predictions are not compared.
       num_draws: how many draws evaluation averages; 0 where it draws nothing.
+      merge: `variables -> variables` of the plain model, if what is learned are a model's adapters,
+        masks or some of its parameters, see `tasks.merged`; `None` where they are plain.
     """
 
     init: Callable[[Array, Batch], Variables]
@@ -50,6 +52,7 @@ class Task(NamedTuple):
     draw: Callable[[Array, Batch, bool], Batch] | None = None
     divergence: Callable[..., Array] | None = None
     num_draws: int = 1
+    merge: Callable[[Variables], Variables] | None = None
 
 
 class Request(NamedTuple):

@@ -1,5 +1,6 @@
 """Model + loss + metrics -> Task."""
 
+from unlearnjax.tasks.adapted import adapted, as_base, channel_masks
 from unlearnjax.tasks.adapters import (
     Model,
     features,
@@ -12,12 +13,17 @@ from unlearnjax.tasks.autoencoding import autoencoding
 from unlearnjax.tasks.classification import classification, margin
 from unlearnjax.tasks.draws import augmented, drawn, expected, keyed
 from unlearnjax.tasks.layers import layer_names
+from unlearnjax.tasks.lora import lora
 from unlearnjax.tasks.regression import regression
+from unlearnjax.tasks.trained import merged, split, trained
 
 __all__ = [
     "Model",
+    "adapted",
+    "as_base",
     "augmented",
     "autoencoding",
+    "channel_masks",
     "classification",
     "drawn",
     "expected",
@@ -27,7 +33,11 @@ __all__ = [
     "keyed",
     "layer_names",
     "logits",
+    "lora",
     "margin",
+    "merged",
     "num_classes",
     "regression",
+    "split",
+    "trained",
 ]
