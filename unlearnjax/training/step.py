@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import parallel, tasks
+from unlearnjax import parallel, tasks, trees
 from unlearnjax.types import Array, Batch, PyTree, Task, Variables
 
 # (variables, batch, rng) -> (per-example loss [B], (per-example metrics, updated variables))
@@ -83,6 +83,9 @@ def make_step(
     def total(tree):
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
+    def mean(tree):
+        return tree if axis_name is None else parallel.average(tree, axis_name)
+
     def step(state: TrainState, batch: Batch, rng: Array):
         batch = tasks.keyed(batch, jax.random.fold_in(jax.random.fold_in(rng, _DRAWS), state.step))
         weight = batch["weight"]
@@ -103,9 +106,12 @@ def make_step(
         grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
         params, opt_state = state.variables["params"], state.opt_state
         updates, opt_state = tx.update(grads, opt_state, params)
-        collections = {name: value for name, value in updated.items() if name != "params"}
-        if axis_name is not None:
-            collections = parallel.average(collections, axis_name)
+        collections = {
+            # What `apply` only carries is the same on every device and stays as it is.
+            name: state.variables[name] if trees.same(value, variables.get(name)) else mean(value)
+            for name, value in updated.items()
+            if name != "params"
+        }
         new_variables = {**collections, "params": optax.apply_updates(params, updates)}
         return TrainState(state.step + 1, new_variables, opt_state), sums
 
