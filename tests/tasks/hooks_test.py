@@ -106,14 +106,13 @@ def applied(task, variables, batch=BATCH):
     return task.apply(variables, batch, None, False)[0]
 
 
-@pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", TASKS)
-def test_identity_edits_and_captures_change_nothing(name, train):
+def test_identity_edits_and_captures_change_nothing(name):
     """Under jit, grad, vmap and remat: outputs, updated variables and gradients, bit for bit."""
 
     def compute(task):
         def loss(params, variables):
-            apply = jax.checkpoint(lambda v: task.apply(v, BATCH, jax.random.key(3), train))
+            apply = jax.checkpoint(lambda v: task.apply(v, BATCH, jax.random.key(3), True))
             outputs, updated = apply({**variables, "params": params})
             rest = {k: v for k, v in outputs.items() if not k.startswith(hooks.HIDDEN)}
             return task.loss(outputs, BATCH).sum(), (rest, updated)
@@ -123,9 +122,8 @@ def test_identity_edits_and_captures_change_nothing(name, train):
         return jax.jit(jax.vmap(one))(both)
 
     task, names = TASKS[name], NAMES[name]
-    expected = compute(task)
-    problems.assert_trees_equal(compute(tasks.capture(task, names)), expected)
-    problems.assert_trees_equal(compute(tasks.edit(task, dict.fromkeys(names, identity))), expected)
+    hooked = tasks.edit(tasks.capture(task, names), dict.fromkeys(names, identity))
+    problems.assert_trees_equal(compute(hooked), compute(task))
 
 
 def test_linen_activations_are_those_that_flax_captures():
@@ -188,7 +186,7 @@ def silenced(name, layer):
 
 @pytest.mark.parametrize(
     ("name", "layer"),
-    [("linen", "first"), ("linen", "block_1.Dense_0"), ("nnx", "inner.linear"), ("own", "first")],
+    [("linen", "block_1.Dense_0"), ("nnx", "inner.linear"), ("own", "first")],
 )
 def test_an_edit_reaches_evaluation_gradients_and_curvature(name, layer):
     """A layer edited to 0 is one whose parameters are 0; the latter's other gradients agree."""
@@ -197,14 +195,8 @@ def test_an_edit_reaches_evaluation_gradients_and_curvature(name, layer):
     expected = training.evaluate(TASKS[name], without, BATCH)
     found = training.evaluate(edited, VARIABLES[name], BATCH)
     problems.assert_trees_close(found, expected, rtol=1e-6)
-    assert (
-        float(
-            jnp.abs(
-                found["loss"] - training.evaluate(TASKS[name], VARIABLES[name], BATCH)["loss"]
-            ).max()
-        )
-        > 0.01
-    )
+    plain = training.evaluate(TASKS[name], VARIABLES[name], BATCH)
+    assert jnp.abs(found["loss"] - plain["loss"]).max() > 0.01
     fisher = curvature.fisher_diagonal(edited, VARIABLES[name], BATCH)
     out = {"linen": "out", "nnx": "out", "own": "w"}[name]
     expected = curvature.fisher_diagonal(TASKS[name], without, BATCH)

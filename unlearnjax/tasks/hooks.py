@@ -1,10 +1,10 @@
 """Hidden activations of any model: seen by `capture`, changed by `edit`, named by `tap`.
 
 Every named activation passes through a primitive that is the identity: `tap` places it, and while
-a hooked task applies its model, so do the modules of Linen and NNX. What `capture` and `edit` return
-traces the model to a program, without computing, and evaluates that program with the activations
-taken or replaced. Nothing is kept between calls, so that a program that jax has cached, of `jit` or
-`checkpoint`, is never one that somebody else has hooked.
+a hooked task applies its model, so do the modules of Linen and NNX. What `capture` and `edit`
+return traces the model to a program, without computing, and evaluates that program with the
+activations taken or replaced. Nothing is kept between calls, so that a program that jax keeps (of
+`jit`, of `checkpoint`) is never one that somebody else has hooked.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from jax.interpreters import ad, batching, mlir
 
 from unlearnjax import checks, trees
 from unlearnjax import data as data_lib
-from unlearnjax.types import Array, Batch, Outputs, PyTree, Task, Variables
+from unlearnjax.types import Array, Batch, PyTree, Task, Variables
 
 # (activation, batch) -> activation
 Edit = Callable[[Array, Batch], Array]
@@ -138,7 +138,7 @@ def with_features(task: Task, layer: str | None) -> Task:
 
 
 def placed(module: nnx.Module) -> nnx.Module:
-    """An NNX module, made for one call, whose submodules tap what they return while hooks are on."""
+    """An NNX module, made for one call; while hooks are on its parts tap what they return."""
     if _PLACING.get():
         for path, part in list(nnx.iter_graph(module)):
             if isinstance(part, nnx.Module) and path:
@@ -246,7 +246,7 @@ def _evaluate(
 def _evaluate_inner(
     equation: core.JaxprEqn, given: Sequence[Array], replace: Callable, wanted: set[str]
 ) -> tuple[list[Array], dict[str, Array]]:
-    """`_evaluate` of an equation that holds a program of its own, in which there are wanted taps."""
+    """`_evaluate` of an equation with a program of its own, in which there are wanted taps."""
     kind, params = equation.primitive.name, equation.params
     inner = params.get("jaxpr")
     if isinstance(inner, core.Jaxpr):

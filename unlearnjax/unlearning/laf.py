@@ -63,7 +63,7 @@ def laf(
       temperature: of the contrast, > 0; 5 or 20 in the paper.
       latent: dimensions of the autoencoders' latents; 8, or 16 for a ResNet, in the paper.
       vae_epochs, vae_learning_rate: of their training, by Adam.
-      layer: whose activations are the features, see `at_layer`; `None` is the penultimate, as there.
+      layer: whose activations are the features, see `at_layer`; `None`, as there, the penultimate.
 
     Returns:
       An unlearner that needs forget and retain data, no labels; the task's outputs must have
