@@ -12,6 +12,8 @@ from unlearnjax.tasks.adapters import (
 from unlearnjax.tasks.autoencoding import autoencoding
 from unlearnjax.tasks.classification import classification, margin
 from unlearnjax.tasks.draws import augmented, drawn, expected, keyed
+from unlearnjax.tasks.generation import generate
+from unlearnjax.tasks.hooks import capture, edit, tap, with_features
 from unlearnjax.tasks.layers import layer_names
 from unlearnjax.tasks.lora import lora
 from unlearnjax.tasks.regression import regression
@@ -23,13 +25,16 @@ __all__ = [
     "as_base",
     "augmented",
     "autoencoding",
+    "capture",
     "channel_masks",
     "classification",
     "drawn",
+    "edit",
     "expected",
     "features",
     "from_linen",
     "from_nnx",
+    "generate",
     "keyed",
     "layer_names",
     "logits",
@@ -39,5 +44,7 @@ __all__ = [
     "num_classes",
     "regression",
     "split",
+    "tap",
     "trained",
+    "with_features",
 ]
