@@ -209,6 +209,18 @@ def test_methods_run_on_changes():
     assert not np.array_equal(*(v["params"]["out"]["kernel"]["b"] for v in (result, variables)))
 
 
+def test_what_is_generated_is_the_merged_models():
+    says = lambda task, variables, rng, batch: task.apply(variables, batch, None, False)[0]
+    task = frameworks.task("linen")._replace(generate=says)
+    own = tasks.lora(task, 2)
+    model, variables = started(task, own)
+    variables = {**variables, "params": frameworks.shaken(variables["params"])}
+    pairs = (own, variables), (task, tasks.merged(own, variables)), (task, model)
+    found = [tasks.generate(t, v, None, DATA)["logits"] for t, v in pairs]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+    assert float(jnp.abs(found[0] - found[2]).max()) > 0.05
+
+
 def test_bad_values_are_named():
     task = frameworks.task("linen")
     for rank in (0, -1):

@@ -67,9 +67,8 @@ class Lifted(nn.Module):
         x, _ = nn.remat(Block)()(inputs)
         scan = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
         x, _ = scan()(x, None)
-        mapped = nn.vmap(
-            nn.Dense, 1, 1, variable_axes={"params": None}, split_rngs={"params": False}
-        )
+        shared = {"variable_axes": {"params": None}, "split_rngs": {"params": False}}
+        mapped = nn.vmap(nn.Dense, in_axes=1, out_axes=1, **shared)
         return mapped(3)(jnp.stack([x, 2 * x], 1)).sum(1)
 
 
@@ -127,18 +126,26 @@ def one_by_one(task, own, batch, model, variables):
 @pytest.mark.parametrize("name", CASES)
 def test_every_example_has_the_model_of_its_strength(name):
     task, own, batch, model, variables = prepared(name)
-    found, same = jax.jit(lambda v, b: own.apply(v, b, None, False))(variables, batch)
+    apply = jax.jit(lambda v, b: own.apply(v, b, None, False))
+    plain = jax.jit(lambda v: task.apply(v, batch, None, False)[0]["logits"])
+    found, same = apply(variables, batch)
     problems.assert_trees_equal(same, variables)
     expected = one_by_one(task, own, batch, model, variables)
     np.testing.assert_allclose(found["logits"], expected, rtol=1e-4, atol=1e-4)
     assert float(jnp.abs(expected - expected[::-1]).max()) > 0.05
-    base = task.apply(model, batch, None, False)[0]["logits"]
-    np.testing.assert_allclose(found["logits"][0], base[0], rtol=1e-5, atol=1e-5)
-    # The column of ones is the merged model, and so is a task without the column.
-    ones = {**batch, "strength": jnp.ones(4, jnp.int32)}
-    found = own.apply(variables, ones, None, False)[0]["logits"]
-    merged = task.apply(tasks.merged(own, variables), batch, None, False)[0]["logits"]
-    np.testing.assert_allclose(found, merged, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found["logits"][0], plain(model)[0], rtol=1e-5, atol=1e-5)
+    ones, _ = apply(variables, {**batch, "strength": jnp.ones(4)})
+    merged = plain(tasks.merged(own, variables))
+    np.testing.assert_allclose(ones["logits"], merged, rtol=1e-4, atol=1e-4)
+
+
+def test_strengths_may_be_whole_numbers():
+    _, own, batch, _, variables = prepared("linen")
+    found = [
+        own.apply(variables, {**batch, "strength": strength}, None, False)[0]["logits"]
+        for strength in (jnp.arange(4), jnp.arange(4.0))
+    ]
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +177,17 @@ def test_gradients_by_changes_are_those_of_one_model_for_each():
     found = jax.jit(jax.grad(loss(jax.checkpoint(scaled))))(variables["params"])
     apart = lambda v: one_by_one(task, own, batch, model, v)
     problems.assert_trees_close(found, jax.grad(loss(apart))(variables["params"]), rtol=1e-4)
+
+
+def test_an_edit_of_activations_sees_the_change_of_each_example():
+    task, own, batch, model, variables = prepared("linen")
+    doubled = lambda t: tasks.edit(t, {"hidden": lambda h, batch: 2 * h + 1})
+    found = doubled(own).apply(variables, batch, None, False)[0]["logits"]
+    expected = one_by_one(doubled(task), own, batch, model, variables)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    inside = tasks.lora(doubled(task), 2, alpha=3.0, vectors=True, column="strength")
+    found = inside.apply(variables, batch, None, False)[0]["logits"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 class Dropped(nn.Module):

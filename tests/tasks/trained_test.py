@@ -96,8 +96,11 @@ def test_importances_are_those_of_the_whole_model_where_it_is_trained(linen):
 QUICK = ("finetune", "scrub", "ssd", "retrain")
 
 
+NAMES = [name for name in methods.METHODS if name != "s3t"]  # more slices than trained layers
+
+
 @pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in methods.METHODS]
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 )
 def test_every_method_forgets_in_the_trained_part_alone(name):
     where = ["Dense_0"]
@@ -120,7 +123,7 @@ def test_every_method_forgets_in_the_trained_part_alone(name):
     if name == "acu":  # a head of its own beside the whole model
         return
     frozen = result["frozen"]
-    if name in ("sisa", "s3t"):  # of every shard
+    if name == "sisa":  # of every shard
         frozen, result = jax.tree.map(lambda x: x[0], (frozen, result))
     problems.assert_trees_equal(frozen, variables["frozen"])
     assert jax.tree.structure(result["params"]) == jax.tree.structure(variables["params"])

@@ -37,8 +37,8 @@ def scaled(
     Every example is a program of its own under `vmap`. What layers of `LINEAR` alone read is not
     changed there: such a layer is applied a second time, with the change for parameters, and the
     result is multiplied and added. Any other parameter is changed before, for each example of the
-    batch: in models of other libraries, in norms, in Linen's `remat`, `scan` and `jit`, and where
-    something else reads it, too.
+    batch: in models of other libraries, in norms, in Linen's `remat`, `scan` and `jit`, where
+    something else reads it, too, and under `edit` and `capture`.
 
     Args:
       task: of the plain model.
@@ -150,7 +150,12 @@ def _visiting(leaves: Sequence[Array], wanted: Collection[int], visit: Visit) ->
 
     def interceptor(next_fun, args, kwargs, context):
         result, layer = next_fun(*args, **kwargs), context.module
-        if type(layer) not in LINEAR or any(getattr(layer, a, None) for a in _REPLACING):
+        if (
+            type(layer) not in LINEAR
+            or context.method_name not in ("__call__", "attend")
+            or any(getattr(layer, attribute, None) for attribute in _REPLACING)
+            or next_fun is not context.orig_method  # another interceptor may change the call
+        ):
             return result
         params = layer.variables.get("params", {})
         places = {name: place[id(x)] for name, x in params.items() if id(x) in place}
