@@ -53,7 +53,7 @@ FULL = {
     },
     "audits": {"num_examples": 1000, "num_models": 200},
     "convolution": {},
-    "adapters": {"sizes": {"mlp": 100, "resnet18": 16, "vit_tiny": 16}},
+    "adapters": {"sizes": {"mlp": 100, "vit_tiny": 16}},
     "scaling": {
         "examples": (500, 1000, 2000, 4000, 8000),
         "widths": (64, 128, 256, 512, 1024),

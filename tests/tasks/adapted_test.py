@@ -169,7 +169,9 @@ def test_a_kernel_of_several_axes_has_a_mask_per_unit_and_a_scalar_none():
     task = tasks.classification(tasks.Model(init, lambda *given: given))
     params = tasks.channel_masks(task, None).init(jax.random.key(0), DATA)["params"]
     assert jax.tree.map(jnp.shape, params) == {"kernel": (4,), "temperature": None}
-    with pytest.raises(ValueError, match=r"edited, which have an axis, got 'temperature': .*\[\]"):
+    with pytest.raises(
+        ValueError, match=r"edited, which are floats with an axis, got 'temperature': .*\[\]"
+    ):
         tasks.channel_masks(task, ["kernel", "temperature"]).init(jax.random.key(0), DATA)
 
 

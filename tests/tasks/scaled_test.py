@@ -209,6 +209,12 @@ def test_dropout_is_drawn_for_each_example_while_training():
     assert len(np.unique(first[:, 0])) > 1
 
 
+def test_models_of_other_libraries_without_statistics_are_trained():
+    _, own, batch, _, variables = prepared("nnx")
+    outputs = [own.apply(variables, batch, jax.random.key(0), train)[0] for train in (True, False)]
+    np.testing.assert_array_equal(outputs[0]["logits"], outputs[1]["logits"])
+
+
 def test_only_what_where_means_is_scaled_and_whatever_it_draws():
     """Also a mapping of typed keys in the batch, through draws of the task."""
     task, own, batch, model, variables = prepared("linen", where=["out"])

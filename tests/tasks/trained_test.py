@@ -93,7 +93,7 @@ def test_importances_are_those_of_the_whole_model_where_it_is_trained(linen):
     assert tasks.layer_names(own, variables, DATA) == ["out"]
 
 
-QUICK = ("finetune", "scrub", "ssd", "retrain")
+QUICK = ("finetune", "ssd")
 
 
 NAMES = [name for name in methods.METHODS if name != "s3t"]  # more slices than trained layers

@@ -84,7 +84,7 @@ def edits(rng: Array, params: PyTree, where: trees.Where, init: InitEdit, hint: 
         init(key, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)) if own else None
         for key, leaf, own in zip(keys, leaves, chosen, strict=True)
     ]
-    for name in where if isinstance(where, list | tuple) else [where]:
+    for name in [where] if where is None or callable(where) else where:
         own = trees.chosen(params, [name] if isinstance(name, str) else name)
         if not any(mine and edit is not None for mine, edit in zip(own, made, strict=True)):
             refused = {
@@ -131,6 +131,7 @@ def channel_masks(task: Task, where: trees.Where, collection: str = "base") -> T
 
     def init(key: Array, leaf: jax.ShapeDtypeStruct) -> Array | None:
         del key
-        return jnp.ones(leaf.shape[-1], leaf.dtype) if leaf.shape else None
+        floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.ones(leaf.shape[-1], leaf.dtype) if leaf.shape and floats else None
 
-    return adapted(task, where, init, jnp.multiply, collection, ", which have an axis")
+    return adapted(task, where, init, jnp.multiply, collection, ", which are floats with an axis")

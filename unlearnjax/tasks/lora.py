@@ -3,6 +3,7 @@
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022 (arXiv 2106.09685).
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -58,14 +59,14 @@ def lora(
       init: of a: 'uniform' in `+-1/sqrt(rows)`, 'normal' of variance `1 / rows`, or a function
         `(key, shape, dtype)`, such as of `jax.nn.initializers`.
       vectors: whether parameters of one axis or none have a change of their own, `{'offset'}`, in
-        full; it is not scaled.
+        full; it is not scaled. Those of integers have none.
       column: of a batch, `[B]`, by which the whole change of an example is multiplied, offsets too;
         `None`: by 1. See `tasks.scaled.scaled` for what it costs and refuses.
       collection: where the base is, if the name is taken.
 
     Returns:
-      The task. A step keeps gradients and optimizer state of the changes alone; their gradients are
-      made from those of the whole weights, one after another.
+      The task. A step keeps gradients and optimizer state of the changes alone. On its way it makes
+      every changed weight, and its gradient, once.
 
     Raises:
       ValueError: for a value out of range; at `init` if `where` means nothing that can be changed;
@@ -93,9 +94,11 @@ def lora(
     scale = 1.0 if alpha is None else alpha / rank
 
     def fresh(key: Array, leaf: jax.ShapeDtypeStruct) -> PyTree:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return None
         if len(leaf.shape) < 2:
             return {"offset": jnp.zeros(leaf.shape, leaf.dtype)} if vectors else None
-        rows, columns = leaf.size // leaf.shape[-1], leaf.shape[-1]
+        rows, columns = math.prod(leaf.shape[:-1]), leaf.shape[-1]
         r = min(rank, rows, columns)
         return {
             "a": factor(key, (rows, r), leaf.dtype),
@@ -107,7 +110,7 @@ def lora(
             return edit["offset"]
         return (scale * (edit["a"] @ edit["b"])).reshape(leaf.shape).astype(leaf.dtype)
 
-    hint = "" if vectors else ", which have two axes, or one if vectors"
+    hint = ", which are floats" if vectors else ", which are floats with two axes"
     add = lambda leaf, edit: leaf + change(leaf, edit)
     student = adapted(task, where, fresh, add, collection, hint)
     return student if column is None else scaled(task, student, change, column, collection)

@@ -62,7 +62,7 @@ def scaled(
             if edit is not None
         }
         others = without(without(variables, base), "params")
-        _validate(batch, column, train, sorted(others))
+        _validate(batch, column, train, [name for name in others if jax.tree.leaves(others[name])])
 
         def outputs(leaves, example, key):
             params = {"params": treedef.unflatten(leaves)}
