@@ -237,8 +237,9 @@ def test_bad_values_are_named():
     for rank in (0, -1):
         with pytest.raises(ValueError, match=f"rank must be >= 1, got {rank}"):
             tasks.lora(task, rank)
-    with pytest.raises(ValueError, match="rank must be a whole number, got 1.5"):
-        tasks.lora(task, 1.5)
+    for rank in (1.5, 2.0, float("inf")):
+        with pytest.raises(ValueError, match=f"rank must be a whole number, got {rank}"):
+            tasks.lora(task, rank)
     with pytest.raises(ValueError, match="alpha must be > 0, got 0"):
         tasks.lora(task, 1, alpha=0)
     with pytest.raises(ValueError, match="init must be one of .*'uniform', 'normal'.* got 'zeros'"):

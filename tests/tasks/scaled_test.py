@@ -139,6 +139,28 @@ def test_every_example_has_the_model_of_its_strength(name):
     np.testing.assert_allclose(ones["logits"], merged, rtol=1e-4, atol=1e-4)
 
 
+class Square(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, train=False):
+        return nn.Dense(5, name="second")(nn.tanh(nn.Dense(5, name="first")(inputs)))
+
+
+def test_one_array_in_two_places_has_the_change_of_each():
+    """Outside of compiled code two equal layers may hold the very same array, or NumPy's."""
+    kernel = jax.random.normal(jax.random.key(3), (5, 5))
+    layer = {"kernel": kernel, "bias": np.zeros(5, np.float32)}
+    batch = {"inputs": VECTORS, "strength": STRENGTHS}
+    task = problems.linen(Square())
+    own = tasks.lora(task, 2, alpha=3.0, vectors=True, column="strength")
+    model = {"params": {"first": dict(layer), "second": dict(layer)}}
+    start = tasks.as_base(model)
+    variables = training.init_variables(own, batch, jax.random.key(2), start)
+    variables = {**variables, "params": frameworks.shaken(variables["params"])}
+    found = own.apply(variables, batch, None, False)[0]["logits"]
+    expected = one_by_one(task, own, batch, model, variables)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_strengths_may_be_whole_numbers():
     _, own, batch, _, variables = prepared("linen")
     found = [

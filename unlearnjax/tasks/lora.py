@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unlearnjax import checks, trees
 from unlearnjax.tasks.adapted import adapted
@@ -84,7 +85,7 @@ def lora(
       {'a': (4, 2), 'b': (2, 8)}
     """
     checks.at_least(1, rank=rank)
-    if rank != int(rank):
+    if not isinstance(rank, int | np.integer):
         raise ValueError(f"rank must be a whole number, got {rank}")
     if alpha is not None:
         checks.positive(alpha=alpha)

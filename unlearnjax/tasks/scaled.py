@@ -55,6 +55,7 @@ def scaled(
 
     def apply(variables: Variables, batch: Batch, rng: Array | None, train: bool):
         leaves, treedef = jax.tree.flatten(held(variables, base, "tasks.as_base"))
+        leaves = _apart(leaves)
         edits = treedef.flatten_up_to(variables["params"])
         changes = {
             i: change(leaf, edit)
@@ -85,7 +86,7 @@ def scaled(
 
             def add(layer, places, again, result):
                 params = {
-                    name: changes[places[name]] if name in places else jnp.zeros_like(value)
+                    name: changes[places[name]] if name in places else _zeros(value)
                     for name, value in layer.variables["params"].items()
                 }
                 more = again(layer.clone(parent=None), {"params": params})
@@ -112,6 +113,16 @@ def _validate(batch: Batch, column: str, train: bool, others: list[str]) -> None
             f"train must be False where each example has a strength of its own ({column}) and the "
             f"model has collections beside its parameters, got {others}"
         )
+
+
+def _apart(leaves: Sequence[Array]) -> list[Array]:
+    """The same arrays, of which no two are one, as they may be outside of compiled code."""
+    arrays, first = [jnp.asarray(leaf) for leaf in leaves], {}
+    return [x if first.setdefault(id(x), i) == i else jnp.copy(x) for i, x in enumerate(arrays)]
+
+
+def _zeros(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.zeros_like, tree)
 
 
 def _read_by_layers(
