@@ -19,6 +19,7 @@ QUICK = {
     "analytic": {"sizes": (1_000,), "against": ((512, 2_000, 200),)},
     "search": {"sizes": {"mlp": 500}},
     "audits": {"num_examples": 500, "num_models": 100},
+    "adapters": {"sizes": {"mlp": 100}},
 }
 
 # Under twenty minutes on 2 CPU cores, PyTorch's part included.
@@ -52,6 +53,7 @@ FULL = {
     },
     "audits": {"num_examples": 1000, "num_models": 200},
     "convolution": {},
+    "adapters": {"sizes": {"mlp": 100, "vit_tiny": 16}},
     "scaling": {
         "examples": (500, 1000, 2000, 4000, 8000),
         "widths": (64, 128, 256, 512, 1024),
