@@ -31,7 +31,7 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
         return sets.logits(bench, bench.task, fresh(bench.task, bench.train, rng), softmax=True)
 
     # Runs published before there were probes have none.
-    probed = probes.prepare(bench) if "probe" in bench.config.evaluate else None
+    probed = probes.prepare(bench) if hasattr(bench.config.evaluate, "probe") else None
     return Context(bench, novice, probed)
 
 
@@ -40,7 +40,7 @@ def observe(context: Context, task: Task, variables: Variables) -> Arrays:
     bench = context.bench
     arrays = sets.observe(bench, task, variables)
     arrays["predictions"] = sets.logits(bench, task, variables, softmax=True)
-    if "probe" in bench.config.evaluate:
+    if hasattr(bench.config.evaluate, "probe"):
         arrays["probe"] = probes.observe(context.probed, bench, task, variables)
     return arrays
 
