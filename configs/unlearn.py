@@ -145,6 +145,7 @@ METHODS = {
         "num_epochs": 20,
         "align_rate": 2.0,
         "temperature": 20.0,
+        "layer": config_dict.placeholder(str),
     },
     "just_in_time": {
         "optimizer": "sgd",
@@ -256,6 +257,8 @@ def get_config(
     config.evaluate.relearn = ConfigDict(
         {"learning_rate": 3e-4, "max_steps": 100, "margin": 0.05, "num_examples": 256}
     )
+    # The layer whose activations a linear probe searches for forgotten classes; None: 'features'.
+    config.evaluate.probe = ConfigDict({"layer": config_dict.placeholder(str)})
     # Methods also run from originals perturbed by `size` of their size, as others would round;
     # those that spread by more than five points get `num_seeds` seeds (0: no more than others).
     config.rounding = ConfigDict({"num_perturbed": 1, "size": 1e-6, "num_seeds": 0})
@@ -272,15 +275,24 @@ def get_config(
             + checks.near(unknown, methods)
         )
 
-    config.unlearn = ConfigDict({name: dict(fields) for name, fields in methods.items()})
+    # A placeholder would be shared, and set in every config at once.
+    own = lambda value: config_dict.placeholder(value.get_type()) if _is_unset(value) else value
+    config.unlearn = ConfigDict(
+        {name: {k: own(v) for k, v in fields.items()} for name, fields in methods.items()}
+    )
     set_tuned(config, tuned(dataset, model, config.num_train))
     # Fields of the methods, unset here: `--config.unlearn.FIELD` sets it for every method with it.
     for fields in methods.values():
         for field, value in fields.items():
             if field != "constructor":
                 kind = type(value) if isinstance(value, int | str) else float
+                kind = value.get_type() if _is_unset(value) else kind
                 config.unlearn[field] = config_dict.placeholder(kind)
     return config
+
+
+def _is_unset(value: Any) -> bool:
+    return isinstance(value, config_dict.FieldReference)
 
 
 def spelled_out(text: str, methods: Iterable[str]) -> list[str]:

@@ -18,6 +18,7 @@ from experiments.benchmarks import (
     ensemble,
     fisher,
     forgetting,
+    hooks,
     report,
     scaling,
     search,
@@ -67,11 +68,12 @@ def test_every_benchmark_yields_records_and_they_become_a_report():
         *search.run({"mlp": 40}, (40, 60), (1, 2), batch_size=20, train_epochs=1, repeats=1),
         *audits.run(50, 20, repeats=1),
         *adapters.run({"mlp": 20}, 2, shape=(8, 8, 1), repeats=1),
+        *hooks.run({"mlp": "Dense_0"}, {"mlp": 40}, repeats=1),
         *scaling.run((20, 40), (8, 16), (10, 20), (1, 2), base=40, repeats=1),
     ]
     assert {r["benchmark"] for r in records} == {
         "epoch", "step", "fisher", "forget", "convolution", "acu", "drift", "ensemble", "trak",
-        "datamodels", "search", "audit", "adapters", "scaling",
+        "datamodels", "search", "audit", "adapters", "scaling", "capture",
     }  # fmt: skip
     assert all(ratio > 0 for r in records for ratio in r.get("ratio", {}).values())
     # The tests have eight devices, so curves over devices are there too.

@@ -319,9 +319,18 @@ def test_names_that_are_not_there_are_refused_with_those_that_are():
     bare = tasks.classification(
         tasks.Model(own_init, lambda v, b, r, t: ({"logits": b["inputs"]}, v))
     )
-    with pytest.raises(ValueError, match=r"named, in a function by tasks\.tap; none is, got 'h'"):
+    with pytest.raises(ValueError, match=r"the model runs, by tasks\.tap in a function, got 'h'$"):
         applied(tasks.capture(bare, ("h",)), {})
     assert not hooks._PLACING.get()
+
+
+def test_an_error_lists_no_more_than_it_can(monkeypatch):
+    monkeypatch.setattr(hooks, "LISTED", 2)
+    with pytest.raises(ValueError, match=r"among \['turn', 'first'\] and 2 more, got 'tur'; did"):
+        applied(tasks.capture(TASKS["own"], ("tur",)), VARIABLES["own"])
+    monkeypatch.setattr(hooks, "LISTED", 4)
+    with pytest.raises(ValueError, match=r"among \['turn', 'first', .*'\], got 'tur'; did"):
+        applied(tasks.capture(TASKS["own"], ("tur",)), VARIABLES["own"])
 
 
 def test_layers_in_other_loops_are_refused():

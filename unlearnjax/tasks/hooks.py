@@ -31,6 +31,8 @@ Edit = Callable[[Array, Batch], Array]
 
 # What `capture` names an output after the layer: 'hidden.LAYER'.
 HIDDEN = "hidden."
+# How many names an error lists.
+LISTED = 12
 
 
 def capture(task: Task, where: Sequence[str]) -> Task:
@@ -294,7 +296,8 @@ def _check_seen(names: Sequence[str], seen: Sequence[str]) -> None:
         if name not in seen:
             near = lambda x, name=name: -difflib.SequenceMatcher(None, str(x), str(name)).ratio()
             there = sorted(dict.fromkeys(seen), key=near)
-            found = f"among {there}" if there else "named, in a function by tasks.tap; none is"
+            rest = f" and {len(there) - LISTED} more" if len(there) > LISTED else ""
+            found = f"among {there[:LISTED]}{rest}" if there else "by tasks.tap in a function"
             raise ValueError(
                 f"where must name layers that the model runs, {found}, got {name!r}"
                 f"{checks.near([name], there)}"
