@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from configs.unlearn import LEARNED
 from experiments.common.runner import Run
@@ -20,6 +19,7 @@ from unlearnjax import audit, parallel, training
 from unlearnjax.audit import Cost
 from unlearnjax.data import corruption
 from unlearnjax.training.checkpoints import Checkpoints
+from unlearnjax.training.fit import Training
 from unlearnjax.types import Data, Task, Variables
 
 
@@ -45,7 +45,7 @@ class Fitter(NamedTuple):
 
 def make_fit(
     task: Task,
-    tx: optax.GradientTransformation,
+    tx: Training,
     data: Data,
     indices: jax.Array,
     *,
@@ -53,20 +53,22 @@ def make_fit(
     batch_size: int,
     checkpoint_every: int,
     shard_parameters: bool = False,
+    start: Variables | None = None,
 ) -> Fitter:
-    """`training.train`, one compiled epoch after another.
+    """`training.fit`, one compiled epoch after another.
 
+    `start`, such as published weights, lies where training does: replicated under a mesh.
     With `shard_parameters` the model and its optimizer state are split over the devices of the
     mesh, see `parallel.split_shardings`; otherwise every device has a copy.
 
     The epoch is compiled once for all seeds. Killed at any moment and called again with the same
     arguments, the run goes on from its last checkpoint to bit-identical variables (on CPU).
     """
-    step = training.make_step(training.supervised(task), tx)
+    recipe = training.recipe(task, tx)
 
     def epoch(state, data, indices, rng):
         return training.run_epochs(
-            step,
+            recipe.step,
             state,
             data,
             indices,
@@ -75,20 +77,21 @@ def make_fit(
             batch_size=batch_size,
         )
 
-    def fresh(rng):
-        return training.init_state(training.init_variables(task, data, rng), tx)
+    def fresh(rng, given):
+        # Copies: an epoch reuses the buffers of its state, which are not those of other seeds.
+        return recipe.start(data, rng, jax.tree.map(jnp.copy, given))
 
     placed, of_epoch = {}, {}
     mesh = parallel.current()
     if shard_parameters and mesh is not None:
-        shardings = parallel.split_shardings(jax.eval_shape(fresh, jax.random.key(0)), mesh)
+        shardings = parallel.split_shardings(jax.eval_shape(fresh, jax.random.key(0), start), mesh)
         placed = {"out_shardings": shardings}
         of_epoch = {"out_shardings": (shardings, None)}
     init = jax.jit(fresh, **placed)
 
     @functools.cache
     def compiled_epoch():
-        args = (init(jax.random.key(0)), data, indices, jax.random.key(0))
+        args = (init(jax.random.key(0), start), data, indices, jax.random.key(0))
         return audit.compile_costed(epoch, *args, donate_argnums=(0,), **of_epoch)
 
     def prepare(run: Run, name: str) -> None:
@@ -96,7 +99,7 @@ def make_fit(
             compiled_epoch()
 
     def fit(run: Run, name: str, rng: jax.Array) -> Fit:
-        state = init(rng)
+        state = init(rng, start)
         metrics = jax.eval_shape(epoch, state, data, indices, rng)[1]
         carried = {
             "state": state,
@@ -133,7 +136,7 @@ def make_fit(
         run.events(name, {f"train/{metric}": values for metric, values in history.items()})
         compile_seconds, flops, peak = (float(x) for x in cost)
         total = Cost(seconds, compile_seconds, flops * num_epochs, peak)
-        return Fit(state.variables, history, total)
+        return Fit(recipe.deploy(state), history, total)
 
     return Fitter(fit, prepare)
 

@@ -7,11 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from unlearnjax import checks
-from unlearnjax.training.train import init_variables, train
+from unlearnjax.training.fit import Training, fit, init_variables, recipe
 from unlearnjax.types import Array, Data, PyTree, Task, Variables
 
 AXES = ("auto", "vmap", "map")
@@ -48,7 +47,7 @@ def mask_indices(masks: Array) -> Array:
 
 def train_ensemble(
     task: Task,
-    tx: optax.GradientTransformation,
+    tx: Training,
     data: Data,
     subsets: Array,
     rngs: Array,
@@ -73,7 +72,8 @@ def train_ensemble(
       data: device-resident arrays `[N, ...]`, shared by all.
       subsets: `[M, n]` indices; negative entries are padding (`mask_indices`).
       rngs: `[M]` keys.
-      keep: `(variables, data) -> tree`, e.g. margins on the data; models themselves are not stored.
+      keep: `(variables, data) -> tree` of a deployed model, e.g. margins on the data; models
+        themselves are not stored.
       axis: 'vmap' trains all at once, 'map' one after another within the program; 'auto' is 'map'
         for convolutional models on a CPU, where batching kernels over models is slower, else
         'vmap'.
@@ -111,11 +111,12 @@ def train_ensemble(
     if len(subsets) != len(rngs):
         raise ValueError(f"subsets and rngs must be equally many, got {len(subsets)}, {len(rngs)}")
 
+    trained = recipe(task, tx)
+
     def one(member, data):
         indices, rng = member
-        state, _ = train(
-            task,
-            tx,
+        variables, _ = fit(
+            trained,
             data,
             indices,
             rng,
@@ -123,7 +124,7 @@ def train_ensemble(
             batch_size=min(batch_size, indices.shape[0]),
             start=start,
         )
-        return keep(state.variables, data)
+        return keep(variables, data)
 
     axis = fastest_axis(task, data) if axis == "auto" else axis
     run = jax.jit(partial(over_models, one, axis=axis, mesh=mesh))

@@ -1,24 +1,27 @@
 """Retraining from scratch on the retain set: exact, and what every other method is measured by."""
 
 import jax.numpy as jnp
-import optax
 
 from unlearnjax import data as data_lib
 from unlearnjax import training
-from unlearnjax.types import Request, Unlearner
+from unlearnjax.training.fit import Training
+from unlearnjax.types import Request, Unlearner, Variables
 from unlearnjax.unlearning.descend import init_nothing
 
 
 def retrain(
-    tx: optax.GradientTransformation,
+    tx: Training,
     *,
     num_epochs: int,
     batch_size: int,
+    start: Variables | None = None,
 ) -> Unlearner:
-    """Trains a fresh model on the retain set and returns it.
+    """Trains a new model on the retain set and returns it.
 
     Args:
       tx, num_epochs, batch_size: as the original was trained, see `training.train`.
+      start: what the original started from, if not afresh, see `training.init_variables`; what the
+        given model carries (`training.carried`) is kept anyway.
 
     Returns:
       An unlearner that needs retain data and labels. Cost: a whole training run.
@@ -26,16 +29,16 @@ def retrain(
 
     def update(rng, task, variables, memory, request: Request):
         indices = jnp.arange(data_lib.num_examples(request.retain))
-        state, _ = training.train(
-            task,
-            tx,
+        kept = training.carried(task, request.retain, variables)
+        variables, _ = training.fit(
+            training.recipe(task, tx),
             request.retain,
             indices,
             rng,
             num_epochs=num_epochs,
             batch_size=batch_size,
-            start=training.carried(task, request.retain, variables),
+            start={**(start or {}), **kept},
         )
-        return state.variables, memory
+        return variables, memory
 
     return Unlearner(init_nothing, update, frozenset({"retain", "inputs", "labels"}))

@@ -1,4 +1,4 @@
-"""Whole runs: a compiled scan over device-resident data, or the same step over a stream.
+"""Epochs: a compiled scan over device-resident data, or the same step over a stream.
 
 Both visit the same batches in the same order with the same keys, so they agree.
 """
@@ -8,12 +8,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from unlearnjax import data as data_lib
-from unlearnjax import parallel, tasks
-from unlearnjax.training.step import TrainState, init_state, make_step, supervised
-from unlearnjax.types import Array, Batch, Data, PyTree, Task, Variables
+from unlearnjax import parallel
+from unlearnjax.training.step import TrainState
+from unlearnjax.types import Array, Batch, Data
 
 Order = Callable[[Array, Array], Array]
 
@@ -61,73 +60,6 @@ def run_epochs(
         return state, _means(jax.tree.map(jnp.sum, sums))
 
     return jax.lax.scan(one_epoch, state, length=num_epochs)
-
-
-def train(
-    task: Task,
-    tx: optax.GradientTransformation,
-    data: Data,
-    indices: Array,
-    rng: Array,
-    *,
-    num_epochs: int,
-    batch_size: int,
-    start: Variables | None = None,
-) -> tuple[TrainState, dict[str, Array]]:
-    """A whole training run as one program: init, then `num_epochs` epochs over `data[indices]`.
-
-    `vmap` it over `(indices, rng)` to train many models at once. Cost: `num_epochs` passes; memory
-    of the data, one model with its optimizer state, and one batch of activations.
-
-    Args: see `run_epochs`; `rng` also initialises the model, but for `start`, see `init_variables`.
-
-    Raises:
-      ValueError: if `batch_size` is not between 1 and the number of indices.
-
-    Examples:
-      >>> from unlearnjax import models, tasks
-      >>> task = tasks.classification(tasks.from_linen(models.MLP(num_classes=3, hidden=(8,))))
-      >>> data = {"inputs": jnp.ones((6, 4)), "targets": jnp.arange(6) % 3}
-      >>> state, history = train(task, optax.sgd(0.1), data, jnp.arange(6), jax.random.key(0),
-      ...                        num_epochs=2, batch_size=3)
-      >>> history["loss"].shape
-      (2,)
-    """
-    data_lib.validate_batch_size(batch_size, indices.shape[0])
-    state = init_state(init_variables(task, data, rng, start), tx)
-    step = make_step(supervised(task), tx)
-    return run_epochs(
-        step,
-        state,
-        data,
-        indices,
-        rng,
-        num_epochs=num_epochs,
-        batch_size=batch_size,
-    )
-
-
-def init_variables(
-    task: Task, data: Data, rng: Array, start: Variables | None = None
-) -> dict[str, PyTree]:
-    """Fresh variables of `task`; the first example of `data` tells the shapes.
-
-    Args:
-      task, data, rng: what is initialised, see `train`.
-      start: collections that take the place of fresh ones, or join them: published weights as
-        'params', what a task carries (`carried`).
-    """
-    example = tasks.drawn(task, data_lib.take(data, jnp.zeros(1, jnp.int32)))
-    return {**task.init(jax.random.fold_in(rng, 0), example), **(start or {})}
-
-
-def carried(task: Task, data: Data, variables: Variables | None) -> dict[str, PyTree]:
-    """The collections that a model carries without having initialised them: a graph, a frozen base.
-
-    They belong to every model that is made in the place of this one; of no model there are none.
-    """
-    fresh = jax.eval_shape(lambda: init_variables(task, data, jax.random.key(0)))
-    return {name: value for name, value in (variables or {}).items() if name not in fresh}
 
 
 def stream_epochs(
