@@ -16,7 +16,7 @@ SHAPE = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}
 
 
 def vit(seed=0, **options):
-    """A random model with the options of the published ones, 3 classes, 8x8 images, patches of 4."""
+    """A random model with the published options: 3 classes, images of 8x8, patches of 4."""
     config = transformers.ViTConfig(
         **SHAPE, intermediate_size=96, image_size=8, patch_size=4, num_labels=3, **options
     )

@@ -10,13 +10,14 @@ import pytest
 from flax import traverse_util
 from scipy import ndimage, special
 
-from unlearnjax import models, pretrained
+from unlearnjax import models, pretrained, tasks, training
 
 GOLDEN = Path(__file__).parent / "golden" / "vit"
 TINY = {"num_classes": 3, "patch_size": 4, "width": 24, "depth": 2, "num_heads": 3, "pool": "cls"}
 PUBLISHED = {**TINY, "exact_gelu": True, "norm_eps": 1e-12}
 SMALL = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
 KEY = jax.random.key(0)
+INTERPOLATED = ("positions/embedding is interpolated to the grid of the images",)
 
 
 def published(**options):
@@ -35,7 +36,7 @@ def expected():
 
 @pytest.fixture(scope="module")
 def golden():
-    return pretrained.load_model(GOLDEN, published(), SMALL, KEY)
+    return pretrained.load_model(GOLDEN, published(), SMALL)
 
 
 def test_logits_equal_those_of_transformers(golden, expected):
@@ -59,32 +60,35 @@ def test_options_that_differ_show_in_the_logits_and_are_refused_where_described(
     assert np.abs(ours - expected["small_logits"]).max() > 1e-4
     (option,) = wrong
     with pytest.raises(ValueError, match=f"{option} must fit .*config.json, which has "):
-        pretrained.load_model(GOLDEN, module, SMALL, KEY)
+        pretrained.load_model(GOLDEN, module, SMALL)
 
 
 def test_positions_of_another_grid_are_those_of_transformers(expected):
     images = expected["large"]
-    start = pretrained.load_model(GOLDEN, published(), images, KEY)
-    assert start.notes == ("positions/embedding is interpolated to [1, 13, 24]",)
+    start = pretrained.load_model(GOLDEN, published(), images)
+    assert start.notes == INTERPOLATED
     ours = logits(published(), start.variables, images)
     np.testing.assert_allclose(ours, expected["large_logits"], atol=2e-5)
 
 
-def test_a_classifier_of_other_classes_is_drawn_and_the_rest_published(golden):
+def test_a_classifier_of_other_classes_is_left_out_and_drawn_by_training(golden):
     module = published(num_classes=7)
-    start = pretrained.load_model(GOLDEN, module, SMALL, KEY)
-    assert start.notes == (
-        "Dense_4/kernel [24, 7] is initialised anew",
-        "Dense_4/bias [7] is initialised anew",
+    start = pretrained.load_model(GOLDEN, module, SMALL)
+    assert start.notes == tuple(
+        f"Dense_4/{leaf} does not fit the classes and is initialised anew"
+        for leaf in ("kernel", "bias")
     )
-    params = {**start.variables["params"]}
-    head = params.pop("Dense_4")
     rest = {k: v for k, v in golden.variables["params"].items() if k != "Dense_4"}
-    jax.tree.map(np.testing.assert_array_equal, params, rest)
-    fresh = module.init(KEY, jnp.zeros((1, 8, 8, 3)))["params"]["Dense_4"]
-    jax.tree.map(np.testing.assert_array_equal, head, fresh)
-    other = pretrained.load_model(GOLDEN, module, SMALL, jax.random.key(1)).variables["params"]
-    assert (other["Dense_4"]["kernel"] != head["kernel"]).any()
+    jax.tree.map(np.testing.assert_array_equal, start.variables["params"], rest)
+    task = tasks.classification(tasks.from_linen(module))
+    data = {"inputs": np.zeros((1, 8, 8, 3), np.float32), "targets": np.zeros(1, np.int32)}
+    made = [
+        training.init_variables(task, data, jax.random.key(seed), start.variables)["params"]
+        for seed in (0, 1)
+    ]
+    heads = [params.pop("Dense_4")["kernel"] for params in made]
+    assert heads[0].shape == (24, 7) and (heads[0] != heads[1]).any()
+    jax.tree.map(np.testing.assert_array_equal, made[0], rest)
 
 
 def renamed(path, change, folder):
@@ -101,7 +105,7 @@ def test_keys_without_the_prefix_and_with_a_pooler_are_read_too(tmp_path, golden
         return {name.removeprefix("vit."): t for name, t in tensors.items()} | pooler
 
     path = renamed("bare.safetensors", bare, tmp_path)
-    start = pretrained.load_model(path, published(), SMALL, KEY)
+    start = pretrained.load_model(path, published(), SMALL)
     jax.tree.map(np.testing.assert_array_equal, start.variables, golden.variables)
 
 
@@ -110,8 +114,8 @@ def test_a_file_without_a_classifier_gets_one(tmp_path):
         return {name: t for name, t in tensors.items() if "classifier" not in name}
 
     path = renamed("headless.safetensors", headless, tmp_path)
-    start = pretrained.load_model(path, published(), SMALL, KEY)
-    assert len(start.notes) == 2 and "Dense_4" in start.variables["params"]
+    start = pretrained.load_model(path, published(), SMALL)
+    assert len(start.notes) == 2 and "Dense_4" not in start.variables["params"]
 
 
 def test_saved_it_is_the_published_file_again(tmp_path, golden):
@@ -132,18 +136,18 @@ def test_a_model_of_other_depth_pool_patches_or_channels_is_refused():
         ({"width": 36}, r"cls_token is \[1, 1, 24\], must be \[1, 1, 36\]"),
     ):
         with pytest.raises(ValueError, match=f"^weights .*do not fit: .*{message}"):
-            pretrained.load_model(GOLDEN, published(**options), SMALL, KEY)
+            pretrained.load_model(GOLDEN, published(**options), SMALL)
     grey = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
     with pytest.raises(ValueError, match=r"is \[24, 3, 4, 4\], must be \[24, 1, 4, 4\]"):
-        pretrained.load_model(GOLDEN, published(), grey, KEY)
+        pretrained.load_model(GOLDEN, published(), grey)
 
 
 def test_images_are_resized_in_the_model(golden, expected):
     images = expected["small"]
     large = jax.image.resize(images, (4, 16, 16, 3), "bilinear")
     module = published(image_size=16)
-    start = pretrained.load_model(GOLDEN, module, SMALL, KEY)
-    assert start.notes == ("positions/embedding is interpolated to [1, 17, 24]",)
+    start = pretrained.load_model(GOLDEN, module, SMALL)
+    assert start.notes == INTERPOLATED
     want = logits(published(), start.variables, large)
     np.testing.assert_array_equal(logits(module, start.variables, images), want)
 
@@ -266,7 +270,7 @@ def archive(tmp_path_factory):
 
 def test_archives_of_vit_jax_equal_a_forward_in_numpy(archive, expected, tmp_path):
     module = models.ViT(**TINY)
-    start = pretrained.load_model(archive, module, SMALL, KEY)
+    start = pretrained.load_model(archive, module, SMALL)
     arrays = dict(np.load(archive))
     want = augreg_forward(arrays, expected["small"])
     ours = logits(module, start.variables, expected["small"])
@@ -280,7 +284,7 @@ def test_archives_of_vit_jax_equal_a_forward_in_numpy(archive, expected, tmp_pat
 
 def test_positions_of_archives_are_interpolated_as_vit_jax_does(archive):
     images = jax.ShapeDtypeStruct((1, 12, 16, 3), jnp.float32)
-    start = pretrained.load_model(archive, models.ViT(**TINY), images, KEY)
+    start = pretrained.load_model(archive, models.ViT(**TINY), images)
     stored = np.load(archive)["Transformer/posembed_input/pos_embedding"]
     grid = ndimage.zoom(stored[0, 1:].reshape(2, 2, 24), (3 / 2, 4 / 2, 1), order=1)
     want = np.concatenate([stored[:, :1], grid.reshape(1, 12, 24)], axis=1)
@@ -297,7 +301,7 @@ def test_transformers_read_what_is_saved_and_compute_the_same(tmp_path, expected
     spec.loader.exec_module(golden)
     module = published()
     golden.vit(seed=1).save_pretrained(tmp_path / "theirs")
-    start = pretrained.load_model(tmp_path / "theirs", module, SMALL, KEY)
+    start = pretrained.load_model(tmp_path / "theirs", module, SMALL)
     moved = jax.tree.map(lambda x: x * 1.1, start.variables)
     (tmp_path / "ours").mkdir()
     shutil.copy(GOLDEN / "config.json", tmp_path / "ours")
@@ -323,4 +327,4 @@ def test_the_published_sizes_have_the_published_numbers_of_parameters():
 def test_the_description_beside_a_file_may_leave_things_out(tmp_path):
     shutil.copy(GOLDEN / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    pretrained.load_model(tmp_path, published(), SMALL, KEY)
+    pretrained.load_model(tmp_path, published(), SMALL)

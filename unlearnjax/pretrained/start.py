@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-from flax import traverse_util
 
 from unlearnjax.models.vit import ViT
 from unlearnjax.pretrained import files, mapping, vit
@@ -20,7 +19,8 @@ class Start(NamedTuple):
     """A model before it is trained on.
 
     Attributes:
-      variables: whole, for `training.init_variables(start=)`.
+      variables: for `training.init_variables(start=)`, which draws what is left out: a classifier
+        of other classes.
       notes: what is not as it was published, one line each.
     """
 
@@ -32,16 +32,14 @@ def load_model(
     path: str | os.PathLike,
     module: nn.Module,
     inputs: Array | jax.ShapeDtypeStruct,
-    rng: Array,
     shardings: Callable[[PyTree], PyTree] | None = None,
 ) -> Start:
-    """The model with published weights; a classifier of other classes is initialised.
+    """Published weights of a model; those of a classifier of other classes are left out.
 
     Args:
       path: see `files.open_tensors`.
       module: of one of `FAMILIES`.
       inputs: a batch, or its shape and type.
-      rng: key of what is initialised.
       shardings: from parameters' shapes to where they belong; default one device.
 
     Raises:
@@ -52,41 +50,25 @@ def load_model(
       >>> from unlearnjax import models, pretrained
       >>> module = models.by_name("vit_base", num_classes=10)
       >>> images = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
-      >>> pretrained.load_model("no/such/folder", module, images, jax.random.key(0))
+      >>> pretrained.load_model("model.bin", module, images)
       Traceback (most recent call last):
-      ValueError: weights must be a .safetensors file, its .index.json, an .npz or a folder, got ...
+      ValueError: weights model.bin may be a pickle, which can run any code and is never opened; ...
     """
     make = next((make for kind, make in FAMILIES.items() if isinstance(module, kind)), None)
     if make is None:
         known = sorted(kind.__name__ for kind in FAMILIES)
-        raise ValueError(f"weights are read for {known}, not for {type(module).__name__}")
+        raise ValueError(f"weights are read for {known}, got a model {type(module).__name__}")
     tensors = files.open_tensors(path)
     family = make(module, tensors, tuple(inputs.shape[1:]))
-
-    def init(rng: Array, inputs: Array) -> dict[str, Any]:
-        return module.init(rng, inputs)["params"]
-
-    like = jax.eval_shape(init, rng, inputs)
+    like = jax.eval_shape(module.init, jax.random.key(0), inputs)["params"]
     if shardings is not None:
         place = lambda shape, where: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where)
         like = jax.tree.map(place, like, shardings(like))
     params, fresh, resized = mapping.load(
         tensors, like, family.key_map, replaceable=family.replaceable, resize=family.resize
     )
-    flat = traverse_util.flatten_dict(params, sep="/")
-    wanted = traverse_util.flatten_dict(like, sep="/")
-    if fresh:
-        some = lambda rng, inputs: _some(init(rng, inputs), fresh)  # the rest is not computed
-        placed = {name: getattr(wanted[name], "sharding", None) for name in fresh}
-        zeros = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), inputs)
-        flat |= jax.jit(some, out_shardings=placed)(rng, zeros)
     notes = (
-        *(f"{name} {list(flat[name].shape)} is initialised anew" for name in fresh),
-        *(f"{name} is interpolated to {list(flat[name].shape)}" for name in resized),
+        *(f"{name} does not fit the classes and is initialised anew" for name in fresh),
+        *(f"{name} is interpolated to the grid of the images" for name in resized),
     )
-    return Start({"params": traverse_util.unflatten_dict(flat, sep="/")}, notes)
-
-
-def _some(params: dict[str, Any], names: tuple[str, ...]) -> dict[str, Array]:
-    flat = traverse_util.flatten_dict(params, sep="/")
-    return {name: flat[name] for name in names}
+    return Start({"params": params}, notes)
