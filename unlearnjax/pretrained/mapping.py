@@ -1,5 +1,6 @@
 """The contract between a published file and a model: a key map, read in both directions."""
 
+import gc
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from unlearnjax import checks, parallel
+from unlearnjax import parallel
 from unlearnjax.pretrained import files
 from unlearnjax.types import Array, PyTree
 
@@ -195,6 +196,7 @@ def load(
         for path, part in zip(rule.paths, parts, strict=True):
             params[path] = _placed(part, flat[path])
         del parts, part
+        gc.collect(0)  # when it runs, jax lets go of host memory that it has copied from
     return Loaded(traverse_util.unflatten_dict(params, sep="/"), fresh, tuple(resized))
 
 
@@ -239,8 +241,7 @@ def _names(
         if any(re.fullmatch(pattern, name) for pattern in (*key_map.ignored, *ignored)):
             continue
         if key not in keys:
-            near = checks.near([name], sorted(keys), cutoff=0.8)
-            wrong.append(f"surplus {name}{near}")
+            wrong.append(f"surplus {name}")
         elif key in names:
             wrong.append(f"{names[key]} and {name} are the same")
         else:
