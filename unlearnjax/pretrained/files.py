@@ -5,6 +5,7 @@ A file is opened by its header; a tensor is read when it is asked for, and nothi
 
 import contextlib
 import json
+import mmap
 import os
 import re
 import zipfile
@@ -122,10 +123,15 @@ def _open_safetensors(path: Path) -> Tensors:
         header = json.loads(file.read(size))
 
     def read(name):
-        shape, begin = shapes[name], header[name]["data_offsets"][0]
-        count = int(np.prod(shape.shape))
-        tensor = np.fromfile(path, shape.dtype, count, offset=8 + size + begin)
-        return tensor.reshape(shape.shape)
+        shape, dtype = shapes[name].shape, shapes[name].dtype
+        begin, end = header[name]["data_offsets"]
+        # Pages of its own go back to the system at once; the heap would keep holes.
+        pages = mmap.mmap(-1, max(end - begin, 1))
+        with open(path, "rb") as file:
+            file.seek(8 + size + begin)
+            if file.readinto(memoryview(pages)[: end - begin]) < end - begin:
+                raise ValueError("it has become shorter")
+        return np.ndarray(shape, dtype, pages)
 
     return Tensors(path, shapes, _reading(path, read))
 
