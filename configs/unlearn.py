@@ -10,7 +10,7 @@ Variants by config string, comma-separated: a data set, then `key=value` with th
 (several with '+', or all), forget (see unlearnjax/data/forget_sets.py and corruption.py), seeds,
 train and test (use so many examples of each), superclasses (classes lumped together, for sub-class
 forgetting), target (a field of the data set to be learned in the place of its label) and weights
-(published ones that training starts from, see docs/howto.md):
+(published ones that training starts from, see docs/api/pretrained.md):
 
     --config=configs/unlearn.py:fashion_mnist,method=ssd,forget=class:3,train=5000
     --config=configs/unlearn.py:digits,model=mlp,forget=random:0.1,seeds=5

@@ -52,6 +52,7 @@ FULL = {
     },
     "audits": {"num_examples": 1000, "num_models": 200},
     "convolution": {},
+    "weights": {},
     "scaling": {
         "examples": (500, 1000, 2000, 4000, 8000),
         "widths": (64, 128, 256, 512, 1024),
