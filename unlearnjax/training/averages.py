@@ -43,7 +43,8 @@ def averaged(
       decay: of an exponential average, in [0, 1]: `decay * average + (1 - decay) * parameters`
         after every update, from the initial parameters on.
       start: of a uniform average: the mean of the parameters after update number `start`,
-        `start + every`, ...; until then the average is the parameters. One of the two is given.
+        `start + every`, ...; until then the average is the parameters. 0 counts the initial ones.
+        One of the two is given.
       every: updates between two that count, >= 1; for `decay` those whose number it divides.
 
     Raises:
