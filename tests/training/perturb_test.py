@@ -37,21 +37,15 @@ def losses(variables, batch):
     ("norm", "options"),
     [
         ("linf", {"num_steps": 1, "step_size": 0.3}),
-        ("linf", {"num_steps": 5, "step_size": 0.1, "random_start": True}),
+        ("linf", {"num_steps": 5, "step_size": 0.2, "random_start": True}),
         ("linf", {"num_steps": 3}),
         ("l2", {"num_steps": 1, "step_size": 0.3}),
-        ("l2", {"num_steps": 40, "random_start": True}),
+        ("l2", {"num_steps": 40, "step_size": 0.1, "random_start": True}),
     ],
 )
 def test_attacks_of_a_linear_model_reach_the_closed_form(norm, options):
-    """The loss is `log(1 + exp(-margin))`; the worst margin loses the radius times the dual norm.
-
-    Also over five steps from a random start: 0.5 in all from at most 0.3 on the other side. Tanh
-    and the like aside, the direction never changes.
-    """
+    """The loss is `log(1 + exp(-margin))`; the margin loses the radius times the dual norm."""
     variables, batch, w, sign = binary()
-    if options.get("random_start") and norm == "linf":
-        options = {**options, "step_size": 0.2}
     attack = training.pgd(linear.TASK, norm=norm, radius=0.3, **options)
     attacked = attack(KEY, variables, batch)
     dual = np.abs(w).sum() if norm == "linf" else np.linalg.norm(w)
@@ -84,7 +78,7 @@ def test_attacked_inputs_lie_in_the_ball_and_in_the_bounds(norm, random_start):
         norm=norm,
         radius=radius,
         num_steps=7,
-        step_size=0.3,
+        step_size=0.1,
         random_start=random_start,
         bounds=(low, high),
     )
@@ -101,7 +95,7 @@ def test_attacked_inputs_lie_in_the_ball_and_in_the_bounds(norm, random_start):
     assert outside.any() and (after == high).any()
     apply = lambda x: task.apply(variables, {**batch, "inputs": x}, None, False)[0]
     raised, own = (task.loss(apply(x), batch) for x in (after, before))
-    assert (raised > own).all()
+    assert float(raised.mean() - own.mean()) > 0.1
 
 
 def test_more_steps_never_lower_the_loss_of_a_convex_model():
