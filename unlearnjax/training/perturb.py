@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from unlearnjax import checks, tasks
+from unlearnjax import checks, tasks, trees
 from unlearnjax.training.step import LossFn
 from unlearnjax.types import Array, Batch, Task, Variables
 
@@ -94,9 +94,7 @@ def pgd(
     checks.one_of(norm=(norm, NORMS))
     checks.at_least(1, num_steps=num_steps)
     _at_least_0(radius=radius)
-    if step_size is None:
-        step_size = 1.5 * radius / num_steps
-    else:
+    if step_size is not None:
         _at_least_0(step_size=step_size)
     if norm == "l2" and jnp.ndim(radius):
         raise ValueError(f"radius must be one number for norm 'l2', got {jnp.shape(radius)}")
@@ -109,7 +107,10 @@ def pgd(
         inputs = jnp.asarray(batch["inputs"])
         checks.floating(inputs=inputs)
         frozen = _stopped(variables)
-        size, step = (jnp.asarray(value, inputs.dtype) for value in (radius, step_size))
+        size = jnp.asarray(radius, inputs.dtype)
+        step = 1.5 * size / num_steps
+        if step_size is not None:
+            step = jnp.asarray(step_size, inputs.dtype)
 
         def moved(change):
             result = inputs + change
@@ -128,8 +129,11 @@ def pgd(
             if norm == "linf":
                 change = attacked - inputs + step * jnp.sign(slope)
                 return moved(jnp.clip(change, -size, size)), None
-            change = attacked - inputs + step * slope / jnp.maximum(_norms(slope), 1e-12)
-            return moved(change * jnp.minimum(1, size / jnp.maximum(_norms(change), 1e-12))), None
+            # Squares of few digits would overflow or vanish.
+            slope, change = trees.widened((slope, attacked - inputs))
+            change += step * slope / jnp.maximum(_norms(slope), 1e-12)
+            change *= jnp.minimum(1, size / jnp.maximum(_norms(change), 1e-12))
+            return moved(change.astype(inputs.dtype)), None
 
         start = inputs
         if random_start:
