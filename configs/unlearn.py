@@ -195,29 +195,13 @@ CHOSEN = (
 TUNED = Path(__file__).parent / "tuned"
 # What a model that has learned everything depends on.
 LEARNED = (
-    "seed",
-    "task",
-    "dataset",
-    "source",
-    "target",
-    "superclasses",
-    "num_train",
-    "model",
-    "weights",
+    "seed", "task", "dataset", "source", "target", "superclasses", "num_train", "model", "weights",
     "train",
-)
+)  # fmt: skip
 KEYS = (
-    "dataset",
-    "model",
-    "weights",
-    "method",
-    "forget",
-    "seeds",
-    "train",
-    "test",
-    "superclasses",
+    "dataset", "model", "weights", "method", "forget", "seeds", "train", "test", "superclasses",
     "target",
-)
+)  # fmt: skip
 
 
 def get_config(
@@ -349,10 +333,7 @@ def refuse(arg: str, keys: tuple[str, ...], family: str) -> None:
 
 
 def learned(base: ConfigDict) -> ConfigDict:
-    """The part of a config that says what is learned, and how, without anything being forgotten.
-
-    It has no published weights: those who train populations and streams do so afresh.
-    """
+    """What of a config says what is learned, and how, afresh: nothing forgotten, no weights."""
     config = ConfigDict()
     for field in (*(field for field in LEARNED if field != "weights"), "num_test"):
         if base[field] is None:  # what may be set keeps its type
