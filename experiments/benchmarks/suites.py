@@ -59,6 +59,7 @@ FULL = {
     },
     "convolution": {},
     "adapters": {"sizes": {"mlp": 100, "vit_tiny": 16}},
+    "weights": {},
     "scaling": {
         "examples": (500, 1000, 2000, 4000, 8000),
         "widths": (64, 128, 256, 512, 1024),

@@ -28,6 +28,7 @@ from experiments.benchmarks import (
     torch_reference,
     training,
     trak,
+    weights,
 )
 from tests.experiments import cli
 
@@ -69,11 +70,12 @@ def test_every_benchmark_yields_records_and_they_become_a_report():
         *audits.run(50, 20, repeats=1),
         *adapters.run({"mlp": 20}, 2, shape=(8, 8, 1), repeats=1),
         *hooks.run({"mlp": "Dense_0"}, {"mlp": 40}, repeats=1),
+        *weights.run("vit_small", 16, {"depth": 1, "width": 6}, repeats=1),
         *scaling.run((20, 40), (8, 16), (10, 20), (1, 2), base=40, repeats=1),
     ]
     assert {r["benchmark"] for r in records} == {
         "epoch", "step", "fisher", "forget", "convolution", "acu", "drift", "ensemble", "trak",
-        "datamodels", "search", "audit", "adapters", "scaling", "capture",
+        "datamodels", "search", "audit", "adapters", "scaling", "capture", "weights",
     }  # fmt: skip
     assert all(ratio > 0 for r in records for ratio in r.get("ratio", {}).values())
     # The tests have eight devices, so curves over devices are there too.

@@ -109,6 +109,26 @@ def test_conflict_projection_is_orthogonal_where_gradients_conflict_only():
     np.testing.assert_allclose(same["x"], agreeing["x"])
 
 
+@pytest.mark.parametrize(("per_leaf", "strength"), [(False, 0.5), (True, 1.0), (True, 0.25)])
+def test_conflict_projection_by_leaf_and_in_part_of_what_a_step_hands_over(per_leaf, strength):
+    """Written out in NumPy; the second leaf agrees with the direction, the whole conflicts."""
+    against = {"x": jnp.array([1.0, 2.0]), "y": jnp.array([-1.0])}
+    given = {"x": jnp.array([-3.0, 0.5]), "y": jnp.array([-1.0])}
+    project = transforms.project_conflict(per_leaf=per_leaf, strength=strength)
+    tx = optax.chain(optax.scale(2.0), project, optax.scale(0.5))
+    projected, _ = tx.update(given, tx.init(given), given, against=against)
+    wholes = [np.concatenate([t["x"], t["y"]]) for t in (given, against)]
+    for name in ("x", "y"):
+        g, d = (np.asarray(t[name]) for t in (given, against))
+        inner, squared = (g @ d, d @ d) if per_leaf else (np.dot(*wholes), wholes[1] @ wholes[1])
+        expected = g - strength * min(inner, 0) / squared * d
+        np.testing.assert_allclose(projected[name], expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="needs a direction or the extra argument against"):
+        project.update(given, project.init(given))
+    with pytest.raises(ValueError, match=r"strength must lie in \[0, 1\]"):
+        transforms.project_conflict(strength=2.0)
+
+
 @pytest.mark.parametrize(("options", "radius"), [({}, 0.05), ({"radius": 0.3}, 0.3)])
 def test_sharpness_aware_step_is_descent_with_the_gradient_up_the_slope(options, radius):
     """On a quadratic, against the two steps written out."""

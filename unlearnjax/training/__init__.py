@@ -1,6 +1,14 @@
 """Training: the step, whole runs, evaluation, checkpoints."""
 
 from unlearnjax.training import ensembles
+from unlearnjax.training.alternate import (
+    WHOLE,
+    Player,
+    alternate,
+    deploy_players,
+    init_players,
+)
+from unlearnjax.training.averages import AveragedState, averaged, deploy
 from unlearnjax.training.epochs import run_epochs, stream_epochs
 from unlearnjax.training.evaluate import (
     evaluate,
@@ -10,6 +18,7 @@ from unlearnjax.training.evaluate import (
 )
 from unlearnjax.training.fit import (
     Recipe,
+    alternation,
     carried,
     changed,
     descent,
@@ -19,24 +28,38 @@ from unlearnjax.training.fit import (
     recipe,
     train,
 )
+from unlearnjax.training.perturb import gaussian, in_pixels, perturbed, pgd
 from unlearnjax.training.step import TrainState, init_state, make_step, supervised
 
 __all__ = [
+    "WHOLE",
+    "AveragedState",
+    "Player",
     "Recipe",
     "TrainState",
+    "alternate",
+    "alternation",
+    "averaged",
     "carried",
     "changed",
+    "deploy",
+    "deploy_players",
     "descent",
     "ensembles",
     "evaluate",
     "fit",
     "fresh",
+    "gaussian",
+    "in_pixels",
+    "init_players",
     "init_state",
     "init_variables",
     "make_step",
     "map_batches",
     "output_shapes",
     "outputs",
+    "perturbed",
+    "pgd",
     "recipe",
     "run_epochs",
     "stream_epochs",

@@ -34,7 +34,7 @@ def run_epochs(
     of two, and a run can be cut anywhere and resumed.
 
     Args:
-      step: from `make_step`.
+      step: from `make_step` or `alternate`.
       state: where to go on from.
       data: device-resident arrays `[N, ...]`.
       indices: `[n]` int, the subset to train on; negative entries are padding.
@@ -75,7 +75,7 @@ def stream_epochs(
     """`run_epochs` for data that does not fit the device: the host fetches every batch.
 
     Args:
-      step: from `make_step`; compiled here, with the state's buffers donated.
+      step: from `make_step` or `alternate`; compiled here, with the state's buffers donated.
       state: where to go on from; it must stand at the beginning of an epoch.
       fetch: host function from positions to their examples, e.g. over a `tfds` data source. What
         it returns for padded places gets weight 0. Under a mesh of several hosts each is asked for
@@ -119,5 +119,11 @@ def _step_key(rng: Array, step: Array) -> Array:
 
 
 def _means(sums: dict[str, Array]) -> dict[str, Array]:
-    weight = jnp.maximum(sums["weight"], 1e-12)
-    return {name: value / weight for name, value in sums.items() if name != "weight"}
+    """Divided by 'weight'; `NAME.METRIC` by `NAME.weight`, where there is one."""
+
+    def weight(name: str) -> Array:
+        own = sums.get(f"{name.rpartition('.')[0]}.weight", sums["weight"])
+        return jnp.maximum(own, 1e-12)
+
+    counts = {name for name in sums if name.rpartition(".")[2] == "weight"}
+    return {name: value / weight(name) for name, value in sums.items() if name not in counts}

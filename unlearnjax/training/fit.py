@@ -12,13 +12,11 @@ import optax
 
 from unlearnjax import data as data_lib
 from unlearnjax import tasks, trees
+from unlearnjax.training.alternate import Player, alternate, deploy_players, init_players
+from unlearnjax.training.averages import deploy
 from unlearnjax.training.epochs import run_epochs
-from unlearnjax.training.step import LossFn, TrainState, init_state, make_step, supervised
+from unlearnjax.training.step import LossFn, Step, TrainState, init_state, make_step, supervised
 from unlearnjax.types import Array, Data, PyTree, Task, Variables
-
-
-def _variables(state: TrainState) -> Variables:
-    return state.variables
 
 
 class Recipe(NamedTuple):
@@ -28,12 +26,13 @@ class Recipe(NamedTuple):
       start: `(data, rng, given) -> TrainState`, before the first step; `given` are collections that
         take the place of fresh ones, or `None`. See `fresh`.
       step: `(state, batch, rng) -> (state, metrics)`, see `make_step`.
-      deploy: `TrainState -> Variables`, the model of a state.
+      deploy: `TrainState -> Variables`, the model of a state; by default its parameters, or their
+        average, see `averaged`.
     """
 
     start: Callable[[Data, Array, Variables | None], TrainState]
-    step: Callable
-    deploy: Callable[[TrainState], Variables] = _variables
+    step: Step
+    deploy: Callable[[TrainState], Variables] = deploy
 
 
 # An optax transformation, by which a task's own loss is minimised, or what makes a recipe of a
@@ -56,6 +55,15 @@ def descent(task: Task, tx: optax.GradientTransformation, loss_fn: LossFn | None
     """
     step = make_step(supervised(task) if loss_fn is None else loss_fn, tx)
     return Recipe(fresh(task, lambda variables: init_state(variables, tx)), step)
+
+
+def alternation(task: Task, players: Mapping[str, Player]) -> Recipe:
+    """Several players in turn, see `alternate`; parts whose `tx` is `averaged` deploy averages."""
+    return Recipe(
+        fresh(task, lambda variables: init_players(variables, players)),
+        alternate(players),
+        lambda state: deploy_players(state, players),
+    )
 
 
 def fresh(task: Task, init: Callable[[Variables], TrainState]):

@@ -32,6 +32,9 @@ class TrainState(NamedTuple):
     opt_state: PyTree
 
 
+Step = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
+
+
 def init_state(variables: Variables, tx: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     return TrainState(jnp.zeros((), jnp.int32), variables, tx.init(variables["params"]))
@@ -53,8 +56,11 @@ def supervised(task: Task, train: bool = True) -> LossFn:
 
 
 def make_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation, axis_name: str | None = None
-) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]:
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    axis_name: str | None = None,
+    against: LossFn | None = None,
+) -> Step:
     """`(state, batch, rng) -> (state, metrics)`: one update on the weighted mean loss of a batch.
 
     Args:
@@ -62,6 +68,9 @@ def make_step(
       tx: optimizer over `variables['params']`.
       axis_name: the mapped axis if called inside your own `pmap`/`shard_map`: gradients, metrics
         and running statistics are then averaged over the global batch.
+      against: a second loss, which is not minimised: `tx` is handed the gradient of its mean as the
+        extra argument `against`, as `unlearning.transforms.project_conflict` reads it. Costs a
+        second forward and backward pass.
 
     Returns:
       The step. It gives `loss_fn` the keys of the batch's draws, see `tasks.drawn`. Its metrics are
@@ -80,10 +89,12 @@ def make_step(
       (1, 6.0)
     """
 
+    update = optax.with_extra_args_support(tx).update
+
     def total(tree):
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
-    def mean(tree):
+    def shared(tree):
         return tree if axis_name is None else parallel.average(tree, axis_name)
 
     def step(state: TrainState, batch: Batch, rng: Array):
@@ -94,21 +105,25 @@ def make_step(
             variables = parallel.per_device(variables, axis_name)
             rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
 
-        def weighted_loss(params):
-            losses, (metrics, updated) = loss_fn({**variables, "params": params}, batch, rng)
-            return jnp.sum(losses * weight), (metrics, updated)
+        def gradient(loss_fn):
+            def weighted_loss(params):
+                losses, (metrics, updated) = loss_fn({**variables, "params": params}, batch, rng)
+                return jnp.sum(losses * weight), (metrics, updated)
 
-        grads, (metrics, updated) = jax.grad(weighted_loss, has_aux=True)(variables["params"])
+            return jax.grad(weighted_loss, has_aux=True)(variables["params"])
+
+        grads, (metrics, updated) = gradient(loss_fn)
         sums = {name: jnp.sum(value * weight) for name, value in metrics.items()}
         grads, sums = total((grads, {**sums, "weight": jnp.sum(weight)}))
         # A batch of padding alone must change nothing but the step count, hence no 0/0.
         count = jnp.maximum(sums["weight"], 1e-12)
-        grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
+        mean = lambda grads: jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
+        extra = {} if against is None else {"against": mean(total(gradient(against)[0]))}
         params, opt_state = state.variables["params"], state.opt_state
-        updates, opt_state = tx.update(grads, opt_state, params)
+        updates, opt_state = update(mean(grads), opt_state, params, **extra)
         collections = {
             # What `apply` only carries is the same on every device and stays as it is.
-            name: state.variables[name] if trees.same(value, variables.get(name)) else mean(value)
+            name: state.variables[name] if trees.same(value, variables.get(name)) else shared(value)
             for name, value in updated.items()
             if name != "params"
         }

@@ -4,9 +4,6 @@ Shen et al., "Label-Agnostic Forgetting: A Supervision-Free Unlearning in Deep M
 (arXiv 2404.00506).
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -104,13 +101,15 @@ def laf(
         features = data["original.features"] = tasks.features(before)
         typical = fit(all_rng, features, weight)
         forgotten = fit(forget_rng, features[:num_forget], weight[:num_forget])
-        alternation = _alternate(
-            (leaving(task, density, typical, forgotten), transform),
-            (aligning(task, temperature), optax.chain(transform, optax.scale(align_rate))),
-        )
+        scaled = optax.chain(transform, optax.scale(align_rate))
+        leave, align = leaving(task, density, typical, forgotten), aligning(task, temperature)
+        players = {
+            "extractor": training.Player(leave, transform, part=training.WHOLE),
+            "alignment": training.Player(align, scaled, part=training.WHOLE),
+        }
         state, _ = training.run_epochs(
-            alternation.step,
-            alternation.init(variables),
+            training.alternate(players),
+            training.init_players(variables, players),
             data,
             jnp.arange(len(features)),
             loop_rng,
@@ -187,32 +186,6 @@ def aligning(task: Task, temperature: float) -> LossFn:
         return losses, ({}, updated)
 
     return loss_fn
-
-
-class _Alternation(NamedTuple):
-    """`training.init_state` and a step for several players on one model."""
-
-    init: Callable[[Variables], training.TrainState]
-    step: Callable
-
-
-def _alternate(*players: tuple[LossFn, optax.GradientTransformation]) -> _Alternation:
-    """One step of each player on every batch, each with an optimizer state of its own."""
-    steps = [training.make_step(loss_fn, tx) for loss_fn, tx in players]
-
-    def init(variables):
-        opt_states = tuple(tx.init(variables["params"]) for _, tx in players)
-        return training.TrainState(jnp.zeros((), jnp.int32), variables, opt_states)
-
-    def step(state, batch, rng):
-        variables, opt_states = state.variables, []
-        for one, opt_state in zip(steps, state.opt_state, strict=True):
-            after, sums = one(training.TrainState(state.step, variables, opt_state), batch, rng)
-            variables = after.variables
-            opt_states.append(after.opt_state)
-        return training.TrainState(state.step + 1, variables, tuple(opt_states)), sums
-
-    return _Alternation(init, step)
 
 
 def _order(num_forget: int, num_examples: int, batch_size: int):

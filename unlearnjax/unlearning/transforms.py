@@ -121,24 +121,44 @@ def add_l1(coefficient: float | optax.Schedule) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def project_conflict(direction: PyTree) -> optax.GradientTransformation:
+def project_conflict(
+    direction: PyTree | None = None, *, per_leaf: bool = False, strength: float = 1.0
+) -> optax.GradientTransformationExtraArgs:
     """Removes from the gradient its component against `direction`, where the two conflict.
 
-    If `<g, d> < 0`, then `g - <g, d> / <d, d> d`, else `g`: the projection of Yu et al., "Gradient
-    Surgery for Multi-Task Learning", NeurIPS 2020. With `d` the gradient of the retain loss,
-    descent along the result does not raise the retain loss to first order.
+    If `<g, d> < 0`, then `g - strength <g, d> / <d, d> d`, else `g`: the projection of Yu et al.,
+    "Gradient Surgery for Multi-Task Learning", NeurIPS 2020. With `d` the gradient of the retain
+    loss, descent along the result does not raise the retain loss to first order.
 
     Args:
-      direction: a tree like the parameters.
+      direction: a tree like the parameters; `None` takes the extra argument `against` of every
+        update, e.g. the gradient of a second loss in the same step, see `training.Player`.
+      per_leaf: whether each leaf is projected by itself, not all of them together.
+      strength: share of the component that is removed, in [0, 1].
+
+    Raises:
+      ValueError: for a value out of range, at an update without a direction.
     """
+    checks.share(strength=strength)
 
-    def update(updates, params=None):
-        del params
-        inner = optax.tree.vdot(updates, direction)
-        scale = jnp.minimum(inner, 0) / jnp.maximum(optax.tree.norm(direction, squared=True), 1e-30)
-        return jax.tree.map(lambda u, d: u - (scale * d).astype(u.dtype), updates, direction)
+    def scale(u, d):
+        inner, squared = optax.tree.vdot(u, d), optax.tree.norm(d, squared=True)
+        return strength * jnp.minimum(inner, 0) / jnp.maximum(squared, 1e-30)
 
-    return optax.stateless(update)
+    def update(updates, state, params=None, *, against=None, **extra):
+        del params, extra
+        given = against if direction is None else direction
+        if given is None:
+            raise ValueError("project_conflict needs a direction or the extra argument against")
+        if per_leaf:
+            scales = jax.tree.map(scale, updates, given)
+        else:
+            whole = scale(updates, given)
+            scales = jax.tree.map(lambda _: whole, updates)
+        remove = lambda u, d, s: u - (s * d).astype(u.dtype)
+        return jax.tree.map(remove, updates, given, scales), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def sharpness_aware(

@@ -45,7 +45,6 @@ def boundary_shrink(
     checks.positive(radius=radius)
 
     def relabel(rng, task, frozen, request):
-        del rng
         inputs = jnp.asarray(request.forget["inputs"])
         checks.floating(inputs=inputs)
         tasks.num_classes(training.output_shapes(task, frozen, request.forget))
@@ -53,16 +52,14 @@ def boundary_shrink(
         low = inputs.min(where=counts, initial=jnp.inf)
         high = inputs.max(where=counts, initial=-jnp.inf)
 
+        size = radius * (high - low)
+        attack = training.pgd(
+            task._replace(draw=None), radius=size, num_steps=1, step_size=size, bounds=(low, high)
+        )
+
         def per_batch(batch):
-            batch = tasks.drawn(task, batch)
-
-            def loss(inputs):
-                outputs, _ = task.apply(frozen, {**batch, "inputs": inputs}, None, False)
-                return task.loss(outputs, batch).sum()
-
-            away = radius * (high - low) * jnp.sign(jax.grad(loss)(batch["inputs"]))
-            attacked = jnp.clip(batch["inputs"] + away, low, high)
-            outputs, _ = task.apply(frozen, {**batch, "inputs": attacked}, None, False)
+            attacked = attack(rng, frozen, tasks.drawn(task, batch))
+            outputs, _ = task.apply(frozen, attacked, None, False)
             return objectives.second_best_targets(outputs["logits"], batch["targets"])
 
         return training.map_batches(per_batch, request.forget, 256)
