@@ -142,17 +142,18 @@ def test_every_example_has_the_model_of_its_strength(name):
 class Square(nn.Module):
     @nn.compact
     def __call__(self, inputs, train=False):
-        return nn.Dense(5, name="second")(nn.tanh(nn.Dense(5, name="first")(inputs)))
+        x = nn.tanh(nn.Dense(5, name="first")(inputs))
+        return nn.Dense(5, name="third")(nn.tanh(nn.Dense(5, name="second")(x)))
 
 
-def test_one_array_in_two_places_has_the_change_of_each():
-    """Outside of compiled code two equal layers may hold the very same array, or NumPy's."""
+def test_one_array_in_three_places_has_the_change_of_each():
+    """Outside of compiled code equal layers may hold the very same array, or NumPy's."""
     kernel = jax.random.normal(jax.random.key(3), (5, 5))
     layer = {"kernel": kernel, "bias": np.zeros(5, np.float32)}
     batch = {"inputs": VECTORS, "strength": STRENGTHS}
     task = problems.linen(Square())
     own = tasks.lora(task, 2, alpha=3.0, vectors=True, column="strength")
-    model = {"params": {"first": dict(layer), "second": dict(layer)}}
+    model = {"params": {name: dict(layer) for name in ("first", "second", "third")}}
     start = tasks.as_base(model)
     variables = training.init_variables(own, batch, jax.random.key(2), start)
     variables = {**variables, "params": frameworks.shaken(variables["params"])}
