@@ -64,6 +64,19 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
+def same(one: PyTree, two: PyTree) -> bool:
+    """Whether two trees hold the very same leaves: nothing has been computed in between.
+
+    Examples:
+      >>> x = jnp.ones(2)
+      >>> same({"a": x}, {"a": x}), same({"a": x}, {"a": x + 0}), same({"a": x}, None)
+      (True, False, False)
+    """
+    leaves = [jax.tree.flatten(tree) for tree in (one, two)]
+    (ours, structure), (theirs, other) = leaves
+    return structure == other and all(a is b for a, b in zip(ours, theirs, strict=True))
+
+
 def is_key(leaf: Any) -> bool:
     """Whether `leaf` is an array of typed random keys, which NumPy has no type for."""
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -106,6 +106,7 @@ RANGES = {
     "radius": POSITIVE,
     "rank": COUNT,
     "retain_fraction": NOT_NONE,
+    "retain_multiplier": POSITIVE,
     "retain_weight": STRENGTH,
     "repeats": COUNT,
     "rewind_epochs": COUNT,

@@ -150,3 +150,31 @@ def test_running_statistics_are_averaged_over_a_mapped_axis_and_keys_differ():
     _, sums = spread(seen)(state, data, key)
     one = float(jax.random.uniform(key, (2,)).sum())
     assert float(sums["draw"]) != pytest.approx(4 * one)  # every device with a key of its own
+
+
+def test_what_is_only_carried_is_neither_averaged_nor_copied():
+    """A float graph beside batch statistics, which alone are averaged."""
+    data = batch(8)
+    tx = optax.sgd(0.1)
+    task = problems.linen(Normed())
+    graph = jnp.arange(35.0).reshape(5, 7)
+    variables = {**task.init(jax.random.key(0), data), "graph": {"edges": graph}}
+    assert training.changed(task, variables, data) == {"params", "batch_stats"}
+    mesh = Mesh(np.asarray(jax.devices()[:4]), ("data",))
+    spread = jax.shard_map(
+        training.make_step(training.supervised(task), tx, axis_name="data"),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec("data"), PartitionSpec()),
+        out_specs=PartitionSpec(),
+    )
+    args = training.init_state(variables, tx), data, jax.random.key(0)
+    averaged = [
+        operand.aval.shape
+        for equation in problems.equations(jax.make_jaxpr(spread)(*args).jaxpr)
+        if "psum" in equation.primitive.name
+        for operand in equation.invars
+    ]
+    statistics = variables["batch_stats"]["BatchNorm_0"]["mean"].shape
+    assert statistics in averaged and graph.shape not in averaged
+    new, _ = jax.jit(spread)(*args)
+    problems.assert_trees_equal(new.variables["graph"], variables["graph"])

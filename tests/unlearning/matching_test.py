@@ -51,7 +51,7 @@ def retained(problem, variables):
 
 def test_matching_an_oracle_gives_its_margins(problem):
     task, _, original, oracles, request = problem
-    method = unlearning.oracle_matching(optax.adam(3e-3), oracles[0], num_epochs=30)
+    method = unlearning.oracle_matching(optax.adam(3e-3), oracles[0], num_epochs=150)
     assert "labels" not in method.needs
     updated, _ = jax.jit(lambda r: method.update(r, task, original, (), request))(jax.random.key(0))
     before, after = (distance(problem, v, oracles[:1]) for v in (original, updated))
@@ -68,7 +68,7 @@ def test_datamodel_matching_moves_towards_oracles_that_it_never_saw(problem):
             num_models=256,
             train_epochs=20,
             train_batch_size=50,
-            num_epochs=20,
+            num_epochs=200,
         )
     )
     init = jax.jit(lambda r: method.init(r, task, original, data))
@@ -123,7 +123,7 @@ def test_with_exact_attribution_matching_beats_descent_on_the_retain_set():
     budget = {"num_epochs": 150, "batch_size": n}
     tx = optax.sgd(0.3)
     methods = {
-        "dmm": unlearning.match_outputs(tx, wanted, retain_fraction=1.0, **budget),
+        "dmm": unlearning.match_outputs(tx, wanted, retain_multiplier=20.0, **budget),
         "finetune": unlearning.finetune(tx, **budget),
         "ascent": unlearning.gradient_ascent(optax.sgd(1e-3), max_loss=10.0, **budget),
     }
@@ -179,7 +179,7 @@ def test_with_exact_attribution_logistic_regression_is_matched_better_than_by_gr
 
     budget = {"num_epochs": steps, "batch_size": 200}
     methods = {
-        "dmm": unlearning.match_outputs(optax.sgd(0.3), wanted, retain_fraction=1.0, **budget),
+        "dmm": unlearning.match_outputs(optax.sgd(0.3), wanted, retain_multiplier=20.0, **budget),
         **{f"GD {r}": unlearning.finetune(l2(r), **budget) for r in (0.3, 1.0, 3.0)},
         **{f"GA {r}": unlearning.gradient_ascent(optax.sgd(r), **budget) for r in (1e-3, 1e-2)},
         **{
@@ -217,7 +217,7 @@ def test_bad_values_are_named():
     for options, message in (
         ({"num_models": 1}, "num_models must be >= 2"),
         ({"share": 1.0}, "share must lie in"),
-        ({"retain_fraction": 0.0}, "retain_fraction must lie in"),
+        ({"retain_multiplier": 0.0}, "retain_multiplier must be > 0"),
         ({"train_epochs": 0}, "train_epochs must be >= 1"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -263,7 +263,7 @@ def logits(task, variables, data):
 def test_matching_ends_at_the_wanted_outputs_of_both_parts(by_hand, name):
     """A linear model with more inputs than examples reaches them all."""
     task, variables, data, datamodels, request = by_hand
-    options = {"num_epochs": 400, "batch_size": 6, "retain_fraction": 1.0}
+    options = {"num_epochs": 400, "batch_size": 6, "retain_multiplier": 2.0}
     if name == "dmm":
         method = unlearning.dmm(optax.adam(3e-2), optax.sgd(0.1), **options)
         index, gone = np.asarray(data["index"]), np.asarray(request.forget["index"])
@@ -277,29 +277,45 @@ def test_matching_ends_at_the_wanted_outputs_of_both_parts(by_hand, name):
 
 
 @pytest.mark.parametrize("name", ["match_outputs", "oracle_matching"])
-@pytest.mark.parametrize(("options", "steps"), [({}, 2), ({"retain_fraction": 1.0}, 3)])
-def test_half_of_the_retain_set_is_matched_unless_more_is_asked_for(by_hand, name, options, steps):
-    """Of 2 and 4 examples in batches of 2; the transformation adds 1 at every step."""
-    task, variables, _, _, request = by_hand
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({}, 4), ({"retain_multiplier": 2.0}, 3), ({"retain_multiplier": 9.0}, 6)],
+)
+def test_three_retained_examples_are_matched_for_a_forgotten_one(by_hand, name, options, steps):
+    """Of 1 and 5 examples in batches of 1; the transformation adds 1 at every step."""
+    task, variables, data, _, _ = by_hand
+    request = Request(*({k: v[s] for k, v in data.items()} for s in (slice(1), slice(1, 6))))
     one = optax.stateless(lambda gradients, params: jax.tree.map(jnp.ones_like, gradients))
-    wanted = lambda task, variables, memory, request: (jnp.zeros((2, 10)), jnp.zeros((4, 10)))
+    wanted = lambda task, variables, memory, request: (jnp.zeros((1, 10)), jnp.zeros((5, 10)))
     target = wanted if name == "match_outputs" else variables
-    method = getattr(unlearning, name)(one, target, num_epochs=1, batch_size=2, **options)
+    method = getattr(unlearning, name)(one, target, num_epochs=1, batch_size=1, **options)
     updated, _ = method.update(jax.random.key(0), task, variables, (), request)
     moved = jax.tree.map(lambda a, b: a - b, updated, variables)["params"]["Dense_0"]["bias"]
     np.testing.assert_allclose(moved, steps)
 
 
-def test_one_step_goes_down_half_the_squared_distance_of_either_part(by_hand):
-    task, variables, data, _, request = by_hand
-    wanted = np.random.default_rng(1).normal(size=(6, 10)).astype(np.float32)
-    split = lambda task, variables, memory, request: (wanted[:2], wanted[2:])
-    method = unlearning.match_outputs(
-        optax.sgd(0.1), split, num_epochs=1, batch_size=6, retain_fraction=1.0
-    )
-    updated, _ = method.update(jax.random.key(0), task, variables, (), request)
-    error = logits(task, variables, data) - wanted
-    slope = error[:2].mean(0) + error[2:].mean(0)
+@pytest.mark.parametrize("name", ["match_outputs", "oracle_matching", "dmm"])
+@pytest.mark.parametrize("options", [{}, {"weighting": "part"}])
+def test_one_step_goes_down_half_the_squared_distance_over_examples_or_parts(
+    by_hand, name, options
+):
+    task, variables, data, datamodels, request = by_hand
+    oracle = problems.init(task, data, seed=5)
+    options = {"num_epochs": 1, "batch_size": 6, "retain_multiplier": 2.0, **options}
+    given = logits(task, variables, data)
+    wanted = logits(task, oracle, data)
+    if name == "match_outputs":
+        split = lambda task, variables, memory, request: (wanted[:2], wanted[2:])
+        method = unlearning.match_outputs(optax.sgd(0.1), split, **options)
+    elif name == "oracle_matching":
+        method = unlearning.oracle_matching(optax.sgd(0.1), oracle, **options)
+    else:
+        method = unlearning.dmm(optax.sgd(0.1), optax.sgd(0.1), **options)
+        index = np.asarray(data["index"])
+        wanted = given - np.asarray(datamodels.weight)[index[:2]].sum(0)[index]
+    updated, _ = method.update(jax.random.key(0), task, variables, datamodels, request)
+    error = given - wanted
+    slope = error[:2].mean(0) + error[2:].mean(0) if "weighting" in options else error.mean(0)
     moved = jax.tree.map(lambda a, b: a - b, updated, variables)["params"]["Dense_0"]["bias"]
     np.testing.assert_allclose(moved, -0.1 * slope, atol=1e-6)
 

@@ -256,6 +256,34 @@ def test_select_returns_the_model_of_the_epoch_that_it_names(digits):
     problems.assert_trees_close(kept, expected)
 
 
+def test_what_a_model_only_carries_is_kept_once_and_not_per_epoch(digits):
+    task = problems.mlp()
+    carried = jnp.arange(35.0).reshape(5, 7)
+    variables = {**problems.init(task, digits), "graph": {"edges": carried}}
+    request = Request(None, {k: jnp.asarray(v[:40]) for k, v in digits.items()})
+    method = unlearning.descend(
+        objectives.combine(retain=[(1.0, objectives.task_loss)], train=True),
+        optax.adam(3e-2),
+        over="retain",
+        batch_size=20,
+        num_epochs=3,
+        record=("retain",),
+        select=lambda seen, given: 1,
+    )
+    update = lambda variables: method.update(jax.random.key(0), task, variables, (), request)[0]
+    problems.assert_trees_equal(update(variables)["graph"]["edges"], carried)
+    made = [
+        out.aval.shape
+        for equation in problems.equations(jax.make_jaxpr(update)(variables).jaxpr)
+        if equation.primitive.name in ("scan", "select_n")
+        for out in equation.outvars
+    ]
+    kernel = variables["params"]["Dense_1"]["kernel"].shape
+    assert (3, *kernel) in made  # of the parameters a copy per epoch
+    assert (3, 5, 7) not in made
+    assert sum(shape == (5, 7) for shape in made) <= 2  # handed on by the two loops
+
+
 @pytest.mark.parametrize("over", ["union", "paired", "alternate"])
 @pytest.mark.parametrize("weighted", ["forget", "retain", "both"])
 def test_weights_of_one_part_count_as_ones_in_the_other(over, weighted):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from unlearnjax import data as data_lib
-from unlearnjax import tasks
+from unlearnjax import tasks, trees
 from unlearnjax.training.alternate import Player, alternate, deploy_players, init_players
 from unlearnjax.training.averages import deploy
 from unlearnjax.training.epochs import run_epochs
@@ -189,6 +189,23 @@ def carried(task: Task, data: Data, variables: Variables | None) -> dict[str, Py
     """
     shapes = jax.eval_shape(lambda: init_variables(task, data, jax.random.key(0)))
     return {name: value for name, value in (variables or {}).items() if name not in shapes}
+
+
+def changed(task: Task, variables: Variables, data: Data) -> frozenset[str]:
+    """The collections that training changes: the parameters, and what `apply` does not only carry.
+
+    By tracing alone: computes nothing.
+    """
+    example = tasks.drawn(task, data_lib.take(data, jnp.zeros(1, jnp.int32)))
+    names = {"params"}
+
+    def probe(variables):
+        _, updated = task.apply(variables, example, jax.random.key(0), True)
+        names.update(n for n, v in updated.items() if not trees.same(v, variables.get(n)))
+        return ()
+
+    jax.eval_shape(probe, variables)
+    return frozenset(names)
 
 
 def _replaced(own: PyTree, given: PyTree, name: str) -> PyTree:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import parallel, tasks
+from unlearnjax import parallel, tasks, trees
 from unlearnjax.types import Array, Batch, PyTree, Task, Variables
 
 # (variables, batch, rng) -> (per-example loss [B], (per-example metrics, updated variables))
@@ -94,6 +94,9 @@ def make_step(
     def total(tree):
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
+    def mean(tree):
+        return tree if axis_name is None else parallel.average(tree, axis_name)
+
     def step(state: TrainState, batch: Batch, rng: Array):
         batch = tasks.keyed(batch, jax.random.fold_in(jax.random.fold_in(rng, _DRAWS), state.step))
         weight = batch["weight"]
@@ -114,13 +117,16 @@ def make_step(
         grads, sums = total((grads, {**sums, "weight": jnp.sum(weight)}))
         # A batch of padding alone must change nothing but the step count, hence no 0/0.
         count = jnp.maximum(sums["weight"], 1e-12)
-        mean = lambda grads: jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
-        extra = {} if against is None else {"against": mean(total(gradient(against)[0]))}
+        divided = lambda grads: jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
+        extra = {} if against is None else {"against": divided(total(gradient(against)[0]))}
         params, opt_state = state.variables["params"], state.opt_state
-        updates, opt_state = update(mean(grads), opt_state, params, **extra)
-        collections = {name: value for name, value in updated.items() if name != "params"}
-        if axis_name is not None:
-            collections = parallel.average(collections, axis_name)
+        updates, opt_state = update(divided(grads), opt_state, params, **extra)
+        collections = {
+            # What `apply` only carries is the same on every device and stays as it is.
+            name: state.variables[name] if trees.same(value, variables.get(name)) else mean(value)
+            for name, value in updated.items()
+            if name != "params"
+        }
         new_variables = {**collections, "params": optax.apply_updates(params, updates)}
         return TrainState(state.step + 1, new_variables, opt_state), sums
 

@@ -140,11 +140,14 @@ def descend(
             for key, (name, teacher) in zip(keys, teachers.items(), strict=True)
         }
 
+        trained = training.changed(task, variables, next(iter(data.values())))
+
         def watch(variables):
             outputs = {
                 part: training.evaluate(task, variables, getattr(request, part)) for part in record
             }
-            return outputs, () if select is None else variables
+            models = {name: value for name, value in variables.items() if name in trained}
+            return outputs, () if select is None else models
 
         state, (outputs, models) = descend_parts(
             objective,
@@ -167,7 +170,7 @@ def descend(
         result = state.variables
         if select is not None:
             chosen = select(outputs, request)
-            result = jax.tree.map(lambda x: x[chosen], models)
+            result = {**result, **jax.tree.map(lambda x: x[chosen], models)}
         return result, Trace(_curves(outputs, request)) if record else memory
 
     needs = {*parts, *record} | ({"labels"} if labels or record else set())
@@ -346,4 +349,4 @@ def _curves(outputs: Mapping[str, Mapping[str, Array]], request: Request) -> dic
 
 
 def _where(condition: Array, yes, no):
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+    return jax.tree.map(lambda a, b: a if a is b else jnp.where(condition, a, b), yes, no)

@@ -33,20 +33,24 @@ def match_outputs(
     *,
     num_epochs: int = 5,
     batch_size: int = 64,
-    retain_fraction: float = 0.5,
+    retain_multiplier: float = 3.0,
+    weighting: str = "example",
 ) -> Unlearner:
-    """Fine-tunes on `|logits - wanted|^2 / 2` over the forget set and a share of the retain set.
+    """Fine-tunes on `|logits - wanted|^2 / 2` over the forget set and a part of the retain set.
 
-    No gradient of any loss on labels is taken: what is wanted decides. In evaluation mode. In every
-    step the forget set and the retain subset weigh alike, however many examples of each it holds;
-    in the paper every example does.
+    No gradient of any loss on labels is taken: what is wanted decides. In evaluation mode, where
+    the authors' code has training mode: what is wanted of an example is one answer, to which
+    dropout and running statistics would only add noise. Their squares are means over classes, ours
+    halves of sums; their rate falls by a twentieth each epoch, which is for `tx` to say.
 
     Args:
       tx: optax transformation.
       wanted: gives the outputs to be matched, once per request.
-      num_epochs: passes over the forget set and the retain subset, shuffled together.
-      batch_size: examples per step.
-      retain_fraction: share of the retain set that is used, in (0, 1].
+      num_epochs: passes over the forget set and the retained examples, shuffled together.
+      batch_size: examples per step; in the authors' code 512.
+      retain_multiplier: how many retained examples there are for one of the forget set, drawn once
+        per request; at most all of them are.
+      weighting: see `objectives.combine`; in the paper every example weighs alike.
 
     Returns:
       An unlearner that needs forget and retain data, no labels.
@@ -54,14 +58,15 @@ def match_outputs(
     Raises:
       ValueError: for a value out of range.
     """
+    checks.positive(retain_multiplier=retain_multiplier)
     term = [(1.0, _distance_to_wanted)]
-    loop = descend(
-        objectives.combine(forget=term, retain=term),
+    loop = partial(
+        descend,
+        objectives.combine(forget=term, retain=term, weighting=weighting),
         tx,
         over="union",
         num_epochs=num_epochs,
         batch_size=batch_size,
-        retain_fraction=retain_fraction,
         labels=False,
     )
 
@@ -71,10 +76,13 @@ def match_outputs(
         parts = request._replace(
             forget={**request.forget, "wanted": forget}, retain={**request.retain, "wanted": retain}
         )
-        updated, _ = loop.update(rng, task, variables, (), parts)
+        gone, kept = map(data_lib.num_examples, (request.forget, request.retain))
+        share = retain_multiplier * max(gone, 1) / max(kept, 1)
+        matching = loop(retain_fraction=min(1.0, share))
+        updated, _ = matching.update(rng, task, variables, (), parts)
         return updated, memory
 
-    return loop._replace(update=update)
+    return loop()._replace(update=update)
 
 
 def oracle_matching(
@@ -83,12 +91,13 @@ def oracle_matching(
     *,
     num_epochs: int = 5,
     batch_size: int = 64,
-    retain_fraction: float = 0.5,
+    retain_multiplier: float = 3.0,
+    weighting: str = "example",
 ) -> Unlearner:
     """Matches the outputs of a model that was retrained: the upper bound of what matching can do.
 
     Args:
-      tx, num_epochs, batch_size, retain_fraction: of `match_outputs`.
+      tx, num_epochs, batch_size, retain_multiplier, weighting: of `match_outputs`.
       oracle: variables of a model trained without the forget set.
 
     Returns:
@@ -104,7 +113,8 @@ def oracle_matching(
         wanted,
         num_epochs=num_epochs,
         batch_size=batch_size,
-        retain_fraction=retain_fraction,
+        retain_multiplier=retain_multiplier,
+        weighting=weighting,
     )
 
 
@@ -119,7 +129,8 @@ def dmm(
     fit: Fit = attribution.ridge_datamodels,
     num_epochs: int = 5,
     batch_size: int = 64,
-    retain_fraction: float = 0.5,
+    retain_multiplier: float = 3.0,
+    weighting: str = "example",
 ) -> Unlearner:
     """Datamodel matching: like `oracle_matching`, with outputs that datamodels predict.
 
@@ -131,7 +142,7 @@ def dmm(
     its evaluation data.
 
     Args:
-      tx, num_epochs, batch_size, retain_fraction: of `match_outputs`.
+      tx, num_epochs, batch_size, retain_multiplier, weighting: of `match_outputs`.
       train_tx: transformation that the subset models are trained with.
       num_models: M; more predict better.
       share: of the training data in every subset, in (0, 1).
@@ -163,7 +174,8 @@ def dmm(
         wanted,
         num_epochs=num_epochs,
         batch_size=batch_size,
-        retain_fraction=retain_fraction,
+        retain_multiplier=retain_multiplier,
+        weighting=weighting,
     )
     # Training the subset models takes the labels of the training data.
     return matching._replace(init=init, needs=matching.needs | {"train", "labels"})
