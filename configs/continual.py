@@ -33,7 +33,7 @@ METHODS = (
 
 def get_config(arg: str = "") -> ConfigDict:
     own, rest = unlearn.split(arg, ("stream", "method"))
-    unlearn.refuse(rest, ("forget", "seeds"), "continual")
+    unlearn.refuse(rest, ("forget", "seeds", "weights"), "continual")
     config = unlearn.learned(unlearn.get_config(rest))
     config.streams = tuple(own.get("stream", "+".join(STREAMS)).split("+"))
     config.methods = tuple(unlearn.spelled_out(own.get("method", "all"), METHODS))

@@ -85,7 +85,7 @@ SPACES = {
 
 def get_config(arg: str = "") -> ConfigDict:
     own, rest = unlearn.split(arg, ("attributor", "method", "forget"))
-    unlearn.refuse(rest, ("seeds",), "datamodel")
+    unlearn.refuse(rest, ("seeds", "weights"), "datamodel")
     rest = unlearn.with_defaults(rest, "digits", model="mlp")
     config = unlearn.learned(unlearn.get_config(rest))
     if config.model.name == "mlp":

@@ -9,7 +9,7 @@ Config strings as in configs/unlearn.py: `diabetes,method=blindspot,forget=band:
 are standardised, bands are in original units.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import unlearn
 
@@ -24,6 +24,7 @@ METHODS = {
         "num_epochs": 5,
         "blind_epochs": 5,
         "feature_weight": 50.0,
+        "layer": config_dict.placeholder(str),
     },
     "gaussian_amnesiac": {**_ADAM, "num_epochs": 5, "retain_weight": 1.0},
     "l1_sparse": {**_ADAM, "num_epochs": 5, "gamma": 1e-4},

@@ -9,13 +9,15 @@ oracle, with retain accuracy 99.9 % (oracle 100 %).
 Variants by config string, comma-separated: a data set, then `key=value` with the keys model, method
 (several with '+', or all), forget (see unlearnjax/data/forget_sets.py and corruption.py), seeds,
 train and test (use so many examples of each), superclasses (classes lumped together, for sub-class
-forgetting) and target (a field of the data set to be learned in the place of its label):
+forgetting), target (a field of the data set to be learned in the place of its label) and weights
+(published ones that training starts from, see docs/api/pretrained.md):
 
     --config=configs/unlearn.py:fashion_mnist,method=ssd,forget=class:3,train=5000
     --config=configs/unlearn.py:digits,model=mlp,forget=random:0.1,seeds=5
     --config=configs/unlearn.py:digits,superclasses=0+2+4+6+8/1+3+5+7+9,forget=field:subclass:3
     --config=configs/unlearn.py:cifar100,target=coarse_label,forget=field:subclass:8
     --config=configs/unlearn.py:cifar10,model=resnet18
+    --config=configs/unlearn.py:cifar10,model=vit_base,weights=vit-base-patch16-224/
     --config=configs/unlearn.py:digits,model=my_module:MyClass  (Linen or NNX, imported)
     --config=configs/unlearn.py:digits,method=ssd+my_module:my_unlearner  (imported)
 
@@ -59,6 +61,8 @@ DATASETS = {
 OTHER_DATASET = DATASETS["cifar10"]
 # Of one's own, by the import path of what loads it.
 OWN_DATASET = {"model": "mlp", "num_epochs": 20, "batch_size": 32, "learning_rate": 2e-3}
+# Where training starts from published weights.
+FINE_TUNING = {"num_epochs": 5, "learning_rate": 1e-4}
 
 _ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 64}
 
@@ -145,6 +149,7 @@ METHODS = {
         "num_epochs": 20,
         "align_rate": 2.0,
         "temperature": 20.0,
+        "layer": config_dict.placeholder(str),
     },
     "just_in_time": {
         "optimizer": "sgd",
@@ -191,17 +196,13 @@ CHOSEN = (
 TUNED = Path(__file__).parent / "tuned"
 # What a model that has learned everything depends on.
 LEARNED = (
-    "seed",
-    "task",
-    "dataset",
-    "source",
-    "target",
-    "superclasses",
-    "num_train",
-    "model",
+    "seed", "task", "dataset", "source", "target", "superclasses", "num_train", "model", "weights",
     "train",
-)
-KEYS = ("dataset", "model", "method", "forget", "seeds", "train", "test", "superclasses", "target")
+)  # fmt: skip
+KEYS = (
+    "dataset", "model", "weights", "method", "forget", "seeds", "train", "test", "superclasses",
+    "target",
+)  # fmt: skip
 
 
 def get_config(
@@ -219,6 +220,8 @@ def get_config(
     dataset = options["dataset"]
     defaults = DATASETS.get(dataset, OWN_DATASET if importing.is_path(dataset) else OTHER_DATASET)
     model = options.get("model", defaults["model"])
+    if "weights" in options:
+        defaults = defaults | FINE_TUNING
 
     config = ConfigDict()
     config.seed = 0
@@ -239,6 +242,8 @@ def get_config(
     config.model = ConfigDict(
         {"name": model, "dtype": "float32", "options": models.default_options(model)}
     )
+    config.weights = config_dict.placeholder(str)  # published ones to start from
+    config.weights = options.get("weights")
     config.train = ConfigDict(
         {
             "optimizer": "adamw",
@@ -256,6 +261,8 @@ def get_config(
     config.evaluate.relearn = ConfigDict(
         {"learning_rate": 3e-4, "max_steps": 100, "margin": 0.05, "num_examples": 256}
     )
+    # The layer whose activations a linear probe searches for forgotten classes; None: 'features'.
+    config.evaluate.probe = ConfigDict({"layer": config_dict.placeholder(str)})
     # Methods also run from originals perturbed by `size` of their size, as others would round;
     # those that spread by more than five points get `num_seeds` seeds (0: no more than others).
     config.rounding = ConfigDict({"num_perturbed": 1, "size": 1e-6, "num_seeds": 0})
@@ -272,15 +279,24 @@ def get_config(
             + checks.near(unknown, methods)
         )
 
-    config.unlearn = ConfigDict({name: dict(fields) for name, fields in methods.items()})
+    # A placeholder would be shared, and set in every config at once.
+    own = lambda value: config_dict.placeholder(value.get_type()) if _is_unset(value) else value
+    config.unlearn = ConfigDict(
+        {name: {k: own(v) for k, v in fields.items()} for name, fields in methods.items()}
+    )
     set_tuned(config, tuned(dataset, model, config.num_train))
     # Fields of the methods, unset here: `--config.unlearn.FIELD` sets it for every method with it.
     for fields in methods.values():
         for field, value in fields.items():
             if field != "constructor":
                 kind = type(value) if isinstance(value, int | str) else float
+                kind = value.get_type() if _is_unset(value) else kind
                 config.unlearn[field] = config_dict.placeholder(kind)
     return config
+
+
+def _is_unset(value: Any) -> bool:
+    return isinstance(value, config_dict.FieldReference)
 
 
 def spelled_out(text: str, methods: Iterable[str]) -> list[str]:
@@ -329,9 +345,9 @@ def refuse(arg: str, keys: tuple[str, ...], family: str) -> None:
 
 
 def learned(base: ConfigDict) -> ConfigDict:
-    """The part of a config that says what is learned, and how, without anything being forgotten."""
+    """What of a config says what is learned, and how, afresh: nothing forgotten, no weights."""
     config = ConfigDict()
-    for field in (*LEARNED, "num_test"):
+    for field in (*(field for field in LEARNED if field != "weights"), "num_test"):
         if base[field] is None:  # what may be set keeps its type
             config[field] = config_dict.placeholder(base.get_type(field))
         else:

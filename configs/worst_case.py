@@ -48,7 +48,7 @@ RANKED = ("lowest_loss", "highest_loss", "typical", "memorised")
 
 def get_config(arg: str = "") -> ConfigDict:
     own, rest = unlearn.split(arg, ("search", "by"))
-    unlearn.refuse(rest, ("forget",), "worst_case")
+    unlearn.refuse(rest, ("forget", "weights"), "worst_case")
     dataset = rest.partition(",")[0]
     if dataset == "diabetes":
         rest = unlearn.with_defaults(rest, "diabetes", seeds="10", forget="random:0.1")

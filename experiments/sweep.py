@@ -58,7 +58,7 @@ def sweep(config: ConfigDict, run: runner.Run, name: str) -> list[table.Row]:
     run.start(config.num_seeds * 2 * config.train.num_epochs + len(config.methods))
     judge = partial(judged, bench, bench.evaluation.prepare(run, bench))
     seeds, everything = range(config.num_seeds), np.arange(len(problem.train["targets"]))
-    fitter = partial(measure.fitter, config, bench.task, bench.train)
+    fitter = partial(measure.fitter, config, bench.task, bench.train, start=bench.start)
     originals = measure.fit(bench, run, f"{name}-original", fitter(everything), seeds)
     oracles = measure.fit(bench, run, f"{name}-oracle", fitter(problem.oracle), seeds)
     audits = [judge(bench.task, fit.variables, seed) for seed, fit in oracles.items()]

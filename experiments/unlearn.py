@@ -55,7 +55,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         return not all(run.has_row(f"{name}_seed{seed}") for seed in seeds)
 
     def forgetter(method: str) -> measure.Forgetter:
-        of_values = lambda values: unlearners[method]
+        of_values = lambda values: build.unlearner(method, config, len(problem.retain), values)
         return measure.forgetter(bench, of_values, lambda: run.compiling(method))
 
     forgetters = {method: forgetter(method) for method in unlearners}
@@ -127,7 +127,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
 
     everything = np.arange(len(problem.train["targets"]))
     fitters = {
-        name: measure.fitter(config, bench.task, bench.train, indices)
+        name: measure.fitter(config, bench.task, bench.train, indices, bench.start)
         for name, indices in (("original", everything), ("oracle", problem.oracle))
     }
     to_fit = [name for name in fitters if missing(name) and not (trained and name == "original")]

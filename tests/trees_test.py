@@ -40,3 +40,36 @@ def test_every_key_can_be_escaped_and_read_again(key):
     (escaped,) = trees.escaped_names({key: 1})
     assert set(escaped) <= set(string.ascii_letters + string.digits + "_-~%")
     assert trees.readable([escaped]) == [key]
+
+
+def test_leaves_are_chosen_by_name_by_what_is_above_them_by_pattern_or_by_function():
+    block = {"query": {"kernel": 1, "bias": 2}, "query_2": 3}
+    tree = {"block_0": block, "block_1": block, "out": [4, 5]}
+    paths = trees.names(tree)
+
+    def means(where):
+        return [p for p, own in zip(paths, trees.chosen(tree, where), strict=True) if own]
+
+    assert means(None) == paths and means([]) == []
+    assert means(["block_0.query"]) == ["block_0.query.bias", "block_0.query.kernel"]
+    assert means(["out.1", "block_0.query_2"]) == ["block_0.query_2", "out.1"]
+    assert means(["*.query"]) == [p for p in paths if ".query." in p]
+    assert means(["block_*.kernel"]) == ["block_0.query.kernel", "block_1.query.kernel"]
+    assert means(("*",)) == paths
+    assert means(lambda path: path.endswith("bias")) == [p for p in paths if p.endswith("bias")]
+    # Only the star is special, and a name in the tree may hold whatever it likes.
+    odd = {"a+b": 1, "a.b": 2, "aab": 3, "line\nbreak": 4}
+    assert trees.chosen(odd, ["a+b"]) == [True, False, False, False]
+    assert trees.chosen(odd, ["a.b"]) == [False, True, False, False]
+    assert trees.chosen(odd, ["l*k"]) == [False, False, False, True]
+
+
+def test_a_name_of_nothing_is_refused_with_the_nearest():
+    tree = {"first": {"kernel": 1, "bias": 2}, "last": {"kernel": 3}, "scale": 4}
+    known = r"\['first', 'last', 'scale'\]"
+    with pytest.raises(ValueError, match=f"where must be among {known}, got 'lats'; did.*'last'"):
+        trees.chosen(tree, ["first", "lats"])
+    with pytest.raises(ValueError, match=r"parts must be .*'last.kernle'; did.*'last.kernel'\?"):
+        trees.chosen(tree, ["last.kernle"], "parts")
+    with pytest.raises(ValueError, match="parts must be several names, .* got 'last'"):
+        trees.chosen(tree, "last", "parts")

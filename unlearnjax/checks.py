@@ -99,3 +99,10 @@ def not_text(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise ValueError(f"{name} must be several names, such as ('a',), got {value!r}")
+
+
+def name(**values: Any) -> None:
+    """Raises `ValueError` for what is no text, or empty, where there is to be one name."""
+    for field, value in values.items():
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{field} must be one name, such as 'a', got {value!r}")

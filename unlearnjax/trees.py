@@ -1,13 +1,18 @@
 """The few pytree helpers that jax.tree and optax.tree lack."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib import parse
 
 import jax
 import jax.numpy as jnp
 
+from unlearnjax import checks
 from unlearnjax.types import PyTree
+
+# Names of parameters or of what holds them, or a function of a parameter's name: see `chosen`.
+Where = Sequence[str] | Callable[[str], bool] | None
 
 
 def size(tree: PyTree) -> int:
@@ -35,6 +40,40 @@ def names(tree: PyTree) -> list[str]:
       ['a.b', 'a%2Eb']
     """
     return readable(escaped_names(tree))
+
+
+def chosen(tree: PyTree, where: Where, argument: str = "where") -> list[bool]:
+    """Whether `where` means each leaf, in the order of `jax.tree.leaves`.
+
+    Args:
+      tree: parameters, as a rule.
+      where: dotted names of leaves, or of what is above them (`Dense_1`, `block_0.attention`); `*`
+        in one stands for anything, dots too. Or a function of a leaf's dotted name. `None` is all.
+      argument: what `where` is called in errors.
+
+    Raises:
+      ValueError: for a name that means nothing; it lists the names that exist.
+
+    Examples:
+      >>> tree = {"block_0": {"query": 1, "value": 2}, "block_1": {"query": 3, "value": 4}}
+      >>> chosen(tree, ["block_1", "*.query"])
+      [True, False, True, True]
+    """
+    paths = names(tree)
+    if where is None:
+        return [True] * len(paths)
+    if callable(where):
+        return [bool(where(path)) for path in paths]
+    checks.not_text(**{argument: where})
+    patterns = [
+        re.compile(re.escape(name).replace(r"\*", ".*") + r"(\..*)?", re.S) for name in where
+    ]
+    for name, pattern in zip(where, patterns, strict=True):
+        if not any(map(pattern.fullmatch, paths)):
+            known = sorted({path.rpartition(".")[0] or path for path in paths})
+            near = checks.near([name], [*known, *paths])
+            raise ValueError(f"{argument} must be among {known}, got {name!r}{near}")
+    return [any(pattern.fullmatch(path) for pattern in patterns) for path in paths]
 
 
 def escaped_names(tree: PyTree) -> list[str]:

@@ -41,6 +41,12 @@ class Task(NamedTuple):
       divergence: `(outputs, reference, batch, temperature=1) -> [B]`, how far a prediction is from
         another model's on the same batch; `None` where predictions are not compared.
       num_draws: how many draws evaluation averages; 0 where it draws nothing.
+      generate: `(task, variables, rng, batch) -> outputs`, samples or continuations, by calling the
+        `apply` of the task that it is handed, so that whatever replaces that (`tasks.edit`, an
+        unlearner's `serve`) reaches it; call it by `tasks.generate`. `None` where the task
+        generates nothing.
+      merge: `variables -> variables` of the plain model, if what is learned are a model's adapters,
+        masks or some of its parameters, see `tasks.merged`; `None` where they are plain.
     """
 
     init: Callable[[Array, Batch], Variables]
@@ -50,6 +56,8 @@ class Task(NamedTuple):
     draw: Callable[[Array, Batch, bool], Batch] | None = None
     divergence: Callable[..., Array] | None = None
     num_draws: int = 1
+    generate: Callable[["Task", Variables, Array, Batch], Outputs] | None = None
+    merge: Callable[[Variables], Variables] | None = None
 
 
 class Request(NamedTuple):

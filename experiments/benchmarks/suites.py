@@ -19,6 +19,8 @@ QUICK = {
     "analytic": {"sizes": (1_000,), "against": ((512, 2_000, 200),)},
     "search": {"sizes": {"mlp": 500}},
     "audits": {"num_examples": 500, "num_models": 100},
+    "adapters": {"sizes": {"mlp": 100}},
+    "hooks": {"layers": {"convnet": "Conv_1"}, "sizes": {"convnet": 500}},
 }
 
 # Under twenty minutes on 2 CPU cores, PyTorch's part included.
@@ -51,7 +53,13 @@ FULL = {
         "unrolls": (1, 2, 4, 8),
     },
     "audits": {"num_examples": 1000, "num_models": 200},
+    "hooks": {
+        "layers": {"mlp": "Dense_0", "convnet": "Conv_1", "resnet18": "Conv_0"},
+        "sizes": {"mlp": 5000, "convnet": 2000, "resnet18": 100},
+    },
     "convolution": {},
+    "adapters": {"sizes": {"mlp": 100, "vit_tiny": 16}},
+    "weights": {},
     "scaling": {
         "examples": (500, 1000, 2000, 4000, 8000),
         "widths": (64, 128, 256, 512, 1024),
@@ -204,6 +212,7 @@ TARGETS = {
     ("acu", "forget 500 of 5000 rows, D=2048", "torch"): 1.0,
     ("acu", "forget 256 of 2560 rows", "refit row by row"): 30.0,
     ("trak", "", "torch"): 2.0,
+    ("capture", "", "without"): 0.95,
 }
 
 

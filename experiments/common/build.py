@@ -3,18 +3,20 @@
 import functools
 import inspect
 import itertools
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from unlearnjax import checks, importing, models, tasks, unlearning
+from unlearnjax import checks, importing, models, parallel, pretrained, tasks, unlearning
 from unlearnjax import data as data_lib
-from unlearnjax.types import Data, Task, Unlearner
+from unlearnjax.types import Data, Task, Unlearner, Variables
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES = ("constant", "cosine")
@@ -125,26 +127,56 @@ def subset(data: Data, indices: np.ndarray) -> Data:
     return {name: value[indices] for name, value in data.items()}
 
 
+def model(config: ConfigDict, dataset: data_lib.Dataset) -> nn.Module | Callable:
+    """The model of `config.model` for the data set, see `models.by_name`."""
+    dtypes = {"float32": None, "bfloat16": jnp.bfloat16}
+    checks.one_of(**{"model.dtype": (config.model.dtype, sorted(dtypes))})
+    return models.by_name(
+        config.model.name,
+        num_classes=dataset.num_classes,
+        dtype=dtypes[config.model.dtype],
+        **config.model.options.to_dict(),
+    )
+
+
 def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
     """The task of `config.model` on the data set, augmented as `config.train` says.
 
     `config.task` is one of `TASKS` or the import path of what makes a task of a `tasks.Model`.
     """
-    dtypes = {"float32": None, "bfloat16": jnp.bfloat16}
     if not importing.is_path(config.task):
         checks.one_of(task=(config.task, tuple(TASKS)))
-    checks.one_of(**{"model.dtype": (config.model.dtype, sorted(dtypes))})
-    options = config.model.options.to_dict()
-    model = models.by_name(
-        config.model.name,
-        num_classes=dataset.num_classes,
-        dtype=dtypes[config.model.dtype],
-        **options,
-    )
-    adapt = tasks.from_linen if isinstance(model, nn.Module) else tasks.from_nnx
+    module = model(config, dataset)
+    adapt = tasks.from_linen if isinstance(module, nn.Module) else tasks.from_nnx
     make = TASKS[config.task] if config.task in TASKS else importing.imported(config.task)
-    task = make(adapt(model))
+    task = make(adapt(module))
     return tasks.augmented(task, data_lib.pad_crop_flip) if config.train.augment else task
+
+
+def start(config: ConfigDict, dataset: data_lib.Dataset) -> Variables | None:
+    """The published weights that training starts from, where it has them; `None` if from none.
+
+    What is not as it was published is printed.
+
+    Raises:
+      ValueError: if they cannot be read, or are not the model's.
+    """
+    if config.get("weights") is None:
+        return None
+    mesh, shardings = parallel.current(), None
+    if mesh is not None:
+        least = 2**12 if config.train.shard_parameters else sys.maxsize
+        shardings = functools.partial(parallel.split_shardings, device_mesh=mesh, min_size=least)
+    inputs = dataset.train["inputs"]
+    batch = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
+    try:
+        found = pretrained.load_model(config.weights, model(config, dataset), batch, shardings)
+    except ImportError as error:
+        raise ValueError(f"weights: {error}") from error
+    if parallel.is_main_process():
+        for note in found.notes:
+            print(f"weights {config.weights}: {note}")
+    return found.variables
 
 
 def optimizer(name: str, learning_rate: float | optax.Schedule) -> optax.GradientTransformation:
@@ -176,7 +208,7 @@ def unlearner(
 
     Fields set on `config.unlearn` itself replace those of every method that has them, and `values`
     (which may be traced) replace both. `optimizer` and `learning_rate` become the constructor's
-    `tx`.
+    `tx`. The value `start` is what retraining starts from; other methods have no use for it.
 
     Raises:
       ValueError: for a field that the method does not have, and what the constructor refuses.
@@ -187,15 +219,18 @@ def unlearner(
         if not isinstance(value, ConfigDict) and value is not None
     }
     own = config.unlearn[name].to_dict()
+    values = dict(values or {})
+    published = values.pop("start", None)
     if name == "retrain":
         own = {
             "tx": training_optimizer(config, num_retain),
             "num_epochs": config.train.num_epochs,
             "batch_size": config.train.batch_size,
+            "start": published,
         }
         shared = {}
     own.update({field: value for field, value in shared.items() if field in own})
-    own.update(values or {})
+    own.update(values)
     if "learning_rate" in own:
         own["tx"] = optimizer(own.pop("optimizer"), own.pop("learning_rate"))
     path = own.pop("constructor", name)

@@ -28,6 +28,7 @@ class Bench(NamedTuple):
       request: forget, retain and validation data, placed.
       evaluation: how its models are judged.
       relearn: `(task, variables, target) -> steps`, compiled once per task.
+      start: published weights that training starts from, see `build.start`.
     """
 
     config: ConfigDict
@@ -39,11 +40,13 @@ class Bench(NamedTuple):
     request: Request
     evaluation: evaluations.Evaluation
     relearn: Callable
+    start: Variables | None = None
 
 
 def bench(config: ConfigDict, problem: build.Problem) -> Bench:
     """Puts the problem on the device (or on all devices of the mesh)."""
     task = build.task(config, problem.dataset)
+    start = build.start(config, problem.dataset)
     train, val, held_out = (place(d) for d in (problem.train, problem.val, problem.held_out))
     forget = place(build.subset(problem.train, problem.forget))
     retain = place(build.subset(problem.train, problem.retain))
@@ -66,7 +69,7 @@ def bench(config: ConfigDict, problem: build.Problem) -> Bench:
         )
 
     request = Request(forget, retain, val)
-    return Bench(config, problem, task, train, val, held_out, request, evaluation, relearn)
+    return Bench(config, problem, task, train, val, held_out, request, evaluation, relearn, start)
 
 
 def place(data):
@@ -76,8 +79,14 @@ def place(data):
     return jax.device_put(data) if mesh is None else parallel.replicate(data, mesh)
 
 
-def fitter(config: ConfigDict, task: Task, train: Data, indices: np.ndarray) -> Fitter:
-    """Training on those examples as `config.train` says; resumable."""
+def fitter(
+    config: ConfigDict,
+    task: Task,
+    train: Data,
+    indices: np.ndarray,
+    start: Variables | None = None,
+) -> Fitter:
+    """Training on those examples as `config.train` says, from `start` if given; resumable."""
     return make_fit(
         task,
         build.training_optimizer(config, len(indices)),
@@ -87,6 +96,7 @@ def fitter(config: ConfigDict, task: Task, train: Data, indices: np.ndarray) -> 
         batch_size=config.train.batch_size,
         checkpoint_every=config.train.checkpoint_every,
         shard_parameters=config.train.get("shard_parameters", False),
+        start=start,
     )
 
 
@@ -161,11 +171,13 @@ def forgetter(
 ) -> Forgetter:
     """How one unlearner forgets, its programs compiled once, within `compiling()`.
 
-    `make` gives the unlearner for traced hyper-parameters `values` (none, most of the time). The
+    `make` gives the unlearner for traced hyper-parameters `values` (none, most of the time), among
+    them, where there is one, the `start` of the bench: a program takes it, none contains it. The
     request costs what `update` costs; what `init` did beforehand, with the training data still at
     hand, is reported beside it as `init_*`.
     """
     traced, programs = {}, {}
+    given = {} if bench.start is None else {"start": bench.start}
 
     def init(rng, variables, values, train):
         return make(values).init(rng, bench.task, variables, train)
@@ -176,9 +188,9 @@ def forgetter(
     def trace():
         rng = jax.random.key(0)
         variables = jax.eval_shape(fresh, bench.task, bench.train, rng)
-        traced["init"] = jax.jit(init).trace(rng, variables, {}, bench.train)
+        traced["init"] = jax.jit(init).trace(rng, variables, given, bench.train)
         variables, memory = jax.tree.map(_stand_in, traced["init"].out_info)
-        traced["update"] = jax.jit(update).trace(rng, variables, memory, {}, bench.request)
+        traced["update"] = jax.jit(update).trace(rng, variables, memory, given, bench.request)
 
     def prepare():
         with compiling():
@@ -194,7 +206,7 @@ def forgetter(
         return audit.timed(programs[name], *args)
 
     def forget(rng, variables, values=None):
-        values = {name: jnp.float32(value) for name, value in (values or {}).items()}
+        values = {name: jnp.float32(value) for name, value in (values or {}).items()} | given
         init_rng, update_rng = jax.random.split(rng)
         args = (init_rng, variables, values, bench.train)
         (variables, memory), init_cost = run_costed("init", init, *args)

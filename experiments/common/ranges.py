@@ -67,6 +67,8 @@ RANGES = {
     "depth": COUNT,
     "dropout": NOT_ALL,
     "hidden": COUNT,
+    "image_size": COUNT_OR_NONE,
+    "norm_eps": POSITIVE,
     "num_heads": COUNT,
     "patch_size": COUNT,
     "stage_sizes": COUNT,

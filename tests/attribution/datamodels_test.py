@@ -137,6 +137,25 @@ def test_lasso_chooses_the_penalty_that_predicts_held_out_subsets_best(rng):
     np.testing.assert_allclose(chosen.weight, refit.weight, atol=2e-3)
 
 
+@pytest.mark.parametrize(("options", "level"), [({}, 0.01), ({"validation_share": 0.2}, 50.0)])
+def test_the_last_tenth_of_the_subsets_is_held_out(rng, options, level):
+    """The tenth before it says the contrary: judged by it, too, no weight is better than any."""
+    masks = rng.random((100, 8)) < 0.5
+    outputs = np.where(np.arange(100) // 10 == 8, -1, 1) * (masks[:, 0] - 0.5)
+    fitted = attribution.lasso_datamodels(
+        masks, outputs[:, None, None], penalties=(50.0, 0.01), **options
+    )
+    unit = outputs.std() * (masks - masks.mean(0)).std() * np.sqrt(np.log(8) / 100)
+    assert float(fitted.penalty.item()) == pytest.approx(level * unit, rel=1e-4)
+
+
+def test_two_subsets_of_one_example_are_enough():
+    """Outputs 1 without it and 3 with it: the slope of `2 (1/2)^2` and the penalty."""
+    fitted = attribution.ridge_datamodels([[0], [1]], [[[1.0]], [[3.0]]], lambdas=(0.5,))
+    assert float(fitted.weight.item()) == pytest.approx(1 / (0.5 + 0.5))
+    assert float(fitted.bias.item()) == pytest.approx(2 - 0.5)
+
+
 def test_the_score_is_scipys_spearman(problem, rng):
     actual, predicted = rng.normal(size=(2, 20, 3))
     predicted[:, 0] = actual[:, 0] ** 3

@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from tests import problems
-from unlearnjax import attribution, tasks, training
+from unlearnjax import attribution, curvature, tasks, training
 from unlearnjax.types import Task
 
 
@@ -66,6 +68,28 @@ def test_damping_is_a_hundredth_unless_it_is_given(rng):
     expected = x @ np.linalg.solve(x.T @ x + 40 * 0.01 * np.eye(5), gradient)
     change = attribution.predict_counterfactual(attributor, [3])
     np.testing.assert_allclose(change, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_options_of_the_inverse_are_its_own_unless_they_are_given():
+    own, inverse = (
+        inspect.signature(f).parameters
+        for f in (attribution.influence, curvature.inverse_hessian_vector_product)
+    )
+    for name in ("method", "damping", "num_steps", "scale", "batch_size"):
+        assert own[name].default == inverse[name].default
+
+
+def test_of_several_models_it_is_the_mean(rng):
+    task, variables, data = ridge_problem(rng)
+    other = jax.tree.map(lambda w: -2 * w, variables)
+    predict = lambda models: np.asarray(
+        attribution.predict_counterfactual(
+            attribution.influence(task, models, data, data, output=prediction, damping=0.1), [3]
+        )
+    )
+    one, two, both = predict([variables]), predict([other]), predict([variables, other])
+    assert np.abs(one - two).max() > 0.1 * np.abs(one).max()
+    np.testing.assert_allclose(both, (one + two) / 2, rtol=1e-4, atol=1e-6)
 
 
 def test_bfloat16_parameters_are_predicted_for(rng):

@@ -51,14 +51,27 @@ def test_projections_keep_inner_products_and_do_not_depend_on_batches(problem):
     assert error.mean() < 1 / np.sqrt(2000) and error.max() < 6 / np.sqrt(2000)
 
 
+def test_gradients_are_of_as_many_examples_as_asked_for(problem):
+    """Which no value shows: seen in the shapes of the computation."""
+    task, data, models = problem
+    seen = problems.shapes(
+        lambda v: attribution.project_gradients(
+            task, v, data, jax.random.key(3), num_projections=9, batch_size=7
+        ),
+        models[0],
+    )
+    assert {(7, 1, 64, 6), (7, 9)} <= seen and not {(64, 1, 64, 6), (64, 9)} & seen
+
+
 def test_every_block_of_a_wide_layer_has_a_projection_of_its_own():
     """Unit gradients, 2^14 entries apart: signs keep each one's length, and their right angle."""
-    rows = np.zeros((2, 2**15), np.float32)
+    width = 2**15 + 3  # the last block is nearly empty
+    rows = np.zeros((2, width), np.float32)
     rows[0, 5] = rows[1, 5 + 2**14] = 1
     dot = lambda task, variables, batch: (batch["inputs"] @ variables["params"]["w"])[:, None]
     projected = attribution.project_gradients(
         None,
-        {"params": {"w": jnp.zeros(2**15)}},
+        {"params": {"w": jnp.zeros(width)}},
         {"inputs": rows},
         jax.random.key(0),
         num_projections=100,
@@ -171,7 +184,7 @@ def test_projections_wider_than_the_rank_give_what_the_whole_gradients_give(defi
 
 
 @pytest.mark.filterwarnings("ignore:num_projections")
-@pytest.mark.parametrize("k", [5, 40])
+@pytest.mark.parametrize("k", [5, 24, 40])
 def test_narrow_and_interpolating_projections_are_their_closed_form(problem, k, damping=0.3):
     """With 24 rows and 460 parameters, 40 projections are more than the rows."""
     task, data, variables = problem

@@ -134,6 +134,19 @@ def test_efficacy_is_the_share_on_the_non_members_side(rng):
     assert audit.membership_efficacy(members, others, mixed) == 0.25
 
 
+def test_the_attacker_learns_from_equally_many_of_both(rng):
+    """All of them where there are equally many; else as many members, drawn by the seed."""
+    members, others, forget = (rng.normal(m, 1, n) for m, n in ((0, 30), (1, 30), (0.5, 200)))
+    x = np.concatenate([members, others])
+    known = LogisticRegression().fit(((x - x.mean()) / x.std())[:, None], np.repeat([1, 0], 30))
+    taken_for_others = known.predict((forget[:, None] - x.mean()) / x.std()) == 0
+    for seed in (0, 1):
+        found = audit.membership_efficacy(members, others, forget, seed=seed)
+        assert found == pytest.approx(taken_for_others.mean())
+    drawn = {audit.membership_efficacy(members, others[:9], forget, seed=s) for s in range(4)}
+    assert len(drawn) > 1
+
+
 def test_efficacy_of_an_uninformative_score_is_not_decided_by_class_sizes(rng):
     """An attacker trained on ten times as many members would call everyone a member."""
     members, others = rng.normal(size=20_000), rng.normal(size=2_000)

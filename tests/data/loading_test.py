@@ -35,12 +35,24 @@ def test_digits_are_prepared_as_array_record_without_tensorflow(tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+    assert "Generating" not in result.stderr  # a second's work needs no progress bars
     assert list(tmp_path.glob("digits/*/*.array_record*"))
 
 
 def test_unknown_name_suggests_near_ones(tmp_path):
     with pytest.raises(ValueError, match="got 'fashon_mnist'; nearest: fashion_mnist"):
         data_lib.load("fashon_mnist", tmp_path)
+
+
+def test_sets_of_the_community_which_ask_the_network_are_not_listed(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def listed(*, with_community_datasets=True):
+        return ["mnist"] + ["hf:mnist_"] * with_community_datasets
+
+    monkeypatch.setattr(tfds, "list_builders", listed)
+    with pytest.raises(ValueError, match=r"got 'mnist_'; nearest: mnist \("):
+        data_lib.load("mnist_", tmp_path)
 
 
 def test_unpreparable_set_says_the_command_to_prepare_it(tmp_path, monkeypatch):

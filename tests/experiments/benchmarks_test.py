@@ -9,6 +9,7 @@ import pytest
 
 import unlearnjax.analytic
 from experiments.benchmarks import (
+    adapters,
     analytic,
     audits,
     convolution,
@@ -17,6 +18,7 @@ from experiments.benchmarks import (
     ensemble,
     fisher,
     forgetting,
+    hooks,
     report,
     scaling,
     search,
@@ -26,6 +28,7 @@ from experiments.benchmarks import (
     torch_reference,
     training,
     trak,
+    weights,
 )
 from tests.experiments import cli
 
@@ -65,11 +68,14 @@ def test_every_benchmark_yields_records_and_they_become_a_report():
         *datamodels.run(((30, 20, 3),), repeats=1),
         *search.run({"mlp": 40}, (40, 60), (1, 2), batch_size=20, train_epochs=1, repeats=1),
         *audits.run(50, 20, repeats=1),
+        *adapters.run({"mlp": 20}, 2, shape=(8, 8, 1), repeats=1),
+        *hooks.run({"mlp": "Dense_0"}, {"mlp": 40}, repeats=1),
+        *weights.run("vit_small", 16, {"depth": 1, "width": 6}, repeats=1),
         *scaling.run((20, 40), (8, 16), (10, 20), (1, 2), base=40, repeats=1),
     ]
     assert {r["benchmark"] for r in records} == {
         "epoch", "step", "fisher", "forget", "convolution", "acu", "drift", "ensemble", "trak",
-        "datamodels", "search", "audit", "scaling",
+        "datamodels", "search", "audit", "adapters", "scaling", "capture", "weights",
     }  # fmt: skip
     assert all(ratio > 0 for r in records for ratio in r.get("ratio", {}).values())
     # The tests have eight devices, so curves over devices are there too.
@@ -88,6 +94,19 @@ def test_every_suite_names_benchmarks_and_their_sizes():
         for case in suite.values():
             module = importlib.import_module(f"experiments.benchmarks.{case.benchmark}")
             inspect.signature(module.run).bind(**case.sizes)
+
+
+def test_bytes_of_a_step_on_adapters_are_those_of_the_adapters():
+    """Two moments, the count and the gradient: 3 n + 1 numbers of 4 bytes."""
+    sizes = {"mlp": 2}
+    (record,) = adapters.run(sizes, 2, shape=(8, 8, 1), options={"hidden": (16,)}, repeats=1)
+    numbers = {
+        "lora, rank 2": 2 * (64 + 16) + 2 * (16 + 10),
+        "whole model": 64 * 16 + 16 + 16 * 10 + 10,
+        "last layer": 16 * 10 + 10,
+    }
+    assert record["kept_bytes"] == {name: 4 * (3 * n + 1) for name, n in numbers.items()}
+    assert set(record["ratio"]) == {"whole model", "last layer"}
 
 
 def test_a_missed_target_is_named():

@@ -1,10 +1,8 @@
 import json
 
-import numpy as np
 import pytest
 
 from configs import continual as config_lib
-from experiments.common import streams
 from tests.experiments import cli
 
 CONFIG = "configs/continual.py:digits,stream=interleaved,method=acu_gram+acu_inverse+ascent"
@@ -58,19 +56,6 @@ def test_it_writes_the_report_and_resumes(finished, tfds_dir):
     assert (workdir / "results.json").read_text() == before
 
 
-@pytest.mark.parametrize("name", streams.STREAMS)
-def test_streams_forget_only_what_is_there_and_learn_only_what_is_not(digits, name):
-    targets = digits["targets"]
-    left = np.zeros(len(targets), bool)
-    kinds = set()
-    for event in streams.STREAMS[name](targets, np.random.default_rng(0)):
-        assert len(event.rows) == len(set(event.rows.tolist())) > 0
-        assert (left[event.rows] == (event.kind == "forget")).all(), event.name
-        left[event.rows] = event.kind == "learn"
-        kinds.add(event.kind)
-    assert kinds == {"learn", "forget"} and left.any()
-
-
 @pytest.mark.parametrize(
     ("config", "flags", "message"),
     [
@@ -109,32 +94,3 @@ def test_a_backbone_trained_on_the_base_phase_serves_fashion_mnist(
     rows = rows_of(tmp_path / "run")
     for method in ("acu_gram", "acu_inverse"):
         assert rows[method]["agreement"] == 1 and rows[method]["test_accuracy"] > 0.6
-
-
-@pytest.mark.parametrize(
-    ("name", "classes", "each"),
-    [
-        ("class_incremental", 2, 40),  # half of them, and two others, go
-        ("class_incremental", 3, 4),  # a fiftieth is none
-        ("interleaved", 3, 19),  # a twentieth is none
-        ("adversarial", 1, 60),  # all go
-    ],
-)
-def test_streams_of_too_few_examples_are_refused(name, classes, each):
-    def made(classes, each):
-        targets = np.repeat(np.arange(classes), each)
-        events = streams.STREAMS[name](targets, np.random.default_rng(0))
-        streams.validate(name, events, len(targets))
-
-    made(3, 61)
-    with pytest.raises(ValueError, match=f"stream {name} takes"):
-        made(classes, each)
-
-
-def test_requests_about_nothing_and_those_that_leave_nothing_are_named():
-    learn, forget = (streams.Event(kind, np.arange(3), kind) for kind in ("learn", "forget"))
-    streams.validate("s", [learn, forget._replace(rows=np.arange(2))], 3)
-    with pytest.raises(ValueError, match="than 3: its request 'forget' leaves none"):
-        streams.validate("s", [learn, forget], 3)
-    with pytest.raises(ValueError, match="its request 'forget' is about no example"):
-        streams.validate("s", [learn, forget._replace(rows=np.arange(0))], 3)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
+import scipy.sparse.linalg
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
@@ -161,10 +163,86 @@ def test_a_search_starts_from_equal_weights_whose_square_counts(convex, gamma=2.
     variables = {"params": {"w": jnp.asarray(start, jnp.float32)}}
     given = {"lower": selection.lower.finetune(), "tx": optax.sgd(0.0), "num_epochs": 1}
     found = selection.search(TASK, variables, data, jax.random.key(0), size=4, gamma=gamma, **given)
-    logits = features @ start
-    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(N), targets]
-    expected = 4 / N * losses.sum() + gamma * N * (4 / N) ** 2
+    expected = 4 / N * losses_of(features, targets, start).sum() + gamma * N * (4 / N) ** 2
     assert float(found.objective[0]) == pytest.approx(expected, rel=1e-5)
+
+
+def losses_of(features, targets, w):
+    logits = features @ w
+    return np.log(np.exp(logits).sum(1)) - logits[np.arange(N), targets]
+
+
+@pytest.mark.parametrize("options", [{}, {"learning_rate": 0.3, "round_every": 2}])
+def test_weights_go_down_the_losses_and_are_rounded_now_and_then(convex, options):
+    """The lower level does not move. The projection is a shift, found by bisection, and a clip."""
+    features, targets, start = convex
+    data = {"inputs": jnp.asarray(features, jnp.float32), "targets": jnp.asarray(targets)}
+    variables = {"params": {"w": jnp.asarray(start, jnp.float32)}}
+    given = {"lower": selection.lower.finetune(), "tx": optax.sgd(0.0), "num_epochs": 3}
+    found = selection.search(TASK, variables, data, jax.random.key(0), size=1, **given, **options)
+    losses, weights = losses_of(features, targets, start), np.full(N, 1 / N)
+    for number in (1, 2, 3):
+        moved = weights - options.get("learning_rate", 0.01) * losses
+        over = lambda shift, moved=moved: np.clip(moved - shift, 0, 1).sum() - 1
+        weights = np.clip(moved - scipy.optimize.bisect(over, -2, 2, xtol=1e-12), 0, 1)
+        if number % options.get("round_every", 20) == 0:
+            weights = np.eye(N)[weights.argmax()]
+    np.testing.assert_allclose(found.weights, weights, atol=1e-5)
+    assert np.flatnonzero(found.chosen).tolist() == [weights.argmax()]
+
+
+@pytest.mark.parametrize(("options", "steps"), [({}, 2), ({"lower_epochs": 3, "batch_size": 5}, 9)])
+def test_the_lower_level_takes_so_many_steps(convex, options, steps):
+    """Every step moves the model by the same amount, whatever its gradient is."""
+    features, targets, start = convex
+    data = {"inputs": jnp.asarray(features, jnp.float32), "targets": jnp.asarray(targets)}
+    variables = {"params": {"w": jnp.asarray(start, jnp.float32)}}
+    along = np.random.default_rng(2).normal(size=start.shape) / 10
+    _, gradient = selection.hypergradient(
+        TASK,
+        variables,
+        data,
+        jnp.full(N, 0.3),
+        jax.random.key(0),
+        lower=selection.lower.finetune(),
+        tx=optax.stateless(lambda gradients, params: {"w": jnp.asarray(along, jnp.float32)}),
+        **options,
+    )
+    np.testing.assert_allclose(
+        gradient, losses_of(features, targets, start + steps * along), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "damping", "steps"),
+    [({}, 1e-3, 20), ({"damping": 0.5}, 0.5, 20), ({"cg_steps": 2}, 1e-3, 2)],
+)
+def test_the_implicit_gradient_is_of_the_damped_system(convex, options, damping, steps):
+    """At a model that stays where it is, by derivatives in NumPy and SciPy's iterations."""
+    features, targets, start = convex
+    weights = np.random.default_rng(1).uniform(0.1, 0.6, N)
+    with jax.enable_x64(True):
+        _, gradient = selection.hypergradient(
+            TASK,
+            {"params": {"w": jnp.asarray(start)}},
+            {"inputs": jnp.asarray(features), "targets": jnp.asarray(targets)},
+            jnp.asarray(weights),
+            jax.random.key(0),
+            lower=RIDGE,
+            tx=optax.sgd(0.0),
+            mode="implicit",
+            gamma=0.7,
+            **options,
+        )
+    p = np.exp(features @ start)
+    p /= p.sum(1, keepdims=True)
+    slopes = (features[:, :, None] * (p - np.eye(2)[targets])[:, None, :]).reshape(N, -1)
+    spread = p[:, :, None] * np.eye(2) - p[:, :, None] * p[:, None, :]
+    curved = np.einsum("n,ni,nj,ncd->icjd", 1 - weights, features, features, spread)
+    hessian = curved.reshape(10, 10) / N + (GAMMA + damping) * np.eye(10)
+    solved, _ = scipy.sparse.linalg.cg(hessian, weights @ slopes, maxiter=steps, rtol=1e-10)
+    expected = losses_of(features, targets, start) + 1.4 * weights + slopes @ solved / N
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("direction", selection.DIRECTIONS)

@@ -216,3 +216,12 @@ def test_models_made_in_the_place_of_another_carry_what_it_carried(digits):
     )
     problems.assert_trees_equal(state.variables["params"], old["params"])
     assert "graph" not in state.variables
+
+
+def test_classes_are_the_columns_of_logits_two_or_more():
+    assert [tasks.num_classes({"logits": np.zeros((4, c))}) for c in (2, 3)] == [2, 3]
+    for shape in ((4, 1), (4,), (4, 5, 3)):
+        with pytest.raises(ValueError, match=r"its outputs are features \[4, 2\], logits \[4"):
+            tasks.num_classes({"logits": np.zeros(shape), "features": np.zeros((4, 2))})
+    with pytest.raises(ValueError, match=r"with C >= 2, its outputs are mean \[4, 2\]$"):
+        tasks.num_classes({"mean": np.zeros((4, 2))})

@@ -21,6 +21,8 @@ def test_evidence_bound_by_hand(rng):
     ]
     expected = 0.5 * ((x - rebuilt) ** 2).sum(1) + np.array(divergence)
     np.testing.assert_allclose(task.loss(outputs, {"inputs": x}), expected, rtol=1e-4)
+    error = task.metrics(outputs, {"inputs": x})["squared_error"]
+    np.testing.assert_allclose(error, [np.dot(d, d) / 3 for d in x - rebuilt], rtol=1e-5)
 
 
 def test_autoencoders_draw_latents_while_training_only(digits):

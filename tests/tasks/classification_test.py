@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.special
 import scipy.stats
 
@@ -22,6 +23,18 @@ def test_loss_and_metrics_agree_with_scipy():
     )
     entropy = scipy.stats.entropy(np.exp(log_probs), axis=1)
     np.testing.assert_allclose(metrics["entropy"], entropy, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [None, 1.0, 4.0])
+def test_divergence_is_the_relative_entropy_of_softened_predictions(temperature):
+    task, reference = problems.softmax_regression(), LOGITS[::-1]
+    given = ({"logits": jnp.asarray(x)} for x in (LOGITS, reference))
+    more = () if temperature is None else (temperature,)
+    softened = (
+        scipy.special.softmax(x / (temperature or 1.0), axis=1) for x in (reference, LOGITS)
+    )
+    expected = (temperature or 1.0) ** 2 * scipy.stats.entropy(*softened, axis=1)
+    np.testing.assert_allclose(task.divergence(*given, {}, *more), expected, rtol=1e-4)
 
 
 def test_margin_is_the_log_odds_of_the_true_class():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
@@ -213,6 +214,32 @@ def test_an_example_has_its_stratum_and_metrics_their_shape(examples):
     np.testing.assert_allclose(settled.metrics(outputs, examples)["bounds"], [[1 / 3, 2 / 3]] * 7)
     single, _ = tasks.expected(task, 1).apply({}, examples, None, False)
     assert single["bounds"].tolist() == [[0, 1]] * 7
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_divergence_is_the_mean_over_the_draws_at_its_temperature(number, rng):
+    """By SciPy, of logits that are an example's own number plus a drawn one, times the weights."""
+    draw = lambda key, example, train: {**example, "noise": jax.random.normal(key)}
+
+    def apply(variables, batch, rng, train):
+        scale = batch["inputs"] + batch["noise"]
+        return {"logits": scale[:, None] * variables["params"]}, variables
+
+    task = tasks.classification(tasks.Model(lambda rng, batch: {}, apply))
+    settled = tasks.expected(task._replace(draw=draw, num_draws=number))
+    batch = {"inputs": jnp.array([1.0, -2.0]), "index": jnp.array([4, 9])}
+    batch["targets"] = jnp.array([0, 2])
+    own, other = rng.normal(size=(2, 3)).astype(np.float32)
+    given = [settled.apply({"params": w}, batch, None, False)[0] for w in (own, other)]
+    student, teacher = (
+        scipy.special.log_softmax(np.reshape(outputs["logits"], (2, number, 3)) / 2, axis=-1)
+        for outputs in given
+    )
+    expected = 4 * (np.exp(teacher) * (teacher - student)).sum(-1).mean(1)
+    np.testing.assert_allclose(settled.divergence(*given, batch, 2.0), expected, rtol=1e-4)
+    logits = np.reshape(given[0]["logits"], (2, number, 3))
+    losses = -scipy.special.log_softmax(logits, axis=-1)[[0, 1], :, [0, 2]].mean(1)
+    np.testing.assert_allclose(settled.loss(given[0], batch), losses, rtol=1e-4)
 
 
 @pytest.mark.parametrize("index", [[[1], [2]], [0.5, 1.5]])

@@ -49,3 +49,10 @@ def test_a_teacher_from_before_the_chain_stays():
 def test_no_unlearners_are_refused():
     with pytest.raises(ValueError, match="at least one unlearner, got none"):
         unlearning.chain()
+
+
+def test_the_memory_of_another_chain_is_refused():
+    method = unlearning.chain(link(1, []), link(10, []))
+    for memory in (((),), ((), (), ())):
+        with pytest.raises(ValueError, match="zip"):
+            method.update(jax.random.key(0), "task", {"x": 3}, memory, Request(None))

@@ -94,6 +94,42 @@ def walk(inputs, tx, **options):
     return -float(updated["params"])
 
 
+@pytest.mark.parametrize(
+    ("over", "share", "count"), [("retain", 0.4, 2), ("retain", 0.01, 1), ("alternate", 0.4, 4)]
+)
+def test_a_share_of_the_retain_set_is_used(over, share, count):
+    """Powers of two tell by their sum which examples were seen; two are of the forget set."""
+    parts = {"forget": [32.0, 64.0], "retain": [1.0, 2.0, 4.0, 8.0, 16.0]}
+    options = {"over": over, "retain_fraction": share, "num_epochs": 1, "batch_size": 1}
+    assert int(walk(parts, optax.sgd(1.0), **options)).bit_count() == count
+
+
+def test_the_forget_set_takes_part_in_the_first_epochs_of_an_alternation():
+    parts = {"forget": [1.0], "retain": [10.0]}
+    options = {"over": "alternate", "num_epochs": 3, "batch_size": 1}
+    assert walk(parts, optax.sgd(1.0), forget_epochs=1, **options) == 1 + 30
+    assert walk(parts, optax.sgd(1.0), **options) == 3 + 30
+
+
+@pytest.mark.parametrize(("given", "pulled_to"), [({"params": jnp.asarray(3.0)}, 3.0), (None, 0.5)])
+def test_penalties_pull_to_the_original_of_the_request_or_to_the_given_model(given, pulled_to):
+    """Two steps of 1/4 on the loss w and the penalty (w - original)^2."""
+    objective = unlearning.objectives.combine(
+        retain=[(1.0, unlearning.objectives.task_loss)],
+        penalty=unlearning.objectives.l2_to_original(1.0),
+    )
+    method = unlearning.descend(
+        objective, optax.sgd(0.25), over="retain", num_steps=2, batch_size=1, labels=False
+    )
+    request = Request(None, {"inputs": jnp.ones(1)}, original=given)
+    start = {"params": jnp.asarray(0.5)}
+    updated, _ = method.update(jax.random.key(0), LINEAR, start, (), request)
+    expected = 0.5
+    for _ in range(2):
+        expected -= 0.25 * (1 + 2 * (expected - pulled_to))
+    assert float(updated["params"]) == expected
+
+
 def test_steps_after_the_last_one_change_nothing_momentum_included():
     one = {"inputs": {"forget": [1.0, 1.0]}, "over": "forget", "batch_size": 1}
     assert walk(tx=optax.sgd(1.0), num_steps=3, **one) == 3
@@ -123,14 +159,11 @@ def test_what_is_needed_is_what_is_passed_over(over, parts):
     assert method.needs == parts | {"inputs"}
     method = unlearning.descend(OBJECTIVE, optax.sgd(0.1), inputs=False, **options)
     assert method.needs == parts | {"labels"}
-
-
-def test_an_incompetent_model_takes_its_shapes_from_whichever_part_there_is(digits, request_of):
-    task, rng = problems.mlp(), jax.random.key(3)
-    expected = training.init_variables(task, request_of.retain, rng)
-    for request in (Request(request_of.forget), Request(None, request_of.retain)):
-        model = unlearning.incompetent_model(rng, task, expected, request)
-        problems.assert_trees_equal(model, expected)
+    for part in ("forget", "retain", "validation"):  # metrics read labels
+        method = unlearning.descend(
+            OBJECTIVE, optax.sgd(0.1), record=(part,), labels=False, **options
+        )
+        assert method.needs == parts | {part, "inputs", "labels"}
 
 
 @pytest.mark.parametrize(

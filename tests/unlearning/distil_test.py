@@ -117,6 +117,20 @@ def test_bad_teacher_takes_the_stated_share_of_the_retain_set(monkeypatch):
     np.testing.assert_allclose(linear.weights(updated), w - RATE * step, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({}, 1), ({"batch_size": 4}, 3), ({"batch_size": 4, "num_epochs": 2}, 6)],
+)
+def test_bad_teacher_passes_once_over_three_tenths_of_the_retain_set(options, steps):
+    """Of 3 and 20 examples; the transformation adds 1 at every step."""
+    request, given, _ = linear.problem(num_forget=3, num_retain=20)
+    task = linear.TASK._replace(init=lambda rng, batch: given)
+    one = optax.stateless(lambda gradients, params: jax.tree.map(jnp.ones_like, gradients))
+    method = unlearning.bad_teacher(one, **options)
+    updated, _ = method.update(jax.random.key(0), task, given, (), request)
+    np.testing.assert_allclose(linear.weights(updated) - linear.weights(given), steps, atol=1e-5)
+
+
 def test_the_rewound_epoch_is_nearest_to_the_last_models_error_on_unseen_examples():
     """By hand: the last model is right on 1 of the 2 unseen examples of class 7."""
     seen = {

@@ -68,6 +68,10 @@ def test_retrain_last_forgets_what_the_last_layer_knew(problem):
     ]
     problems.assert_trees_equal(results[0]["Dense_1"], results[1]["Dense_1"])
     problems.assert_trees_equal(results[0]["Dense_0"], variables["params"]["Dense_0"])
+    both = unlearning.retrain_last(optax.sgd(0.0), layers=2, num_epochs=1)
+    anew = both.update(jax.random.key(7), task, variables, memory, request)[0]["params"]
+    problems.assert_trees_equal(anew["Dense_1"], results[0]["Dense_1"])
+    assert not np.array_equal(anew["Dense_0"]["kernel"], variables["params"]["Dense_0"]["kernel"])
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,15 @@ def test_every_parameter_keeps_its_type(softmax):
     problems.assert_trees_equal(jax.tree.map(jnp.bfloat16, wide), narrow)
 
 
+def test_passes_are_in_batches_of_the_size_asked_for(softmax):
+    """Which no value shows: logits of two examples, not of 5 forgotten and 10 retained."""
+    task, variables, request = softmax
+    method = unlearning.influence(batch_size=2, num_steps=1)
+    update = lambda variables: method.update(None, task, variables, (), request)[0]
+    seen = problems.shapes(update, variables)
+    assert (2, 3) in seen and not {(5, 3), (10, 3)} & seen
+
+
 def test_the_defaults_are_the_theory():
     parameters = inspect.signature(unlearning.influence).parameters.values()
     assert {p.name: p.default for p in parameters} == {

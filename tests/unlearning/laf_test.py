@@ -132,7 +132,7 @@ def by_hand(problem, request, rng, rates, num_epochs, batch_size):
         "features"
     ]
     before = [penultimate(original["params"], part) for part in parts]
-    density = laf.density_task(8)
+    density = laf.density_task(4)
 
     def fitted(rng, x, weight):
         options = {"num_epochs": 2, "batch_size": batch_size}
@@ -162,7 +162,7 @@ def by_hand(problem, request, rng, rates, num_epochs, batch_size):
             x = penultimate(params, part)
             norms = jnp.linalg.norm(x, axis=1) * jnp.linalg.norm(frozen, axis=1)
             distances.append(1 - jnp.sum(x * frozen, axis=1) / norms)
-        moved = jnp.log(jnp.sum(jnp.exp(distances[0] / 20.0)))
+        moved = jnp.log(jnp.sum(jnp.exp(distances[0] / 5.0)))
         return jnp.sum(weights[1] * (distances[1] - moved)) / count
 
     params = original["params"]
@@ -178,7 +178,8 @@ def test_two_steps_alternate_on_every_batch(problem):
     forget, retain = ({k: v[:40] for k, v in part.items()} for part in given[:2])
     request = Request(forget, {**retain, "weight": jnp.linspace(0.0, 2.0, 40)})
     options = {"num_epochs": 2, "batch_size": 40, "vae_epochs": 2, "vae_learning_rate": 1e-2}
-    method = unlearning.laf(optax.sgd(10.0), align_rate=3.0, **options)
+    options |= {"align_rate": 3.0, "temperature": 5.0, "latent": 4}
+    method = unlearning.laf(optax.sgd(10.0), **options)
     (updated, memory), expected = jax.jit(
         lambda rng: (
             method.update(rng, task, original, (), request),
@@ -189,6 +190,27 @@ def test_two_steps_alternate_on_every_batch(problem):
     apart = optax.tree.norm(optax.tree.sub(expected, updated["params"]))
     assert float(moved) > 0.05 and float(apart) < 1e-3 * float(moved)
     assert memory == ()
+
+
+def test_players_take_turns_with_an_optimizer_state_of_their_own():
+    """Momentum by hand: each player's sees its own slopes, and the other's steps in between."""
+    slope = lambda number: (
+        lambda variables, batch, rng: (
+            number * variables["params"] * jnp.ones(2),
+            ({}, variables),
+        )
+    )
+    tx = optax.sgd(0.1, momentum=0.5)
+    both = laf._alternate((slope(1.0), tx), (slope(2.0), tx))
+    state, batch = both.init({"params": jnp.asarray(1.0)}), {"weight": jnp.ones(2)}
+    expected, moments = 1.0, [0.0, 0.0]
+    for count in (1, 2, 3):
+        state, _ = both.step(state, batch, jax.random.key(0))
+        for player in (0, 1):
+            moments[player] = 0.5 * moments[player] + (player + 1)
+            expected -= 0.1 * moments[player]
+        assert int(state.step) == count
+        assert float(state.variables["params"]) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(("num_forget", "num_retain", "steps"), [(5, 9, 3), (9, 5, 3), (1, 9, 1)])

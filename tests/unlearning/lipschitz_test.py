@@ -114,6 +114,18 @@ def test_what_noise_cannot_move_stays_and_gives_no_nan(task, variables):
     problems.assert_trees_equal(updated["params"], variables["params"])
 
 
+def test_a_copy_that_is_moved_back_counts_0_whatever_the_model_draws(variables):
+    """Dropout tells the copy from its example, though they are the same."""
+
+    def apply(variables, batch, rng, train):
+        kept = jax.random.bernoulli(rng, 0.5, batch["inputs"].shape)
+        return {"logits": linear(variables["params"], batch["inputs"] * kept)}, variables
+
+    task = tasks.classification(tasks.Model(lambda rng, batch: {}, apply))
+    updated = update(task, variables, data(np.full((3, 2, 3), 4.0)), num_copies=4)
+    problems.assert_trees_equal(updated["params"], variables["params"])
+
+
 def test_a_model_that_does_not_depend_on_its_inputs_stays_and_gives_no_nan(task, variables, rng):
     flat = {**variables, "params": jax.tree.map(jnp.zeros_like, variables["params"])}
     updated = update(task, flat, data(rng.normal(size=(3, 2, 3))), num_copies=1)

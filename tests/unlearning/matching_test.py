@@ -276,20 +276,20 @@ def test_matching_ends_at_the_wanted_outputs_of_both_parts(by_hand, name):
     np.testing.assert_allclose(logits(task, update(jax.random.key(0)), data), wanted, atol=0.02)
 
 
-@pytest.mark.parametrize("name", ["match_outputs", "oracle_matching"])
+@pytest.mark.parametrize("name", ["match_outputs", "oracle_matching", "dmm"])
 @pytest.mark.parametrize(
     ("options", "steps"),
     [({}, 4), ({"retain_multiplier": 2.0}, 3), ({"retain_multiplier": 9.0}, 6)],
 )
 def test_three_retained_examples_are_matched_for_a_forgotten_one(by_hand, name, options, steps):
     """Of 1 and 5 examples in batches of 1; the transformation adds 1 at every step."""
-    task, variables, data, _, _ = by_hand
+    task, variables, data, datamodels, _ = by_hand
     request = Request(*({k: v[s] for k, v in data.items()} for s in (slice(1), slice(1, 6))))
     one = optax.stateless(lambda gradients, params: jax.tree.map(jnp.ones_like, gradients))
     wanted = lambda task, variables, memory, request: (jnp.zeros((1, 10)), jnp.zeros((5, 10)))
-    target = wanted if name == "match_outputs" else variables
+    target = {"match_outputs": wanted, "oracle_matching": variables, "dmm": one}[name]
     method = getattr(unlearning, name)(one, target, num_epochs=1, batch_size=1, **options)
-    updated, _ = method.update(jax.random.key(0), task, variables, (), request)
+    updated, _ = method.update(jax.random.key(0), task, variables, datamodels, request)
     moved = jax.tree.map(lambda a, b: a - b, updated, variables)["params"]["Dense_0"]["bias"]
     np.testing.assert_allclose(moved, steps)
 

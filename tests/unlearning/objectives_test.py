@@ -41,6 +41,8 @@ def test_terms_agree_with_scipy():
         expected = temperature**2 * scipy.stats.entropy(*softened, axis=1)
         actual = term(objectives.divergence("original", temperature), original=teacher)
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+    unsoftened = term(objectives.divergence("original", 1.0), original=teacher)
+    np.testing.assert_array_equal(term(objectives.divergence(), original=teacher), unsoftened)
     squared = ((LOGITS - TEACHER) ** 2).sum(1)
     np.testing.assert_allclose(
         term(objectives.feature_distance(), original=teacher), squared, rtol=1e-5, atol=1e-6
@@ -80,6 +82,22 @@ def test_combination_takes_the_mean_of_each_part_or_of_the_step(weighting):
     assert float(losses[0]) == pytest.approx(-0.3 * each[0] + 0.1 * 1.5**2, rel=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"train": False}, {"train": True}])
+def test_only_students_that_are_to_train_run_in_training_mode(options):
+    """A model whose output is 10 more in training, and 100 more where it has a key."""
+    apply = lambda v, batch, rng, train: (
+        {"value": v["params"] * batch["inputs"] + 10 * train + 100 * (rng is not None)},
+        v,
+    )
+    both = lambda task, outputs, batch, teachers: outputs["value"] - teachers["same"]["value"]
+    objective = objectives.combine(retain=[(1.0, both)], **options)
+    variables = {"params": jnp.asarray(2.0)}
+    batch = {"inputs": jnp.arange(3.0), "weight": jnp.ones(3), "part": jnp.ones(3, int)}
+    loss_fn = objective(TASK._replace(apply=apply), {"same": variables})
+    losses, _ = loss_fn(variables, batch, jax.random.key(0))
+    np.testing.assert_array_equal(losses, 110 if options.get("train") else 0)
+
+
 def test_what_is_prepared_is_what_the_step_sees_and_has_no_gradient():
     batch = {
         "targets": jnp.asarray(TARGETS),
@@ -103,6 +121,24 @@ def test_what_is_prepared_is_what_the_step_sees_and_has_no_gradient():
     # Saturated predictions cost float32 three of its digits.
     assert float(slope) == pytest.approx((loss(1.5 + 1e-5) - loss(1.5 - 1e-5)) / 2e-5, rel=1e-3)
     assert not jnp.array_equal(*(jax.random.key_data(key) for key in (seen[0], rng)))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_teachers_get_no_gradient(cached):
+    """Student and teacher of one parameter w: of the loss `w x * w x` half is the student's."""
+    apply = lambda v, batch, rng, train: ({"value": v["params"] * batch["inputs"]}, v)
+    task = TASK._replace(apply=apply)
+    product = lambda task, outputs, batch, teachers: outputs["value"] * teachers["same"]["value"]
+    objective = objectives.combine(retain=[(1.0, product)])
+    x = jnp.array([1.0, 3.0])
+    batch = {"inputs": x, "weight": jnp.ones(2), "part": jnp.ones(2, int)}
+
+    def total(w):
+        own = {**batch, "same.value": w * x} if cached else batch
+        return objective(task, {"same": {"params": w}})({"params": w}, own, None)[0].sum()
+
+    value, slope = jax.value_and_grad(total)(jnp.asarray(0.5))
+    assert (float(value), float(slope)) == (0.25 * 10, 0.5 * 10)
 
 
 def test_penalties():

@@ -7,8 +7,7 @@ import optax
 import pytest
 
 from tests import problems
-from tests.tasks.draws_test import noisy
-from unlearnjax import tasks, unlearning
+from unlearnjax import unlearning
 from unlearnjax.types import Request, Task
 from unlearnjax.unlearning import objectives, orders, teachers
 from unlearnjax.unlearning.descend import join
@@ -161,6 +160,9 @@ def test_three_parts_are_walked_through_side_by_side_or_in_turn():
     assert int(state.step) == 2 and walked == 1 + 3 + 2 * 10 + 100 + 300
     walked, state, _ = walk(parts, over="paired", along="buffer", batch_size=1, num_epochs=1)
     assert int(state.step) == 1 and walked in {10.0 + n + f for n in (1, 3) for f in (100, 300)}
+    longer = {**parts, "retain": [5.0, 6.0, 7.0]}  # along the last one, unless it is said
+    walked, state, _ = walk(longer, over="paired", batch_size=1, num_epochs=1)
+    assert int(state.step) == 3 and walked in {18 + 30 + n + f for n in (5, 7) for f in (500, 700)}
     options = {"over": "alternate", "batch_size": 2, "num_epochs": 3, "epochs": {"forget": 1}}
     walked, state, seen = walk(parts, watch=lambda v: v["params"], **options)
     assert walked == 3 * (2 + 10) + 200 and int(state.step) == 9
@@ -209,29 +211,6 @@ def test_of_a_teachers_outputs_those_named_are_cached_and_the_others_computed():
     assert seen[3] == seen[4] < seen[1]  # the teacher is not asked again where all is known
     with pytest.raises(ValueError, match=r"among the outputs \['twice', 'value'\], got \['all'\]"):
         teachers.cached(SCALAR, {"fixed": START}, parts["forget"], ("all",))
-
-
-def test_what_is_too_much_to_keep_is_computed(monkeypatch):
-    data = batch_of(inputs=[1.0, 2.0])
-    cached = lambda: teachers.cached(SCALAR, {"fixed": START}, data, None)
-    assert set(cached()) == {"fixed.value", "fixed.twice"}  # 2 x 2 x 4 bytes
-    monkeypatch.setattr(teachers, "MAX_CACHED", 15)
-    assert cached() == {}
-
-
-def test_teachers_of_a_task_that_draws_are_not_cached(digits):
-    data = {"inputs": jnp.ones((4, 6)), "index": jnp.arange(4)}
-    frozen = {"original": {"params": {"w": jnp.ones(6)}}}
-    assert teachers.cached(noisy(), frozen, data, None) == {}
-    with pytest.raises(ValueError, match=r"cache_teachers must be \(\) for a task that draws"):
-        teachers.cached(noisy(), frozen, data, ("prediction",))
-    # Augmentation, too, is drawn for the step.
-    task = problems.softmax_regression()
-    few = {k: jnp.asarray(v[:4]) for k, v in digits.items()}
-    frozen = {"original": problems.init(task, few)}
-    assert set(teachers.cached(task, frozen, few, None)) == {"original.logits", "original.features"}
-    cut = tasks.augmented(task, lambda rng, example: example)
-    assert teachers.cached(cut, frozen, few, None) == {}
 
 
 @pytest.mark.parametrize(

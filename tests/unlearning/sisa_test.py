@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from tests import problems
+from tests.unlearning import linear
 from unlearnjax import training, unlearning
 from unlearnjax.types import Request
 from unlearnjax.unlearning.sisa import partition, shard_members
@@ -85,6 +86,34 @@ def test_deleting_equals_never_having_had_the_examples(deployed):
     assert not np.allclose(
         scratch["params"]["Dense_0"]["kernel"], variables["params"]["Dense_0"]["kernel"]
     )
+
+
+def test_every_slice_is_trained_on_beside_those_before_it():
+    """Full-batch steps of seven examples in two shards of three slices, in NumPy."""
+    data = linear.part(np.random.default_rng(0), 7, index=jnp.arange(7))
+    data["weight"] = jnp.arange(1.0, 8.0)
+    start = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)), jnp.float32)
+    task = linear.TASK._replace(init=lambda rng, batch: {"params": {"w": start}})
+    method = unlearning.sisa(optax.sgd(0.5), num_shards=2, num_slices=3, num_epochs=2, batch_size=9)
+
+    def check(deployed, memory, gone):
+        for s in range(2):
+            w = np.float64(start)
+            for r in range(3):
+                here = (np.asarray(memory.shard) == s) & (np.asarray(memory.slice) <= r) & ~gone
+                for _ in range(2 * here.any()):
+                    slopes = linear.cross_entropy_slopes(w, data)[here]
+                    w = w - 0.5 * np.average(slopes, axis=0, weights=data["weight"][here])
+                found = memory.checkpoints["params"]["w"][s, r]
+                np.testing.assert_allclose(found, w, rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(deployed["params"]["w"][s], found)
+
+    deployed, memory = method.init(jax.random.key(3), task, {}, data)
+    check(deployed, memory, np.zeros(7, bool))
+    gone = np.arange(7) == 2
+    parts = ({k: v[rows] for k, v in data.items()} for rows in (gone, ~gone))
+    deployed, memory = method.update(jax.random.key(0), task, deployed, memory, Request(*parts))
+    check(deployed, memory, gone)
 
 
 def test_shards_without_a_forgotten_example_are_untouched(deployed):

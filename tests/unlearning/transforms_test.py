@@ -129,18 +129,19 @@ def test_conflict_projection_by_leaf_and_in_part_of_what_a_step_hands_over(per_l
         transforms.project_conflict(strength=2.0)
 
 
-def test_sharpness_aware_step_is_descent_with_the_gradient_up_the_slope():
+@pytest.mark.parametrize(("options", "radius"), [({}, 0.05), ({"radius": 0.3}, 0.3)])
+def test_sharpness_aware_step_is_descent_with_the_gradient_up_the_slope(options, radius):
     """On a quadratic, against the two steps written out."""
     matrix = jnp.array([[3.0, 1.0], [1.0, 2.0]])
     gradient = lambda x: matrix @ x
-    tx = transforms.sharpness_aware(optax.sgd(0.1), radius=0.05)
+    tx = transforms.sharpness_aware(optax.sgd(0.1), **options)
     x = jnp.array([1.0, -2.0])
     state, moved = tx.init(x), x
     for _ in range(2):
         updates, state = tx.update(gradient(moved), state, moved)
         moved = optax.apply_updates(moved, updates)
     g = gradient(x)
-    expected = x - 0.1 * gradient(x + 0.05 * g / jnp.linalg.norm(g))
+    expected = x - 0.1 * gradient(x + radius * g / jnp.linalg.norm(g))
     np.testing.assert_allclose(moved, expected, rtol=1e-5)
     with pytest.raises(ValueError, match="radius must be > 0"):
         transforms.sharpness_aware(optax.sgd(0.1), radius=0.0)

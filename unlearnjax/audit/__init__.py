@@ -32,6 +32,7 @@ from unlearnjax.audit.membership import (
     membership_efficacy,
     membership_inference,
 )
+from unlearnjax.audit.probing import linear_probe
 from unlearnjax.audit.relearning import anamnesis_index, relearn_time
 from unlearnjax.audit.summary import COLUMNS, against_oracles, summarise
 
@@ -59,6 +60,7 @@ __all__ = [
     "jensen_shannon",
     "klom",
     "layer_distances",
+    "linear_probe",
     "lira",
     "membership_efficacy",
     "membership_inference",

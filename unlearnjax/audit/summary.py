@@ -11,6 +11,7 @@ from unlearnjax.audit.distances import (
 )
 from unlearnjax.audit.gaps import AVG_GAP, average_gap, nomus, tug_of_war
 from unlearnjax.audit.membership import membership_efficacy, membership_inference
+from unlearnjax.audit.probing import COLUMNS as PROBE
 from unlearnjax.audit.relearning import anamnesis_index
 
 # What each column means: definition and unit. The ideal value of every one is the oracle's.
@@ -24,6 +25,7 @@ COLUMNS = {
     "mia": "balanced accuracy of a cross-validated logistic regression on the loss, forget set "
     "against unseen examples of its distribution; 0.5 is chance",
     "mia_auc": "area under the ROC curve of that attack",
+    **PROBE,
     "mia_efficacy": "share of the forget set taken for non-members by a logistic regression on the "
     "confidence, fitted to retain (member) and test examples, equally many",
     "average_gap": "mean absolute difference to the oracle's mean over forget, retain and test "

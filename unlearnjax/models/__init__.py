@@ -22,6 +22,23 @@ BY_NAME = {
     "resnet18": ResNet,
     "resnet18_groupnorm": functools.partial(ResNet, norm="group"),
     "vit_tiny": ViT,
+    **{
+        f"vit_{size}": functools.partial(
+            ViT,
+            patch_size=16,
+            width=width,
+            depth=depth,
+            num_heads=heads,
+            pool="cls",
+            exact_gelu=True,
+            norm_eps=1e-12,
+        )
+        for size, width, depth, heads in (
+            ("small", 384, 12, 6),
+            ("base", 768, 12, 12),
+            ("large", 1024, 24, 16),
+        )
+    },
 }
 
 

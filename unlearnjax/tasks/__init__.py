@@ -1,5 +1,6 @@
 """Model + loss + metrics -> Task."""
 
+from unlearnjax.tasks.adapted import adapted, as_base, channel_masks
 from unlearnjax.tasks.adapters import (
     Model,
     features,
@@ -11,23 +12,39 @@ from unlearnjax.tasks.adapters import (
 from unlearnjax.tasks.autoencoding import autoencoding
 from unlearnjax.tasks.classification import classification, margin
 from unlearnjax.tasks.draws import augmented, drawn, expected, keyed
+from unlearnjax.tasks.generation import generate
+from unlearnjax.tasks.hooks import capture, edit, tap, with_features
 from unlearnjax.tasks.layers import layer_names
+from unlearnjax.tasks.lora import lora
 from unlearnjax.tasks.regression import regression
+from unlearnjax.tasks.trained import merged, split, trained
 
 __all__ = [
     "Model",
+    "adapted",
+    "as_base",
     "augmented",
     "autoencoding",
+    "capture",
+    "channel_masks",
     "classification",
     "drawn",
+    "edit",
     "expected",
     "features",
     "from_linen",
     "from_nnx",
+    "generate",
     "keyed",
     "layer_names",
     "logits",
+    "lora",
     "margin",
+    "merged",
     "num_classes",
     "regression",
+    "split",
+    "tap",
+    "trained",
+    "with_features",
 ]

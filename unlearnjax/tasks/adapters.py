@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unlearnjax import checks
+from unlearnjax.tasks import hooks
 from unlearnjax.types import Array, Batch, Outputs, Variables
 
 
@@ -121,7 +122,7 @@ def from_nnx(
             filled(rest_shape, variables["rest"]),
         )
         (module.train if train else module.eval)()
-        outputs = _as_outputs(module(*columns(batch, arguments)))
+        outputs = _as_outputs(hooks.placed(module)(*columns(batch, arguments)))
         return outputs, ({**variables, **pack(module)} if train else variables)
 
     return Model(init, apply)

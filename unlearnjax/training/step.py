@@ -94,7 +94,7 @@ def make_step(
     def total(tree):
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
-    def mean(tree):
+    def shared(tree):
         return tree if axis_name is None else parallel.average(tree, axis_name)
 
     def step(state: TrainState, batch: Batch, rng: Array):
@@ -117,13 +117,13 @@ def make_step(
         grads, sums = total((grads, {**sums, "weight": jnp.sum(weight)}))
         # A batch of padding alone must change nothing but the step count, hence no 0/0.
         count = jnp.maximum(sums["weight"], 1e-12)
-        divided = lambda grads: jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
-        extra = {} if against is None else {"against": divided(total(gradient(against)[0]))}
+        mean = lambda grads: jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
+        extra = {} if against is None else {"against": mean(total(gradient(against)[0]))}
         params, opt_state = state.variables["params"], state.opt_state
-        updates, opt_state = update(divided(grads), opt_state, params, **extra)
+        updates, opt_state = update(mean(grads), opt_state, params, **extra)
         collections = {
             # What `apply` only carries is the same on every device and stays as it is.
-            name: state.variables[name] if trees.same(value, variables.get(name)) else mean(value)
+            name: state.variables[name] if trees.same(value, variables.get(name)) else shared(value)
             for name, value in updated.items()
             if name != "params"
         }

@@ -2,6 +2,7 @@
 
 from unlearnjax.analytic import acu
 from unlearnjax.unlearning import objectives, sequences, transforms
+from unlearnjax.unlearning.at_layer import at_layer
 from unlearnjax.unlearning.chain import chain
 from unlearnjax.unlearning.classification.boundary import boundary_expand, boundary_shrink
 from unlearnjax.unlearning.classification.fisher_forgetting import fisher_forgetting
@@ -44,6 +45,7 @@ __all__ = [
     "acu",
     "adaptive_alpha",
     "adaptive_ssd",
+    "at_layer",
     "averaged",
     "bad_teacher",
     "blindspot",

@@ -100,6 +100,6 @@ def _validate(known, active, forget, retain) -> None:
         )
 
 
-def _first(ids, count: int = 5) -> str:
-    shown = ", ".join(map(str, ids[:count].tolist()))
-    return f"{shown}, ... ({len(ids)} in all)" if len(ids) > count else shown
+def _first(ids) -> str:
+    shown = ", ".join(map(str, ids[:5].tolist()))
+    return f"{shown}, ... ({len(ids)} in all)" if len(ids) > 5 else shown

@@ -12,6 +12,7 @@ from unlearnjax import checks, models, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.training.step import LossFn
 from unlearnjax.types import Array, Batch, Request, Task, Unlearner, Variables
+from unlearnjax.unlearning.at_layer import at_layer
 from unlearnjax.unlearning.descend import Transform, init_nothing, join, resolve
 from unlearnjax.unlearning.objectives import member
 from unlearnjax.unlearning.teachers import original
@@ -30,6 +31,7 @@ def laf(
     latent: int = 8,
     vae_epochs: int = 10,
     vae_learning_rate: float = 1e-3,
+    layer: str | None = None,
 ) -> Unlearner:
     """LAF: retain features stay typical of the training data, forget features leave their own.
 
@@ -58,6 +60,7 @@ def laf(
       temperature: of the contrast, > 0; 5 or 20 in the paper.
       latent: dimensions of the autoencoders' latents; 8, or 16 for a ResNet, in the paper.
       vae_epochs, vae_learning_rate: of their training, by Adam.
+      layer: whose activations are the features, see `at_layer`; `None`, as there, the penultimate.
 
     Returns:
       An unlearner that needs forget and retain data, no labels; the task's outputs must have
@@ -116,7 +119,8 @@ def laf(
         )
         return state.variables, memory
 
-    return Unlearner(init_nothing, update, frozenset({"forget", "retain", "inputs"}))
+    needs = frozenset({"forget", "retain", "inputs"})
+    return at_layer(Unlearner(init_nothing, update, needs), layer)
 
 
 def density_task(latent: int) -> Task:

@@ -252,11 +252,15 @@ def divergence(teacher: str = "original", temperature: float = 1.0) -> Term:
 
 
 def feature_distance(teacher: str = "original") -> Term:
-    """Squared Euclidean distance of the penultimate features to a teacher's."""
+    """Squared Euclidean distance of the features to a teacher's.
+
+    The penultimate layer's, unless `unlearning.at_layer` says otherwise.
+    """
 
     def term(task, outputs, batch, teachers):
         del task, batch
-        return jnp.sum((outputs["features"] - teachers[teacher]["features"]) ** 2, axis=-1)
+        own, other = (tasks.features(o) for o in (outputs, teachers[teacher]))
+        return jnp.sum((own - other) ** 2, axis=-1)
 
     return term
 

@@ -105,5 +105,5 @@ def _padding(rows: Array) -> Array:
 def _widened(rows: Array, width: int) -> Array:
     """Batches of another width; padding takes a batch's own examples in turn, as its statistics."""
     turns = jnp.arange(width)
-    padded = _padding(rows[:, turns % rows.shape[1]])
-    return jnp.where(turns < rows.shape[1], rows[:, jnp.minimum(turns, rows.shape[1] - 1)], padded)
+    own = rows[:, turns % rows.shape[1]]
+    return jnp.where(turns < rows.shape[1], own, _padding(own))

@@ -11,6 +11,7 @@ from unlearnjax import checks, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import Request, Unlearner
 from unlearnjax.unlearning import objectives
+from unlearnjax.unlearning.at_layer import at_layer
 from unlearnjax.unlearning.classification.relabel import random_label
 from unlearnjax.unlearning.descend import Transform, descend
 
@@ -24,6 +25,7 @@ def blindspot(
     num_epochs: int = 1,
     batch_size: int = 64,
     weighting: str = "example",
+    layer: str | None = None,
 ) -> Unlearner:
     """Blindspot: on the forget set like a model that has hardly been trained, and never on it.
 
@@ -32,8 +34,8 @@ def blindspot(
     teacher's prediction and `feature_weight` times the distance of attention maps
     (`attention_distance`). In training mode. The authors take the loss of the model's training on
     both sets, too: the absolute error on AgeDB, the squared error on STS-B; the half is ours. Their
-    maps are those of every layer, averaged over channels; ours are the penultimate features', each
-    by itself, which are all that every model shows.
+    maps are those of every layer, averaged over channels; ours are one layer's, every feature by
+    itself.
 
     Args:
       tx: optax transformation of the student; Adam 1e-3 in the authors' code.
@@ -43,6 +45,7 @@ def blindspot(
       num_epochs: passes over both sets, shuffled together.
       batch_size: examples per step.
       weighting: see `objectives.combine`; in the authors' code every example weighs alike.
+      layer: whose activations have the maps, see `at_layer`; `None` is the penultimate features.
 
     Returns:
       An unlearner that needs forget and retain data and labels. Cost: the passes, `blind_epochs`
@@ -77,7 +80,7 @@ def blindspot(
         train=True,
         weighting=weighting,
     )
-    return descend(
+    loop = descend(
         objective,
         tx,
         over="union",
@@ -85,6 +88,7 @@ def blindspot(
         batch_size=batch_size,
         teachers={"blind": blind},
     )
+    return at_layer(loop, layer)
 
 
 def attention_distance(teacher: str) -> objectives.Term:

@@ -17,6 +17,9 @@ from unlearnjax.types import Array, Data, PyTree, Request, Task, Unlearner, Vari
 from unlearnjax.unlearning import ids, sequences, transforms
 from unlearnjax.unlearning.sisa import averaged, partition, shard_members
 
+# What the frozen model is called beside its adapters.
+COLLECTION = "backbone"
+
 
 class S3TMemory(NamedTuple):
     """What is kept for later deletions; S shards, B copies of each, L slices.
@@ -111,8 +114,9 @@ def s3t(
         """The adapters of one copy, block after block."""
         members, usable = shard_members(memory, shard, num_shards)
         key = jax.random.fold_in(jax.random.fold_in(memory.rng, shard), copy)
-        start = init_adapters(jax.random.fold_in(key, num_slices), memory.backbone["params"], rank)
-        student = adapted(task, memory.backbone)
+        student = adapted(task, rank)
+        start = init_adapters(student, data, jax.random.fold_in(key, num_slices))
+        frozen = tasks.as_base(memory.backbone, COLLECTION)
         blocks = block_numbers(task, memory.backbone, data, num_slices)
 
         def one_block(adapters, number):
@@ -123,7 +127,7 @@ def s3t(
             seen = usable & (turns[copy, memory.slice[members]] <= number)
             state, _ = training.run_epochs(
                 training.make_step(training.supervised(student, train=False), masked),
-                training.init_state({"params": adapters}, masked),
+                training.init_state({**frozen, "params": adapters}, masked),
                 data,
                 jnp.where(seen, position[members], -1),
                 jax.random.fold_in(key, number),
@@ -157,12 +161,12 @@ def s3t(
     def deploy(task: Task, data: Data, memory: S3TMemory) -> Variables:
         """Of each shard the copy with the most blocks, merged into plain variables `[S, ...]`."""
         blocks = block_numbers(task, memory.backbone, data, num_slices)
+        student = adapted(task, rank)
 
         def one_shard(adapters, alive):
             best = jnp.argmax(alive)
             adapters = jax.tree.map(lambda leaf: leaf[best], adapters)
-            params = merge(memory.backbone["params"], adapters, blocks, alive[best])
-            return {**memory.backbone, "params": params}
+            return merge(student, memory.backbone, adapters, blocks, alive[best])
 
         return jax.vmap(one_shard)(memory.adapters, memory.alive)
 
@@ -172,7 +176,7 @@ def s3t(
         assign_rng, start_rng, train_rng = jax.random.split(rng, 3)
         shard, slice_ = partition(assign_rng, n, num_shards, num_slices)
         frozen = backbone or training.init_variables(task, data, start_rng, kept)
-        shapes = jax.eval_shape(lambda: init_adapters(train_rng, frozen["params"], rank))
+        shapes = jax.eval_shape(lambda: init_adapters(adapted(task, rank), data, train_rng))
         blank = jax.tree.map(lambda x: jnp.zeros((num_shards, budget, *x.shape), x.dtype), shapes)
         alive = jnp.zeros((num_shards, budget), jnp.int32)
         index = ids.of(data, "the training data")
@@ -195,56 +199,30 @@ def s3t(
     return Unlearner(init, update, needs, serve=averaged)
 
 
-def init_adapters(rng: Array, params: PyTree, rank: int) -> PyTree:
-    """Adapters that change nothing yet: at every parameter a mapping of factors.
-
-    Parameters with two axes or more, seen as matrices `[M, N]`: `{'down': [M, r], 'up': [r, N]}`
-    with r at most `min(M, N)`, `up` zero (Hu et al., "LoRA", ICLR 2022). Others: `{'offset'}`.
-    """
-    leaves, treedef = jax.tree.flatten(params)
-
-    def one(key, leaf):
-        if leaf.ndim < 2:
-            return {"offset": jnp.zeros_like(leaf)}
-        rows, columns = leaf.size // leaf.shape[-1], leaf.shape[-1]
-        r = min(rank, rows, columns)
-        down = jax.random.normal(key, (rows, r), leaf.dtype) / jnp.sqrt(rows).astype(leaf.dtype)
-        return {"down": down, "up": jnp.zeros((r, columns), leaf.dtype)}
-
-    keys = jax.random.split(rng, len(leaves))
-    return treedef.unflatten([one(key, leaf) for key, leaf in zip(keys, leaves, strict=True)])
+def adapted(task: Task, rank: int) -> Task:
+    """The task whose parameters are adapters of a frozen model: low-rank, or full for vectors."""
+    # Merged are the adapters alone: what the task itself may have frozen stays so.
+    plain = task._replace(merge=None)
+    return tasks.lora(plain, rank, init="normal", vectors=True, collection=COLLECTION)
 
 
-def merge(params: PyTree, adapters: PyTree, blocks: PyTree, alive: Array) -> PyTree:
-    """Parameters with the adapters of blocks below `alive` added, the others switched off."""
+def init_adapters(student: Task, data: Data, rng: Array) -> PyTree:
+    """Adapters that change nothing yet."""
+    return student.init(rng, tasks.drawn(student, _first(data)))["params"]
 
-    def one(leaf, adapter, block):
-        return jnp.where(block < alive, leaf + _change(adapter, leaf), leaf)
 
-    leaves, treedef = jax.tree.flatten(params)
-    return treedef.unflatten(
-        [
-            one(leaf, adapter, block)
-            for leaf, adapter, block in zip(
-                leaves, treedef.flatten_up_to(adapters), jax.tree.leaves(blocks), strict=True
-            )
-        ]
+def merge(
+    student: Task, backbone: Variables, adapters: PyTree, blocks: PyTree, alive: Array
+) -> Variables:
+    """The model with the adapters of blocks below `alive` added, the others switched off."""
+    merged = tasks.merged(student, {**tasks.as_base(backbone, COLLECTION), "params": adapters})
+    params = jax.tree.map(
+        lambda block, new, old: jnp.where(block < alive, new, old),
+        blocks,
+        merged["params"],
+        backbone["params"],
     )
-
-
-def adapted(task: Task, backbone: Variables) -> Task:
-    """The task whose parameters are adapters of a frozen model."""
-    leaves, treedef = jax.tree.flatten(backbone["params"])
-
-    def apply(variables, batch, rng, train):
-        adapters = treedef.flatten_up_to(variables["params"])
-        params = treedef.unflatten(
-            [leaf + _change(a, leaf) for leaf, a in zip(leaves, adapters, strict=True)]
-        )
-        outputs, _ = task.apply({**backbone, "params": params}, batch, rng, train)
-        return outputs, variables
-
-    return task._replace(apply=apply)
+    return {**backbone, "params": params}
 
 
 def block_numbers(task: Task, variables: Variables, data: Data, num_blocks: int) -> PyTree:
@@ -252,8 +230,7 @@ def block_numbers(task: Task, variables: Variables, data: Data, num_blocks: int)
 
     Parameters of no layer are of block `num_blocks`, which is never trained.
     """
-    example = data_lib.take(data, jnp.zeros(1, jnp.int32))
-    layers = tasks.layer_names(task, variables, example)[::-1]
+    layers = tasks.layer_names(task, variables, _first(data))[::-1]
     if num_blocks > len(layers):
         raise ValueError(
             f"num_slices must be at most the model's {len(layers)} layers, got {num_blocks}"
@@ -265,7 +242,5 @@ def block_numbers(task: Task, variables: Variables, data: Data, num_blocks: int)
     )
 
 
-def _change(adapter: PyTree, leaf: Array) -> Array:
-    if "offset" in adapter:
-        return adapter["offset"]
-    return (adapter["down"] @ adapter["up"]).reshape(leaf.shape)
+def _first(data: Data) -> Data:
+    return data_lib.take(data, jnp.zeros(1, jnp.int32))

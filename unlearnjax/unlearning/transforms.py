@@ -84,7 +84,8 @@ def layer_mask(params: PyTree, layers: Sequence[str]) -> PyTree:
 
     Args:
       params: nested mappings.
-      layers: dotted paths of modules or parameters, e.g. 'Dense_1' or '_Block_0.Conv_1'.
+      layers: dotted paths of modules or parameters, e.g. 'Dense_1' or '_Block_0.Conv_1', see
+        `trees.chosen`.
 
     Raises:
       ValueError: for a name that matches nothing; it lists the names that exist.
@@ -94,12 +95,7 @@ def layer_mask(params: PyTree, layers: Sequence[str]) -> PyTree:
       >>> jax.tree.map(float, layer_mask(params, ["Dense_1"]))
       {'Dense_0': {'kernel': 0.0}, 'Dense_1': {'kernel': 1.0}}
     """
-    paths = trees.names(params)
-    for name in layers:
-        if not any(_below(path, name) for path in paths):
-            known = sorted({path.rpartition(".")[0] or path for path in paths})
-            raise ValueError(f"layers must be among {known}, got {name!r}")
-    chosen = [any(_below(path, name) for name in layers) for path in paths]
+    chosen = trees.chosen(params, layers, "layers")
     return jax.tree.unflatten(jax.tree.structure(params), [np.float32(c) for c in chosen])
 
 
@@ -176,7 +172,3 @@ def sharpness_aware(
     in_types = optax.stateless(lambda u, p: jax.tree.map(lambda u, p: u.astype(p.dtype), u, p))
     climb = optax.chain(optax.contrib.normalize(), optax.sgd(radius), in_types)
     return optax.contrib.sam(tx, climb, sync_period=2)
-
-
-def _below(path: str, name: str) -> bool:
-    return path == name or path.startswith(name + ".")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.common import runner
-from experiments.common.evaluations import Arrays, Evaluation, Gap, Relearn, sets
+from experiments.common.evaluations import Arrays, Evaluation, Gap, Relearn, probes, sets
 from experiments.common.measure import Bench, fresh
 from unlearnjax import audit
 from unlearnjax.report import table
@@ -15,10 +15,11 @@ from unlearnjax.types import Task, Variables
 
 
 class Context(NamedTuple):
-    """The problem, and how a model that was never trained predicts the forget set."""
+    """The problem, how a model that was never trained predicts the forget set, what is probed."""
 
     bench: Bench
     novice: Callable[[], np.ndarray]
+    probed: probes.Probed | None
 
 
 def prepare(run: runner.Run, bench: Bench) -> Context:
@@ -29,18 +30,25 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
         rng = runner.key(bench.config.seed, "incompetent")
         return sets.logits(bench, bench.task, fresh(bench.task, bench.train, rng), softmax=True)
 
-    return Context(bench, novice)
+    # Runs published before there were probes have none.
+    probed = probes.prepare(bench) if hasattr(bench.config.evaluate, "probe") else None
+    return Context(bench, novice, probed)
 
 
 def observe(context: Context, task: Task, variables: Variables) -> Arrays:
-    """Numbers per example, and `predictions`: the probabilities of the forget set `[N, C]`."""
-    arrays = sets.observe(context.bench, task, variables)
-    return arrays | {"predictions": sets.logits(context.bench, task, variables, softmax=True)}
+    """Numbers per example, `predictions`: probabilities of the forget set `[N, C]`, and `probe`."""
+    bench = context.bench
+    arrays = sets.observe(bench, task, variables)
+    arrays["predictions"] = sets.logits(bench, task, variables, softmax=True)
+    if hasattr(bench.config.evaluate, "probe"):
+        arrays["probe"] = probes.observe(context.probed, bench, task, variables)
+    return arrays
 
 
 def numbers(context: Context, arrays: Arrays, seed: int) -> table.Row:
-    """See `audit.summarise`."""
-    return audit.summarise(sets.per_set(arrays), seed=seed)
+    """See `audit.summarise` and `audit.linear_probe`."""
+    row = audit.summarise(sets.per_set(arrays), seed=seed)
+    return row | (probes.numbers(arrays["probe"]) if "probe" in arrays else {})
 
 
 def against_oracles(
@@ -58,6 +66,7 @@ COLUMNS = table.Columns(
         "retain_accuracy",
         "test_accuracy",
         "mia",
+        "probe",
         "anamnesis",
         "average_gap",
     ),
@@ -67,6 +76,7 @@ COLUMNS = table.Columns(
         "test_accuracy": ("test %", 100, 1),
         "unseen_accuracy": ("unseen %", 100, 1),
         "nomus": ("NoMUS %", 100, 1),
+        "probe": ("probe %", 100, 1),
         **sets.UNITS,
     },
     plain=("average_gap", "anamnesis"),

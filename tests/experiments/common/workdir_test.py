@@ -30,6 +30,7 @@ def test_a_directory_belongs_to_one_run_at_a_time(tmp_path):
     inner = first.sub("inner", ConfigDict(CONFIG))
     inner.close()
     run_of(tmp_path / "other").close()
+    run_of(tmp_path / "not" / "yet" / "there").close()
     with pytest.raises(ValueError, match="in use"):
         run_of(tmp_path / "run")
     first.close()

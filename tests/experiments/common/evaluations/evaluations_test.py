@@ -6,6 +6,7 @@ from experiments import unlearn
 from experiments.common import evaluations, leaderboard
 from experiments.common.evaluations import classification, regression, sets
 from tests.experiments import continuing
+from unlearnjax.report import table
 
 
 def test_the_task_names_the_evaluation_unless_the_config_names_another():
@@ -48,6 +49,16 @@ def test_relearning_ends_near_the_original():
     assert known.target({"forget_accuracy": 0.75}, 0.25) == 0.5
     known = regression.EVALUATION.relearn
     assert known.metric == "loss" and known.target({"forget_loss": 0.5}, 0.25) == 0.625
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "column", "limit"),
+    [(classification, "test_accuracy", -0.1), (regression, "test_error", 0.2)],
+)
+def test_a_model_collapsed_that_is_worse_on_test_data_than_the_limit(evaluation, column, limit):
+    gaps = {"original": 0.0, "near": 0.95 * limit, "far": 1.05 * limit, "better": -3 * limit}
+    summary = [{"method": name, f"{column}_gap": gap} for name, gap in gaps.items()]
+    assert table.verdicts(summary, evaluation.EVALUATION.columns) == {"far": "collapsed"}
 
 
 def test_gaps_are_mean_absolute_differences():

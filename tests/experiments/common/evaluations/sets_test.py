@@ -112,20 +112,24 @@ def test_bfloat16_is_kept_with_a_row(classes, tmp_path):
             np.testing.assert_array_equal(stored[name], values)
 
 
-def test_figures_of_a_run_with_importances(classes):
-    gaps = {f"{name}_accuracy_gap": 0.1 for name in ("forget", "retain", "test")}
-    spreads = {f"{name}_accuracy_std": 0.02 for name in ("forget", "retain", "test")}
+@pytest.mark.parametrize(
+    ("evaluation", "metric", "unit", "scale"),
+    [(classification, "accuracy", "points", 100), (regression, "error", "std. dev.", 1)],
+)
+def test_figures_of_a_run_with_importances(classes, evaluation, metric, unit, scale):
+    gaps = {f"{name}_{metric}_gap": 0.1 for name in ("forget", "retain", "test")}
+    spreads = {f"{name}_{metric}_std": 0.02 for name in ("forget", "retain", "test")}
     summary = [
         {"method": name, "seconds_ratio": 0.5, **gaps, **spreads}
         for name in ("oracle", "original", "ssd")
     ]
     losses = {f"{name}_loss": np.ones(4) for name in sets.SETS}
     arrays = {name: [losses, losses] for name in ("oracle", "original", "ssd")}
-    found = classification.EVALUATION.figures(classes, summary, arrays)
-    assert list(found) == ["accuracy_gaps", "losses", "trade_off"]
+    found = evaluation.EVALUATION.figures(classes, summary, arrays)
+    assert list(found) == [f"{metric}_gaps", "losses", "trade_off"]
     arrays["original"] = [{**losses, "fisher_shares": np.full(4, 0.25)}] * 2
-    found = classification.EVALUATION.figures(classes, summary, arrays)
+    found = evaluation.EVALUATION.figures(classes, summary, arrays)
     assert "fisher_shares" in found
-    axes = found["accuracy_gaps"][1].axes
-    assert axes[0].get_xlabel() == "points from the oracle"
-    assert axes[0].patches[0].get_width() == pytest.approx(10)
+    axes = found[f"{metric}_gaps"][1].axes
+    assert axes[0].get_xlabel() == f"{unit} from the oracle"
+    assert axes[0].patches[0].get_width() == pytest.approx(0.1 * scale)
