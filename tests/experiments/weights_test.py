@@ -135,7 +135,7 @@ def test_originals_oracles_and_retraining_start_from_the_published_weights(weigh
     for name in ("original_seed0", "oracle_seed0", "retrain_seed0", "finetune_seed0"):
         with Checkpoints(tmp_path / "run" / "checkpoints" / name) as checkpoints:
             stored = checkpoints.load()
-        (kernel,) = (v for k, v in stored.items() if k.endswith("params/Dense_0/kernel"))
+        (kernel,) = (v for k, v in stored.items() if k.endswith("params.Dense_0.kernel"))
         want = published.read("vit.encoder.layer.0.intermediate.dense.weight").T
         close = np.allclose(kernel, want, atol=1e-7)
         assert close == (name != "finetune_seed0"), name

@@ -328,3 +328,6 @@ def test_the_description_beside_a_file_may_leave_things_out(tmp_path):
     shutil.copy(GOLDEN / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     pretrained.load_model(tmp_path, published(), SMALL)
+    for name in ("gelu_new", "gelu_pytorch_tanh"):  # two names of the same
+        (tmp_path / "config.json").write_text(json.dumps({"hidden_act": name}))
+        pretrained.load_model(tmp_path, published(exact_gelu=False), SMALL)
