@@ -250,6 +250,37 @@ def test_a_layer_called_twice_is_edited_twice_and_captured_last():
     np.testing.assert_array_equal(found["hidden.shared"], found["logits"])
 
 
+def test_other_methods_of_a_layer_are_no_activations_of_it():
+    class Tied(nn.Module):
+        @nn.compact
+        def __call__(self, inputs, train=False):
+            table = nn.Embed(C, D, name="table")
+            return table.attend(inputs + table(jnp.zeros(N, jnp.int32)))
+
+    task = tasks.classification(tasks.from_linen(Tied()))
+    variables = task.init(jax.random.key(0), BATCH)
+    table = variables["params"]["table"]["embedding"]
+    found = applied(tasks.edit(task, {"table": lambda h, batch: 0 * h}), variables)
+    np.testing.assert_allclose(found["logits"], BATCH["inputs"] @ table.T, rtol=1e-5, atol=1e-6)
+
+
+def test_loops_keep_their_direction_and_remat_its_recomputation():
+    def apply(variables, batch, rng, train):
+        turn = lambda x, t: (tasks.tap("h", x * t + 1), x)
+        x, _ = jax.lax.scan(turn, batch["inputs"], jnp.arange(3.0), reverse=True)
+        return {"logits": jax.checkpoint(lambda x: tasks.tap("sin", jnp.sin(x)))(x)}, variables
+
+    task = tasks.classification(tasks.Model(None, apply))
+    hooked = tasks.edit(tasks.capture(task, ("h", "sin")), {"h": identity, "sin": identity})
+    found = applied(hooked, {})
+    inputs = np.asarray(BATCH["inputs"])
+    turns = [1 * np.ones_like(inputs), 2 * inputs + 2, 2 * inputs + 1]  # of times 0, 1 and 2
+    np.testing.assert_allclose(found["hidden.h"], np.stack(turns), rtol=1e-6)
+    np.testing.assert_allclose(found["logits"], np.full((N, D), np.sin(1)), rtol=1e-6)
+    program = lambda task: str(jax.make_jaxpr(lambda: applied(task, {}))())
+    assert program(task).count("prevent_cse") == program(hooked).count("prevent_cse") == 1
+
+
 def test_a_layer_that_returns_several_arrays_has_a_name_for_each():
     class Recurrent(nn.Module):
         @nn.compact
