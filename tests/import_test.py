@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 def test_importing_the_package_loads_no_heavy_optional_library():
     code = (
         "import sys, unlearnjax; heavy = {'tensorflow', 'tensorflow_datasets', 'matplotlib', "
-        "'orbax.checkpoint', 'sklearn', 'tensorboardX', 'ml_collections'}; "
+        "'orbax.checkpoint', 'sklearn', 'tensorboardX', 'ml_collections', 'safetensors'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -20,12 +20,12 @@ def test_every_public_name_is_documented():
     import inspect
 
     import unlearnjax
-    from unlearnjax import audit, report
+    from unlearnjax import audit, pretrained, report
 
     rooms = [getattr(unlearnjax, name) for name in unlearnjax.__all__]
     rooms = [room for room in rooms if inspect.ismodule(room)]
     assert len(rooms) >= 6
-    rooms += [audit, report, unlearnjax.data]
+    rooms += [audit, pretrained, report, unlearnjax.data]
     missing = []
     for room in rooms:
         names = getattr(room, "__all__", [n for n in vars(room) if not n.startswith("_")])
