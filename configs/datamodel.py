@@ -5,7 +5,7 @@
 Trains models on random subsets of the training data, predicts from them (or from gradients) what
 training on other subsets gives (LDS), and unlearns ten forget sets with datamodel matching and its
 rivals, 100 models of each, audited by KLoM, U-LIRA and RMIA against 100 oracles. Digits, MLP: about
-15 minutes on 2 CPU cores, resumable chunk by chunk.
+half an hour on 2 CPU cores, resumable chunk by chunk.
 
 Config strings as in configs/unlearn.py; `attributor`, `method` and `forget` take several with '+',
 `forget=` in the place of '+' within a forget set '/':
