@@ -26,7 +26,7 @@ def run(
 
     The reference is LoRA of `rank`; the others are the whole model, and the last layer alone, which
     is the least that a frozen model costs. `kept_bytes` are what a step needs beside the model: the
-    optimizer's state and the gradients.
+    optimizer's state and the gradients, `kept_share` of those of the whole model.
     """
     for model, batch_size in sizes.items():
         problem = problems.problem(model, batch_size, shape, **options)
@@ -46,7 +46,8 @@ def run(
         first, second, _ = (f"{size / 1e6:.3g}" for size in bytes_kept.values())
         case = f"step, {model}, batch {batch_size}, keeps {first} instead of {second} MB"
         record = timing.compare("adapters", case, calls, repeats)
-        yield record | {"kept_bytes": bytes_kept}
+        shares = {name: size / bytes_kept["whole model"] for name, size in bytes_kept.items()}
+        yield record | {"kept_bytes": bytes_kept, "kept_share": shares}
 
 
 def step(task: Task, variables: Variables, data: Mapping[str, jax.Array]) -> timing.Program:

@@ -69,7 +69,7 @@ def exponent(record: Mapping) -> float:
 
 
 def missed(records: Sequence[Mapping]) -> list[str]:
-    """Targets and goals that were not met."""
+    """Targets, goals and limits that were not met."""
     lines = []
     for r in records:
         seconds = r.get("seconds", {}).get(r.get("reference"))
@@ -82,6 +82,11 @@ def missed(records: Sequence[Mapping]) -> list[str]:
                 lines.append(
                     f"{r['benchmark']}, {r['case']}: {name} {ratio:.2f}x, aimed at {goal}x"
                 )
+        for (benchmark, field), limit in suites.LIMITS.items():
+            if benchmark == r["benchmark"] and field in r:
+                value, what = r[field][r["reference"]], field.replace("_", " ")
+                if value > limit:
+                    lines.append(f"{benchmark}, {r['case']}: {what} {value:.3g}, at most {limit:g}")
     return lines
 
 

@@ -81,6 +81,25 @@ def test_too_many_examples_are_a_sample_by_the_seed():
     assert audit.linear_probe(one, other, max_examples=60) != audit.linear_probe(one, other)
 
 
+def test_too_many_features_are_a_sample_by_the_seed():
+    """The same of both sets, and of sets of other sizes; all when there are no more than that."""
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(0.3, 1, (30, 3, 4)), rng.normal(0, 1, (40, 3, 4))
+    flat = [x.reshape(len(x), -1) for x in (one, other)]
+    found = [audit.linear_probe(one, other, seed=s, max_features=5) for s in (0, 3)]
+    for seed, value in zip((0, 3), found, strict=True):
+        own = np.sort(np.random.default_rng(seed).permutation(12)[:5])
+        assert value == audit.linear_probe(*(x[:, own] for x in flat), seed=seed)
+    whole = audit.linear_probe(one, other)
+    assert audit.linear_probe(one, other, max_features=12) == whole not in found
+    # By default 4096: one column more, and one is left out.
+    columns = np.zeros((4, 4097))
+    left_out = np.random.default_rng(0).permutation(4097)[4096]
+    columns[:2, left_out] = 1
+    assert audit.linear_probe(columns[:2], columns[2:])["auc"] == 0.5
+    assert audit.linear_probe(columns[:2], columns[2:], max_features=4097)["auc"] == 1.0
+
+
 def test_folds_are_capped_at_the_smaller_set():
     one, other = np.arange(3.0)[:, None] + 10, np.arange(9.0)[:, None]
     expected = audit.linear_probe(one, other, num_folds=3)
@@ -101,6 +120,8 @@ def test_half_precision_is_computed_in_single():
         (np.ones((5, 2)), np.ones((1, 2)), {}, "at least 2 examples"),
         (np.ones((5, 2)), np.ones((5, 3)), {}, "the same features"),
         (np.ones(5), np.ones(5), {}, r"must be \[N, \.\.\.\]"),
+        (np.ones((5, 0)), np.ones((5, 0)), {}, r"at least 1, got \(5, 0\) and \(5, 0\)"),
+        (np.ones((5, 2)), np.ones((5, 2)), {"max_features": 0}, "max_features must be >= 1"),
         (np.full((5, 2), np.nan), np.ones((5, 2)), {}, "forgotten must be finite"),
         (np.ones((5, 2)), np.full((5, 2), np.inf), {}, "others must be finite"),
         (np.ones((5, 2)), np.ones((5, 2)), {"num_folds": 1}, "num_folds must be >= 2, got 1"),

@@ -107,12 +107,24 @@ def test_bytes_of_a_step_on_adapters_are_those_of_the_adapters():
     }
     assert record["kept_bytes"] == {name: 4 * (3 * n + 1) for name, n in numbers.items()}
     assert set(record["ratio"]) == {"whole model", "last layer"}
+    share = (3 * 212 + 1) / (3 * 1210 + 1)
+    assert record["kept_share"]["lora, rank 2"] == pytest.approx(share)
+    # More than is aimed at of a model that is hardly larger than its changes.
+    missed = [line for line in report.missed([record]) if "kept share" in line]
+    assert missed == [f"adapters, {record['case']}: kept share {share:.3g}, at most 0.1"]
 
 
 def test_a_missed_target_is_named():
     record = {"benchmark": "trak", "case": "mlp", "ratio": {"torch": 1.5, "other": 0.1}}
     assert report.missed([record]) == ["trak, mlp: torch 1.50x, aimed at 2.0x"]
     assert report.missed([{**record, "ratio": {"torch": 2.5}}]) == []
+
+
+def test_limits_are_of_the_reference_alone():
+    record = {"benchmark": "weights", "case": "vit", "reference": "tensor by tensor"}
+    at = lambda ours: {"largest_tensors": {"tensor by tensor": ours, "the whole file": 9.0}}
+    assert report.missed([record | at(1.2)]) == [] == report.missed([{**record, "failed": {}}])
+    assert report.missed([record | at(1.5)]) == ["weights, vit: largest tensors 1.5, at most 1.2"]
 
 
 def test_an_unknown_benchmark_is_refused(tmp_path):

@@ -142,6 +142,37 @@ def test_programs_that_jax_keeps_are_nobody_elses(name):
     assert min(gaps) > 1e-3
 
 
+@pytest.mark.parametrize("keep", [jax.jit, jax.checkpoint])
+@pytest.mark.parametrize("library", ["linen", "nnx"])
+def test_a_program_that_was_kept_without_hooks_is_not_taken_for_a_hooked_one(keep, library):
+    """Of two calls of a layer, one inside of what jax keeps: both are edited, both are plain."""
+    model = TASKS[library]
+    inner = keep(lambda variables, x: model.apply(variables, {"inputs": x}, None, False)[0])
+
+    def apply(variables, batch, rng, train):
+        kept, own = inner(variables, batch["inputs"]), model.apply(variables, batch, rng, train)[0]
+        return {"logits": kept["logits"] + own["logits"]}, variables
+
+    task, variables = model._replace(apply=apply), VARIABLES[library]
+    silent = tasks.edit(task, {"out": lambda h, batch: 0 * h})
+    plain = applied(task, variables)["logits"]
+    np.testing.assert_array_equal(applied(silent, variables)["logits"], 0 * plain)
+    assert "tap" not in str(jax.make_jaxpr(lambda: applied(task, variables))())
+    np.testing.assert_array_equal(applied(task, variables)["logits"], plain)
+    np.testing.assert_array_equal(applied(silent, variables)["logits"], 0 * plain)
+
+
+def test_what_jax_keeps_is_hooked_though_it_was_computed_before():
+    """A layer of a kept program alone, whose name is found after a plain call, too."""
+    inner = jax.jit(lambda variables, x: LinenNet().apply(variables, x))
+    apply = lambda v, batch, rng, train: (inner(v, batch["inputs"]), v)
+    task, variables = TASKS["linen"]._replace(apply=apply), VARIABLES["linen"]
+    applied(task, variables)
+    found = applied(tasks.capture(task, NAMES["linen"]), variables)
+    expected = applied(tasks.capture(TASKS["linen"], NAMES["linen"]), variables)
+    problems.assert_trees_close(found, expected, rtol=1e-6)
+
+
 def test_a_layer_called_twice_is_edited_twice_and_captured_last():
     class Shared(nn.Module):
         @nn.compact
@@ -233,6 +264,21 @@ def test_a_tap_is_the_identity():
     double = lambda x: tasks.tap("h", x) * 2
     np.testing.assert_array_equal(jax.vmap(double, in_axes=1, out_axes=1)(x), 2 * x)
     assert tasks.tap("h", np.ones(2)).tolist() == [1, 1]
+    (transposed,) = jax.linear_transpose(double, x)(x)
+    np.testing.assert_array_equal(transposed, 2 * x)
+
+
+def test_an_edit_is_of_activations_not_of_their_derivatives():
+    """In a model that differentiates itself, forward or backward."""
+
+    def apply(variables, batch, rng, train):
+        f = lambda x: tasks.tap("h", x**2).sum()
+        tangent = jax.jvp(f, (batch["inputs"],), (batch["inputs"],))[1]
+        return {"logits": jax.grad(f)(batch["inputs"]) + tangent}, variables
+
+    task = tasks.classification(tasks.Model(None, apply))
+    found = applied(tasks.edit(task, {"h": lambda h, batch: 0 * h}), {})["logits"]
+    np.testing.assert_array_equal(found, applied(task, {})["logits"])
 
 
 def test_features_of_a_layer_are_flat():
@@ -262,7 +308,7 @@ def test_names_that_are_not_there_are_refused_with_those_that_are():
     )
     with pytest.raises(ValueError, match=r"the model runs, by tasks\.tap in a function, got 'h'$"):
         applied(tasks.capture(bare, ("h",)), {})
-    assert not hooks._PLACING.get()
+    assert not hooks._PLACING.value
 
 
 def test_an_error_lists_no_more_than_it_can(monkeypatch):
@@ -292,6 +338,8 @@ def test_layers_in_other_loops_are_refused():
             r"edit of 'first' must return float32 \[5, 6\], got .* \[5, 2\]",
         ),
         (lambda h, batch: h.astype(jnp.bfloat16), r"must return float32 .*, got bfloat16"),
+        (lambda h, batch: None, r"must return float32 \[5, 6\], got NoneType$"),
+        (lambda h, batch: [h], r"must return float32 \[5, 6\], got list$"),
         (lambda h, batch: 0.0, r"must return float32 \[5, 6\], got float32 \[\]"),
     ],
 )

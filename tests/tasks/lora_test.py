@@ -185,13 +185,36 @@ def test_types_stay_and_alpha_may_be_traced():
     def merged(alpha):
         own = tasks.lora(plain, 2, vectors=True, alpha=alpha)
         edits = jax.tree.map(jnp.ones_like, own.init(jax.random.key(0), DATA)["params"])
-        assert {leaf.dtype for leaf in jax.tree.leaves(edits)} == {jnp.dtype(jnp.bfloat16)}
+        assert {leaf.dtype for leaf in jax.tree.leaves(edits)} == {jnp.dtype(jnp.float32)}
         return tasks.merged(own, {"params": edits, "base": params})["params"]
 
     found = merged(3.0)
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.bfloat16)}
     np.testing.assert_array_equal(found["w"].astype(jnp.float32), 4.0)  # 1 + 3/2 times 2
     np.testing.assert_array_equal(found["v"].astype(jnp.float32), 2.0)  # offsets are not scaled
+
+
+@pytest.mark.parametrize("narrow", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("own", [jnp.float32, None])
+def test_a_changed_weight_is_rounded_once(narrow, own):
+    """Against float64 of NumPy, for changes of either type; a change alone is in float32."""
+    own, rng = own or narrow, np.random.default_rng(0)
+    shapes = {"w": (40, 30), "a": (40, 4), "b": (4, 30)}
+    w, a, b = (rng.normal(size=shape) for shape in shapes.values())
+    params = {"w": jnp.asarray(w, narrow), "v": jnp.asarray(w[0], narrow)}
+    edits = {"w": {"a": jnp.asarray(a, own), "b": jnp.asarray(b / 7, own)}}
+    edits["v"] = {"offset": jnp.asarray(a[:30, 0], own)}
+    plain = tasks.classification(tasks.Model(lambda *_: {"params": params}, lambda *given: given))
+    lora = tasks.lora(plain, 4, vectors=True, alpha=1.0)
+    found = tasks.merged(lora, {"params": edits, "base": params})["params"]
+    exact = lambda x: np.asarray(x, np.float64)
+    expected = {"w": exact(params["w"]) + exact(edits["w"]["a"]) @ exact(edits["w"]["b"]) / 4}
+    expected["v"] = exact(params["v"]) + exact(edits["v"]["offset"])
+    for name, value in expected.items():
+        gap = np.abs(exact(found[name]) - value)
+        half = np.asarray(jnp.finfo(narrow).eps, np.float64) / 2
+        assert found[name].dtype == narrow
+        assert (gap <= half * np.abs(value) * (1 + 1e-3) + 1e-6).all()
 
 
 def test_methods_run_on_changes():
@@ -237,7 +260,7 @@ def test_bad_values_are_named():
     for rank in (0, -1):
         with pytest.raises(ValueError, match=f"rank must be >= 1, got {rank}"):
             tasks.lora(task, rank)
-    for rank in (1.5, 2.0, float("inf")):
+    for rank in (1.5, 2.0, float("inf"), True):
         with pytest.raises(ValueError, match=f"rank must be a whole number, got {rank}"):
             tasks.lora(task, rank)
     with pytest.raises(ValueError, match="alpha must be > 0, got 0"):

@@ -251,13 +251,46 @@ def test_only_what_where_means_is_scaled_and_whatever_it_draws():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_narrow_base_has_the_change_that_its_weights_are_too_coarse_for():
+    """Of the last layer in bfloat16, computed in float32: NumPy's, where W cannot hold it."""
+    task = frameworks.task("linen")
+    batch = {"inputs": VECTORS, "targets": jnp.arange(4) % 3, "strength": STRENGTHS}
+    base = jax.tree.map(
+        lambda x: jnp.ones(x.shape, jnp.bfloat16), task.init(jax.random.key(0), batch)["params"]
+    )
+    own = tasks.lora(task, 2, ["out"], column="strength")
+    edits = jax.tree.map(lambda x: jnp.full(x.shape, 1e-2), own.init(jax.random.key(0), batch))
+    variables = {**edits, "base": base}
+    found = own.apply(variables, batch, None, False)[0]["logits"]
+    hidden = 7 * np.tanh(np.asarray(VECTORS, np.float64).sum(1) + 1)
+    expected = hidden * (1 + 2e-4 * np.asarray(STRENGTHS)) + 1
+    np.testing.assert_allclose(found, np.tile(expected[:, None], 3), rtol=1e-5, atol=1e-5)
+    problems.assert_trees_equal(tasks.merged(own, variables)["params"], base)
+
+
+@pytest.mark.parametrize("name", ["linen", "nnx"])
+def test_hooks_see_every_example_as_a_batch_of_its_own(name):
+    _, own, batch, _, variables = prepared(name)
+    layer = next(iter(variables["base"]))
+    found = tasks.capture(own, (layer,)).apply(variables, batch, None, False)[0]
+    assert found[f"hidden.{layer}"].shape[:2] == (4, 1)
+
+
 def test_bad_batches_are_named():
     _, own, batch, _, variables = prepared("linen")
     without = {k: v for k, v in batch.items() if k != "strength"}
     with pytest.raises(ValueError, match=r"column 'strength', .* got \['inputs', 'targets'\]"):
         own.apply(variables, without, None, False)
-    with pytest.raises(ValueError, match=r"strength must be \[B\], got \[4, 1\]"):
-        own.apply(variables, {**batch, "strength": STRENGTHS[:, None]}, None, False)
+    for bad, given in (
+        (STRENGTHS[:, None], r"\[4, 1\]"),
+        (STRENGTHS[:3], r"\[3\]"),
+        (np.float32(1), r"\[\]"),
+        (STRENGTHS.tolist(), "list"),
+    ):
+        with pytest.raises(ValueError, match=rf"strength must be \[B\], .* \[4\], got {given}$"):
+            own.apply(variables, {**batch, "strength": bad}, None, False)
+    with pytest.raises(ValueError, match="batch must have examples where strength is"):
+        own.apply(variables, {k: v[:0] for k, v in batch.items()}, None, False)
     _, own, batch, _, variables = prepared("norm")
     with pytest.raises(ValueError, match=r"train must be False .*\(strength\).*\['batch_stats'\]"):
         own.apply(variables, batch, jax.random.key(0), True)

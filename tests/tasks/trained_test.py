@@ -147,3 +147,17 @@ def test_errors_name_what_there_is(linen):
         own.apply(model, DATA, None, False)
     with pytest.raises(ValueError, match=r"collection must be none of .*, got 'frozen'"):
         tasks.split(variables, WHERE)
+
+
+@pytest.mark.parametrize(
+    ("where", "other"),
+    [(["out"], ["hidden"]), (["out"], ["out.bias"]), (["out.bias"], ["out"]), (None, ["out"])],
+)
+def test_variables_that_were_split_by_another_choice_are_refused(linen, where, other):
+    task, model, *_ = linen
+    own, split = tasks.trained(task, where), tasks.split(model, other)
+    message = "where must be the one that the variables were split by, .*(hidden|out).kernel"
+    for call in (lambda v: own.apply(v, DATA, None, False), lambda v: tasks.merged(own, v)):
+        with pytest.raises(ValueError, match=message):
+            call(split)
+        problems.assert_trees_equal(tasks.merged(own, tasks.split(model, where)), model)

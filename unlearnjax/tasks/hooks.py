@@ -3,12 +3,11 @@
 Every named activation passes through a primitive that is the identity: `tap` places it, and while
 a hooked task applies its model, so do the modules of Linen and NNX. What `capture` and `edit`
 return traces the model to a program, without computing, and evaluates that program with the
-activations taken or replaced. Nothing is kept between calls, so that a program that jax keeps (of
-`jit`, of `checkpoint`) is never one that somebody else has hooked.
+activations taken or replaced. What jax keeps of a function inside (of `jit`, of `checkpoint`) it
+keeps apart while hooks are on, so that neither a hooked call nor a plain one is given the other's.
 """
 
 import contextlib
-import contextvars
 import difflib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,7 +100,7 @@ def edit(task: Task, where: Mapping[str, Edit]) -> Task:
 def tap(name: str, h: PyTree) -> PyTree:
     """`h`, as a named activation: how a function without modules shows what it computes.
 
-    The identity, also under every transformation of jax. Arrays in a tree are named `NAME.PATH`.
+    The identity, also mapped, differentiated or transposed. Arrays in a tree are named `NAME.PATH`.
     """
     leaves, treedef = jax.tree.flatten(h)
     names = [f"{name}.{own}" if own else name for own in trees.names(h)]
@@ -141,7 +140,7 @@ def with_features(task: Task, layer: str | None) -> Task:
 
 def placed(module: nnx.Module) -> nnx.Module:
     """An NNX module, made for one call; while hooks are on its parts tap what they return."""
-    if _PLACING.get():
+    if _PLACING.value:
         for path, part in list(nnx.iter_graph(module)):
             if isinstance(part, nnx.Module) and path:
                 # A static attribute, which remains where `nnx.remat` and its like split and merge.
@@ -158,27 +157,26 @@ ad.primitive_jvps[_tap] = lambda primals, tangents, name: (
     _tap.bind(*primals, name=name),
     tangents[0],
 )
+# Of `linear_transpose` alone: no tangent is tapped, which an edit would change as well.
+ad.primitive_transposes[_tap] = lambda cotangent, x, name: [cotangent]
 # The axis that is mapped over goes first; elsewhere it would be where jax happens to have it.
 batching.primitive_batchers[_tap] = lambda args, axes, name: (
     _tap.bind(jnp.moveaxis(args[0], axes[0], 0), name=name),
     0,
 )
 
-_PLACING = contextvars.ContextVar("placing", default=False)
+# Part of the keys of jax's caches: programs traced with taps and without are different ones.
+_PLACING = jax.make_user_context(False)
 
 
 @contextlib.contextmanager
 def _placing() -> Iterator[None]:
     """What is traced inside has its modules' activations tapped; once, if hooks are nested."""
-    if _PLACING.get():
+    if _PLACING.value:
         yield
         return
-    token = _PLACING.set(True)
-    try:
-        with nn.intercept_methods(_tap_module):
-            yield
-    finally:
-        _PLACING.reset(token)
+    with _PLACING(True), nn.intercept_methods(_tap_module):
+        yield
 
 
 def _tap_module(next_fun, args, kwargs, context):
@@ -305,6 +303,10 @@ def _check_seen(names: Sequence[str], seen: Sequence[str]) -> None:
 
 
 def _checked(name: str, h: Array, new: Any) -> Array:
+    if not (isinstance(new, jax.Array | np.ndarray) or jnp.isscalar(new)):
+        raise ValueError(
+            f"the edit of {name!r} must return {h.dtype} {list(h.shape)}, got {type(new).__name__}"
+        )
     given = jax.eval_shape(lambda: new) if not isinstance(new, jax.Array) else new
     if given.shape != h.shape or given.dtype != h.dtype:
         raise ValueError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from unlearnjax import checks, trees
 from unlearnjax.tasks.adapted import adapted
-from unlearnjax.tasks.scaled import scaled
+from unlearnjax.tasks.scaled import added, scaled
 from unlearnjax.types import Array, PyTree, Task
 
 # (key, shape [rows, rank], type) -> a
@@ -51,6 +51,11 @@ def lora(
     nothing is changed. It is a change of weights, for models of any library; `merged` exports it.
     How a model comes in and is deployed says `adapted`.
 
+    Changes, their products and sums are float32 at least, whatever the model is in. The changed
+    weight has the type of W: of a base in bfloat16 it is rounded to 8 bits, so that a change below
+    1/512 of a weight is lost, in what `merged` exports, too. With `column` a change of what
+    `tasks.scaled.LINEAR` lists is added to what the layer returns instead, not rounded with W.
+
     Args:
       task: any.
       rank: of the changes; at or above a matrix's own they are any change.
@@ -62,7 +67,8 @@ def lora(
       vectors: whether parameters of one axis or none have a change of their own, `{'offset'}`, in
         full; it is not scaled. Those of integers have none.
       column: of a batch, `[B]`, by which the whole change of an example is multiplied, offsets too;
-        `None`: by 1. See `tasks.scaled.scaled` for what it costs and refuses.
+        `None`: by 1. See `tasks.scaled.scaled` for what it costs and refuses, and for the shape
+        `[B, 1, ...]` of hooked activations.
       collection: where the base is, if the name is taken.
 
     Returns:
@@ -85,7 +91,7 @@ def lora(
       {'a': (4, 2), 'b': (2, 8)}
     """
     checks.at_least(1, rank=rank)
-    if not isinstance(rank, int | np.integer):
+    if not isinstance(rank, int | np.integer) or isinstance(rank, bool):
         raise ValueError(f"rank must be a whole number, got {rank}")
     if alpha is not None:
         checks.positive(alpha=alpha)
@@ -98,20 +104,26 @@ def lora(
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return None
         if len(leaf.shape) < 2:
-            return {"offset": jnp.zeros(leaf.shape, leaf.dtype)} if vectors else None
+            return {"offset": jnp.zeros(leaf.shape, _wide(leaf))} if vectors else None
         rows, columns = math.prod(leaf.shape[:-1]), leaf.shape[-1]
         r = min(rank, rows, columns)
         return {
-            "a": factor(key, (rows, r), leaf.dtype),
-            "b": jnp.zeros((r, columns), leaf.dtype),
+            "a": factor(key, (rows, r), _wide(leaf)),
+            "b": jnp.zeros((r, columns), _wide(leaf)),
         }
 
     def change(leaf: Array, edit: Mapping[str, Array]) -> Array:
+        edit = {name: x.astype(_wide(leaf)) for name, x in edit.items()}
         if "offset" in edit:
             return edit["offset"]
-        return (scale * (edit["a"] @ edit["b"])).reshape(leaf.shape).astype(leaf.dtype)
+        return (scale * (edit["a"] @ edit["b"])).reshape(leaf.shape).astype(_wide(leaf))
 
     hint = ", which are floats" if vectors else ", which are floats with two axes"
-    add = lambda leaf, edit: leaf + change(leaf, edit)
+    add = lambda leaf, edit: added(leaf, change(leaf, edit))
     student = adapted(task, where, fresh, add, collection, hint)
     return student if column is None else scaled(task, student, change, column, collection)
+
+
+def _wide(leaf: Array | jax.ShapeDtypeStruct) -> jnp.dtype:
+    """The type of changes: in a narrower one the steps of a training would be rounded away."""
+    return jnp.promote_types(leaf.dtype, jnp.float32)

@@ -38,7 +38,8 @@ def scaled(
     changed there: such a layer is applied a second time, with the change for parameters, and the
     result is multiplied and added. Any other parameter is changed before, for each example of the
     batch: in models of other libraries, in norms, in Linen's `remat`, `scan` and `jit`, where
-    something else reads it, too, and under `edit` and `capture`.
+    something else reads it, too, and under `edit` and `capture`. Since an example is a batch of its
+    own there, hooks have `[B, 1, ...]` for an activation `[B, ...]` of the plain model.
 
     Args:
       task: of the plain model.
@@ -48,9 +49,9 @@ def scaled(
       base: name of the collection.
 
     Returns:
-      A task that refuses a batch without the column, and in training mode a model with further
-      collections, since an example alone has no running statistics. Cost: the changed layers twice,
-      and B times the bytes of changed parameters that are not theirs.
+      A task that refuses an empty batch, one without the column, and in training mode a model with
+      further collections, since an example alone has no running statistics. Cost: the changed
+      layers twice, and B times the bytes of changed parameters that are not theirs.
     """
 
     def apply(variables: Variables, batch: Batch, rng: Array | None, train: bool):
@@ -80,7 +81,7 @@ def scaled(
         def one(example, key):
             strength = example[column]
             mixed = [
-                leaf + (strength * changes[i]).astype(leaf.dtype) if i in changed else leaf
+                added(leaf, strength * changes[i]) if i in changed else leaf
                 for i, leaf in enumerate(leaves)
             ]
 
@@ -100,14 +101,24 @@ def scaled(
     return student._replace(apply=apply)
 
 
+def added(leaf: Array, change: Array) -> Array:
+    """`leaf + change`, rounded once to the type of `leaf`."""
+    return (leaf.astype(change.dtype) + change).astype(leaf.dtype)
+
+
 def _validate(batch: Batch, column: str, train: bool, others: list[str]) -> None:
     if column not in batch:
         raise ValueError(
             f"batch must have the column {column!r}, by which changes are multiplied, got "
             f"{sorted(batch)}"
         )
-    if jnp.ndim(batch[column]) != 1:
-        raise ValueError(f"{column} must be [B], got {list(jnp.shape(batch[column]))}")
+    shape = getattr(batch[column], "shape", None)
+    sizes = sorted({len(value) for name, value in batch.items() if name != column})
+    if shape is None or len(shape) != 1 or sizes not in ([], [*shape]):
+        given = type(batch[column]).__name__ if shape is None else list(shape)
+        raise ValueError(f"{column} must be [B], an array beside others of {sizes}, got {given}")
+    if not shape[0]:
+        raise ValueError(f"batch must have examples where {column} is a strength of each, got none")
     if train and others:
         raise ValueError(
             f"train must be False where each example has a strength of its own ({column}) and the "

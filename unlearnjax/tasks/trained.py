@@ -26,7 +26,7 @@ def trained(task: Task, where: trees.Where, collection: str = "frozen") -> Task:
 
     Raises:
       ValueError: at `init` and by `split`, if `where` names what there is not, or means nothing; at
-        `apply` for variables without the collection.
+        `apply` for variables without the collection, or split by another `where`.
 
     Examples:
       >>> from unlearnjax import models, tasks
@@ -48,6 +48,14 @@ def trained(task: Task, where: trees.Where, collection: str = "frozen") -> Task:
         frozen = held(variables, collection, "tasks.split")
         pick = lambda own, other: other if own is None else own
         params = jax.tree.map(pick, variables["params"], frozen, is_leaf=lambda x: x is None)
+        own = jax.tree.structure(params).flatten_up_to(variables["params"])
+        pairs = zip(trees.names(params), some_chosen(params, where), own, strict=True)
+        other = [name for name, chosen, mine in pairs if chosen != (mine is not None)]
+        if other:
+            raise ValueError(
+                f"where must be the one that the variables were split by, {other} are trained by "
+                "one of them and frozen by the other"
+            )
         return {**without(variables, collection), "params": params}
 
     return through(task._replace(init=init), whole, collection)
