@@ -98,6 +98,10 @@ def test_deployed_is_the_average_of_the_outermost_alone():
         ({"decay": 0.5, "start": 3}, "one of decay and start must be given"),
         ({"decay": 1.5}, r"decay must lie in \[0, 1\]"),
         ({"start": -1}, "start must be >= 0"),
+        ({"start": 2.5}, "start must be a whole number, got 2.5"),
+        ({"start": True}, "start must be a whole number, got True"),
+        ({"start": 0, "every": 1.5}, "every must be a whole number, got 1.5"),
+        ({"decay": 0.5, "every": "2"}, "every must be a whole number, got '2'"),
         ({"decay": 0.5, "every": 0}, "every must be >= 1"),
     ],
 )
