@@ -70,9 +70,9 @@ def pgd(
     `d <- P(d + step_size * g / max(|g|, 1e-12))` with `P(d) = d * min(1, radius / |d|)`; then
     `x + d` is clipped to `bounds`. d is kept in float32 at least, and `x + d` is rounded towards x
     where the nearest number of the inputs' type lies further out, so that no input leaves the ball:
-    where that type has none within, it stays. One step of `linf` without a random start and of size `radius`
-    is the fast gradient sign method (Goodfellow et al., ICLR 2015). The model is in evaluation
-    mode, its running statistics stay. Cost: `num_steps` forward and backward passes.
+    where that type has none within, it stays. One step of `linf` without a random start and of size
+    `radius` is the fast gradient sign method (Goodfellow et al., ICLR 2015). The model is in
+    evaluation mode, its running statistics stay. Cost: `num_steps` forward and backward passes.
 
     Args:
       task: whose loss is raised.
