@@ -94,7 +94,8 @@ def whole(**values: int) -> None:
     """Raises `ValueError` unless each value is a whole number; no float is, nor `True`."""
     for name, value in values.items():
         array = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.integer)
-        if isinstance(value, bool) or not (array or isinstance(value, numbers.Integral)):
+        integral = traced(value) or array or isinstance(value, numbers.Integral)
+        if isinstance(value, bool) or not integral:
             raise ValueError(f"{name} must be a whole number, got {value!r}")
 
 

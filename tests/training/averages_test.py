@@ -111,3 +111,13 @@ def test_bad_values_are_named(options, message):
     tx = training.averaged(optax.sgd(0.1), decay=0.5)
     with pytest.raises(ValueError, match="averaged needs the parameters, got params=None"):
         tx.update(jnp.ones(1), tx.init(jnp.ones(1)))
+
+
+@pytest.mark.parametrize("whole", [int, np.int64, jnp.int32])
+def test_whole_numbers_of_any_kind_are_taken(whole):
+    tx = training.averaged(optax.sgd(1.0), start=whole(1), every=whole(2))
+    params, state = jnp.zeros(()), tx.init(jnp.zeros(()))
+    for _ in range(3):  # to 1, 2, 3; the first and the third count
+        updates, state = tx.update(jnp.array(-1.0), state, params)
+        params = optax.apply_updates(params, updates)
+    assert (float(params), float(state.average)) == (3.0, 2.0)
