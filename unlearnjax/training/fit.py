@@ -231,7 +231,8 @@ def _validate_start(start: Variables, variables: Variables) -> None:
     if not isinstance(start, Mapping):
         raise ValueError(f"start must map names to collections, got a {type(start).__name__}")
     others = [name for name in start if name not in variables]
-    params = variables["params"] if isinstance(variables["params"], Mapping) else {}
+    params = variables.get("params")
+    params = params if isinstance(params, Mapping) else {}
     alike = lambda name: jax.tree.structure(start[name]) == jax.tree.structure(params[name])
     bare = [name for name in others if name in params and alike(name)]
     if bare and len(others) == len(start):
@@ -256,14 +257,14 @@ def _replaced(own: PyTree, given: PyTree, name: str) -> PyTree:
         raise ValueError(f"{name} must have the shape {shapes[0]}, got {shapes[1]}")
     leaves, structure = jax.tree.flatten(given)
     pairs = zip(leaves, jax.tree.leaves(own), strict=True)
-    return structure.unflatten([_typed(leaf, like.dtype, name) for leaf, like in pairs])
+    return structure.unflatten([_typed(leaf, like, name) for leaf, like in pairs])
 
 
-def _typed(given: Array, dtype: jnp.dtype, name: str) -> Array:
-    """`given`, of floating-point numbers as `dtype`; itself where it is of that type."""
-    own = given.dtype if hasattr(given, "dtype") else jnp.result_type(given)
-    if own == dtype:
+def _typed(given: Array, like: Array, name: str) -> Array:
+    """`given` in the type of `like`, if both are of floating-point numbers; itself if it has it."""
+    own, wanted = (x.dtype if hasattr(x, "dtype") else jnp.result_type(x) for x in (given, like))
+    if own == wanted:
         return given
-    if not all(jnp.issubdtype(kind, jnp.floating) for kind in (own, dtype)):
-        raise ValueError(f"{name} must be of type {dtype}, got {own}")
-    return jnp.asarray(given, dtype)
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in (own, wanted)):
+        raise ValueError(f"{name} must be of type {wanted}, got {own}")
+    return jnp.asarray(given, wanted)
