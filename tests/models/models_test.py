@@ -12,6 +12,7 @@ SMALL = {
     "resnet18": {"stage_sizes": (1, 1), "width": 8},
     "resnet18_groupnorm": {"stage_sizes": (1, 1), "width": 8},
     "vit_tiny": {"width": 24, "depth": 2},
+    **{f"vit_{size}": {"width": 48, "depth": 1} for size in ("small", "base", "large")},
 }
 
 

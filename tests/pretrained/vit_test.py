@@ -332,6 +332,7 @@ def test_transformers_read_what_is_saved_and_compute_the_same(tmp_path, expected
         np.testing.assert_allclose(logits(module, variables, expected["small"]), theirs, atol=5e-5)
 
 
+@pytest.mark.slow
 def test_the_published_sizes_have_the_published_numbers_of_parameters():
     # As Dosovitskiy et al. and Steiner et al. state them, in millions, with 1000 classes at 224.
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)

@@ -192,27 +192,6 @@ def test_two_steps_alternate_on_every_batch(problem):
     assert memory == ()
 
 
-def test_players_take_turns_with_an_optimizer_state_of_their_own():
-    """Momentum by hand: each player's sees its own slopes, and the other's steps in between."""
-    slope = lambda number: (
-        lambda variables, batch, rng: (
-            number * variables["params"] * jnp.ones(2),
-            ({}, variables),
-        )
-    )
-    tx = optax.sgd(0.1, momentum=0.5)
-    both = laf._alternate((slope(1.0), tx), (slope(2.0), tx))
-    state, batch = both.init({"params": jnp.asarray(1.0)}), {"weight": jnp.ones(2)}
-    expected, moments = 1.0, [0.0, 0.0]
-    for count in (1, 2, 3):
-        state, _ = both.step(state, batch, jax.random.key(0))
-        for player in (0, 1):
-            moments[player] = 0.5 * moments[player] + (player + 1)
-            expected -= 0.1 * moments[player]
-        assert int(state.step) == count
-        assert float(state.variables["params"]) == pytest.approx(expected, rel=1e-6)
-
-
 @pytest.mark.parametrize(("num_forget", "num_retain", "steps"), [(5, 9, 3), (9, 5, 3), (1, 9, 1)])
 def test_an_epoch_passes_once_over_the_smaller_part_beside_fresh_batches_of_the_other(
     num_forget, num_retain, steps
@@ -241,6 +220,7 @@ def test_defaults_are_the_authors():
         "latent": 8,
         "vae_epochs": 10,
         "vae_learning_rate": 1e-3,
+        "layer": None,
     }
 
 

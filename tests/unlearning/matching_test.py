@@ -135,6 +135,7 @@ def test_with_exact_attribution_matching_beats_descent_on_the_retain_set():
     assert distances["dmm"] < 0.1 * min(distances["finetune"], distances["ascent"])
 
 
+@pytest.mark.slow
 def test_with_exact_attribution_logistic_regression_is_matched_better_than_by_gradients():
     """The same for populations: parameter distance and KLoM, against GD, GA and SCRUB.
 

@@ -191,6 +191,7 @@ def test_defaults_of_blindspot_are_the_authors():
         "num_epochs": 1,
         "batch_size": 64,
         "weighting": "example",
+        "layer": None,
     }
 
 

@@ -50,7 +50,7 @@ def load_model(
       >>> from unlearnjax import models, pretrained
       >>> module = models.by_name("vit_base", num_classes=10)
       >>> images = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
-      >>> pretrained.load_model("model.bin", module, images)
+      >>> pretrained.load_model("model.bin", module, images)  # doctest: +ELLIPSIS
       Traceback (most recent call last):
       ValueError: weights model.bin may be a pickle, which can run any code and is never opened; ...
     """

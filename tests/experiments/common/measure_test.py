@@ -26,7 +26,9 @@ class Logits(nn.Module):
 def test_every_method_that_a_model_cannot_serve_is_named_with_the_reason(digits):
     forget, retain = ({k: jnp.asarray(v[s]) for k, v in digits.items()} for s in ([1, 2], [3, 4]))
     task = tasks.classification(tasks.from_linen(Logits()))
-    bench = types.SimpleNamespace(task=task, train=forget, request=Request(forget, retain, retain))
+    bench = types.SimpleNamespace(
+        task=task, train=forget, request=Request(forget, retain, retain), start=None
+    )
     tx = optax.sgd(0.1)
     unlearners = {
         "boundary_expand": unlearning.boundary_expand(tx),
@@ -47,7 +49,9 @@ def test_every_method_that_a_model_cannot_serve_is_named_with_the_reason(digits)
 def test_methods_that_need_classes_refuse_a_task_without_by_name(digits):
     part = {"inputs": jnp.ones((4, 3)), "targets": jnp.arange(4.0), "index": jnp.arange(4)}
     task = tasks.regression(tasks.from_linen(models.MLP(num_classes=1, hidden=(2,))))
-    bench = types.SimpleNamespace(task=task, train=part, request=Request(part, part, part))
+    bench = types.SimpleNamespace(
+        task=task, train=part, request=Request(part, part, part), start=None
+    )
     tx = optax.sgd(0.1)
     needing = {
         "random_label": unlearning.random_label(tx),
@@ -123,7 +127,9 @@ def test_what_is_prepared_is_not_compiled_again_and_gives_the_same(name, digits,
     )
     train = jax.tree.map(lambda *x: jnp.concatenate(x), forget, retain)
     task = tasks.classification(tasks.from_linen(Logits()))
-    bench = types.SimpleNamespace(task=task, train=train, request=Request(forget, retain))
+    bench = types.SimpleNamespace(
+        task=task, train=train, request=Request(forget, retain), start=None
+    )
     make = {
         "finetune": lambda values: unlearning.finetune(optax.sgd(0.1), batch_size=3),
         "keyed": lambda values: keyed(),
