@@ -5,6 +5,7 @@ mapped over; what is traced is not checked.
 """
 
 import difflib
+import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -87,6 +88,15 @@ def floating(**arrays: Any) -> None:
             raise ValueError(
                 f"{name} must be floating-point to be moved, got {jnp.result_type(array)}"
             )
+
+
+def whole(**values: int) -> None:
+    """Raises `ValueError` unless each value is a whole number; no float is, nor `True`."""
+    for name, value in values.items():
+        array = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.integer)
+        integral = traced(value) or array or isinstance(value, numbers.Integral)
+        if isinstance(value, bool) or not integral:
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
 
 
 def traced(value: Any) -> bool:

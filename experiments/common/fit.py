@@ -198,7 +198,12 @@ def other_training(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
 
 
 def _stop_if_not_finite(name: str, epoch: int, means: dict, last_good: int | None) -> None:
-    bad = [metric for metric, value in means.items() if not np.isfinite(value).all()]
+    def rested(metric: str) -> bool:
+        """Whether there is nothing that it could be the mean of."""
+        return not np.any(means.get(f"{metric.rpartition('.')[0]}.weight", 1))
+
+    finite = {metric: np.isfinite(value).all() for metric, value in means.items()}
+    bad = [metric for metric in means if not finite[metric] and not rested(metric)]
     if bad:
         kept = f"epoch {last_good} is the last good checkpoint" if last_good else "none saved yet"
         raise FloatingPointError(

@@ -92,7 +92,11 @@ def test_an_index_that_disagrees_with_its_shards_is_refused(sharded):
         "disagree about 'z' in one.safetensors": {"z": "one.safetensors"},
         "disagree about 'a' in one.safetensors": {"a": "two.safetensors"},
         "there is no file .*three.safetensors": {"z": "three.safetensors"},
-        "must lie beside its index, got '../one.safetensors'": {"a": "../one.safetensors"},
+        **{
+            f"a shard must be a .safetensors beside its index, got {file!r}": {"a": file}
+            for file in ("../one.safetensors", "/one.safetensors", "..", "", 5, "one.npz")
+            + ("model.safetensors.index.json",)
+        },
     }
     for message, change in cases.items():
         path.write_text(json.dumps({"weight_map": index["weight_map"] | change}))
@@ -101,7 +105,14 @@ def test_an_index_that_disagrees_with_its_shards_is_refused(sharded):
     path.write_text(json.dumps({"weight_map": {"a": "one.safetensors"}}))
     with pytest.raises(ValueError, match="disagree about"):
         files.open_tensors(path)
-    for text in ("{", "{}", "[]"):
+    for text in ("{}", "[]", '{"weight_map": {}}', '{"weight_map": []}', "5"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="index.json cannot be read: it has no weight_map"):
+            files.open_tensors(path)
+    path.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
+    with pytest.raises(ValueError, match="^weights: there is no file .*gone.safetensors"):
+        files.open_tensors(path)
+    for text in ("{", ""):
         path.write_text(text)
         with pytest.raises(ValueError, match=r"^weights .*index.json cannot be read: "):
             files.open_tensors(path)

@@ -179,17 +179,56 @@ def test_a_replaceable_head_is_left_out_as_a_whole(tmp_path):
     headless = {name: value for name, value in tree.items() if name != "head"}
     for change in (
         good | {"head.weight": np.zeros((7, 4), np.float32)},
-        {name: tensor for name, tensor in good.items() if name != "head.bias"},
+        {name: tensor for name, tensor in good.items() if not name.startswith("head")},
     ):
+        if "head.weight" in change:
+            change["head.bias"] = np.zeros(7, np.float32)
         loaded = load(change, tree, tmp_path, replaceable=HEAD)
         assert loaded.fresh == HEAD
         equal(loaded.params, headless)
     fits = load(good, tree, tmp_path, replaceable=HEAD)
     assert fits.fresh == ()
     equal(fits.params, tree)
+    body = {name: t for name, t in good.items() if not name.startswith("head")}
     with pytest.raises(ValueError, match="missing wte$"):  # the rest is still asked for
-        load({n: t for n, t in good.items() if n not in ("wte", "head.bias")}, tree, tmp_path,
-             replaceable=HEAD)  # fmt: skip
+        load({n: t for n, t in body.items() if n != "wte"}, tree, tmp_path, replaceable=HEAD)
+    seven = {"head.weight": np.zeros((7, 4), np.float32), "head.bias": np.zeros(7, np.float32)}
+    for message, head in {
+        "missing head.bias": {"head.weight": good["head.weight"]},
+        r"head.weight is \[3, 2\], must be": good | {"head.weight": good["head.weight"][:, :2]},
+        r"head.weight is \[7, 2\], must be": seven | {"head.weight": seven["head.weight"][:, :2]},
+        r"head.bias is \[8\], must be": seven | {"head.bias": np.zeros(8, np.float32)},
+        "head.bias is of type int32, must": seven | {"head.bias": np.zeros(7, np.int32)},
+    }.items():
+        with pytest.raises(ValueError, match=f"do not fit: .*{message}"):
+            load(body | head, tree, tmp_path, replaceable=HEAD)
+
+
+def test_what_is_saved_is_whole(tmp_path):
+    tree, path = params(), tmp_path / "part.npz"
+    headless = {name: value for name, value in tree.items() if name != "head"}
+    with pytest.raises(ValueError, match="^params lack .* have: head/kernel; head/bias$"):
+        pretrained.save(path, headless, MAP)
+    half = headless | {"head": {"kernel": tree["head"]["kernel"]}}
+    with pytest.raises(ValueError, match="^params lack .* have: head/bias$"):
+        pretrained.save(path, half, MAP, replaceable=HEAD)
+    more = MAP._replace(rules=(*MAP.rules, *(Rule(f"more/{i}", f"more.{i}") for i in range(6))))
+    with pytest.raises(ValueError, match="have: more/0; .*; more/4; and 1 more$"):
+        pretrained.save(path, tree, more)
+    assert not path.exists()
+    pretrained.save(path, headless, MAP, replaceable=HEAD)
+    assert set(np.load(path).files) == {n for n in stored_of(tree) if not n.startswith("head")}
+    pretrained.save(path, tree, MAP, replaceable=HEAD)
+    assert set(np.load(path).files) == set(stored_of(tree))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+def test_weights_that_are_not_finite_are_refused(bad, tmp_path):
+    tree = params()
+    tensors = {name: t.astype(np.float64) for name, t in stored_of(tree).items()}
+    tensors["h.1.proj"][2, 3] = bad  # the last, in float64 alone a number
+    with pytest.raises(ValueError, match=r"^weights .*given.npz: h.1.proj must be finite"):
+        load(tensors, tree, tmp_path)
 
 
 def test_what_may_be_resized_is_and_says_so(tmp_path):

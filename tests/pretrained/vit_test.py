@@ -115,7 +115,9 @@ def test_a_file_without_a_classifier_gets_one(tmp_path):
 
     path = renamed("headless.safetensors", headless, tmp_path)
     start = pretrained.load_model(path, published(), SMALL)
-    assert len(start.notes) == 2 and "Dense_4" not in start.variables["params"]
+    assert len(start.notes) == 3 and "Dense_4" not in start.variables["params"]
+    described = "num_heads, norm_eps, exact_gelu: not described in a config.json beside it, taken"
+    assert start.notes[0].startswith(described)
 
 
 def test_saved_it_is_the_published_file_again(tmp_path, golden):
@@ -125,6 +127,16 @@ def test_saved_it_is_the_published_file_again(tmp_path, golden):
     assert set(one.shapes) == set(two.shapes)
     for name in one.shapes:
         assert one.read(name).tobytes() == two.read(name).tobytes(), name
+
+
+def test_a_file_of_another_depth_is_not_written(tmp_path, golden):
+    params = golden.variables["params"]
+    with pytest.raises(ValueError, match="^params .*"):
+        pretrained.save(tmp_path / "x.npz", params, pretrained.vit.hugging_face(5))
+    bodies = {name: value for name, value in params.items() if name != "Dense_4"}
+    with pytest.raises(ValueError, match="lack what such files have: Dense_4/kernel; Dense_4/bias"):
+        pretrained.save(tmp_path / "x.npz", bodies, pretrained.vit.hugging_face(2))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_of_other_depth_pool_patches_or_channels_is_refused():
@@ -282,6 +294,13 @@ def test_archives_of_vit_jax_equal_a_forward_in_numpy(archive, expected, tmp_pat
         assert again[name].tobytes() == array.tobytes(), name
 
 
+@pytest.mark.parametrize("wrong", [{"exact_gelu": True}, {"norm_eps": 1e-12}], ids=str)
+def test_archives_of_vit_jax_are_refused_by_models_of_other_options(wrong, archive):
+    match = "tiny.npz were trained with exact_gelu=False and norm_eps=1e-6, the model has"
+    with pytest.raises(ValueError, match=match):
+        pretrained.load_model(archive, models.ViT(**{**TINY, **wrong}), SMALL)
+
+
 def test_positions_of_archives_are_interpolated_as_vit_jax_does(archive):
     images = jax.ShapeDtypeStruct((1, 12, 16, 3), jnp.float32)
     start = pretrained.load_model(archive, models.ViT(**TINY), images)
@@ -328,7 +347,13 @@ def test_the_published_sizes_have_the_published_numbers_of_parameters():
 def test_the_description_beside_a_file_may_leave_things_out(tmp_path):
     shutil.copy(GOLDEN / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    pretrained.load_model(tmp_path, published(), SMALL)
+    notes = pretrained.load_model(tmp_path, published(), SMALL).notes
+    assert len(notes) == 1 and notes[0].startswith("num_heads, norm_eps, exact_gelu: not desc")
+    for text in (b"5", b"[]", b"{ not json", b"\xff\xfe", b""):
+        (tmp_path / "config.json").write_bytes(text)
+        with pytest.raises(ValueError, match="^weights .*config.json cannot be read: .*") as bad:
+            pretrained.load_model(tmp_path, published(), SMALL)
+        assert "\n" not in str(bad.value)
     for name in ("gelu_new", "gelu_pytorch_tanh"):  # two names of the same
         (tmp_path / "config.json").write_text(json.dumps({"hidden_act": name}))
         pretrained.load_model(tmp_path, published(exact_gelu=False), SMALL)

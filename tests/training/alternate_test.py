@@ -129,9 +129,9 @@ def test_two_players_are_a_loop_by_hand_and_histories_are_means_over_their_own_s
     params, seen = by_hand(data, moves, txs, 5)
     problems.assert_trees_close(state.variables["params"], params)
     assert int(state.step) == 5 and int(state.variables["calls"]) == 5 + 3
-    assert sorted(history) == ["d.loss", "generator.loss"]
+    assert sorted(history) == ["d.loss", "d.weight", "generator.loss", "generator.weight"]
     for name in ("d", "generator"):
-        losses = dict.fromkeys(range(5), 0.0)
+        losses = dict.fromkeys(range(5), np.nan)  # of no step there is no mean
         losses |= {number: value for number, by, _, value in seen if by == name}
         np.testing.assert_allclose(history[f"{name}.loss"], list(losses.values()), rtol=1e-5)
     # Three steps in an epoch, of which the second player takes two, then one.
@@ -311,6 +311,43 @@ def test_what_is_deployed_is_averaged_where_the_player_averages(data):
     assert int(model["calls"]) == int(state.variables["calls"]) == 5
 
 
+def test_players_that_average_the_same_parameters_are_refused():
+    average = training.averaged(ADAM, decay=0.5)
+    hidden = optax.chain(average, optax.scale(2.0))
+    for tx, part in ((average, training.WHOLE), (average, "d"), (hidden, "d")):
+        players = {"d": Player(None, average), "other": Player(None, tx, part=part)}
+        with pytest.raises(ValueError, match="'d' and 'other' must not average the same"):
+            training.init_players(START, players)
+    plain = {"d": Player(None, average), "other": Player(None, ADAM, part=training.WHOLE)}
+    apart = {"d": Player(None, average), "other": Player(None, average, part="g")}
+    for players in (plain, apart):
+        assert sorted(training.init_players(START, players).opt_state) == ["d", "other"]
+
+
+def test_a_player_that_rests_has_no_mean():
+    """It acts in step 0 of two epochs of one step each: the second has nothing of it."""
+
+    def loss_fn(variables, batch, rng):
+        return variables["params"]["x"] * batch["weight"], ({"m": 5 * batch["weight"]}, variables)
+
+    players = {
+        "x": Player(loss_fn, optax.sgd(0.5), every=4),
+        "y": Player(loss_fn, optax.sgd(0.5), part="x"),
+    }
+    _, history = training.run_epochs(
+        training.alternate(players),
+        training.init_players({"params": {"x": jnp.ones(())}}, players),
+        {"inputs": jnp.ones((4, 1)), "weight": jnp.ones(4)},
+        jnp.arange(4),
+        jax.random.key(0),
+        num_epochs=2,
+        batch_size=4,
+    )
+    np.testing.assert_array_equal(history["x.m"], [5.0, np.nan])
+    np.testing.assert_array_equal(history["y.m"], [5.0, 5.0])
+    np.testing.assert_array_equal(history["x.weight"], [4.0, 0.0])
+
+
 def test_players_on_several_devices_are_one(data):
     """Inside of a mapped axis: gradients, metrics and sums of weights are those of all."""
     players = two(noise=0.0)
@@ -339,6 +376,10 @@ def test_players_on_several_devices_are_one(data):
         ({"x": Player(None, ADAM)}, r"part of players\['x'\] must be one of \['d', 'g'\], got 'x'"),
         ({"d": Player(None, "e")}, r"tx of players\['d'\] must be one of \[\], got 'e'"),
         ({"d": Player(None, ADAM), "e": Player(None, "d", part="g")}, "part of players.'e'. is"),
+        ([Player(None, ADAM)], "players must map names to players, got a list"),
+        ({"d": ADAM}, r"players\['d'\] must be a Player, got a Gradient"),
+        ({"d": Player(None, ADAM, every=1.5)}, r"every of players\['d'\] must be a whole number"),
+        ({"d": Player(None, ADAM, every="2")}, r"every of players\['d'\] must be a whole number"),
         ({"d": Player(None, ADAM, every=0)}, r"every of players\['d'\] must be >= 1, got 0"),
         ({"d": Player(None, ADAM, max_norm=0.0)}, r"max_norm of players\['d'\] must be > 0"),
     ],

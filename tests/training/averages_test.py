@@ -98,6 +98,10 @@ def test_deployed_is_the_average_of_the_outermost_alone():
         ({"decay": 0.5, "start": 3}, "one of decay and start must be given"),
         ({"decay": 1.5}, r"decay must lie in \[0, 1\]"),
         ({"start": -1}, "start must be >= 0"),
+        ({"start": 2.5}, "start must be a whole number, got 2.5"),
+        ({"start": True}, "start must be a whole number, got True"),
+        ({"start": 0, "every": 1.5}, "every must be a whole number, got 1.5"),
+        ({"decay": 0.5, "every": "2"}, "every must be a whole number, got '2'"),
         ({"decay": 0.5, "every": 0}, "every must be >= 1"),
     ],
 )
@@ -107,3 +111,13 @@ def test_bad_values_are_named(options, message):
     tx = training.averaged(optax.sgd(0.1), decay=0.5)
     with pytest.raises(ValueError, match="averaged needs the parameters, got params=None"):
         tx.update(jnp.ones(1), tx.init(jnp.ones(1)))
+
+
+@pytest.mark.parametrize("whole", [int, np.int64, jnp.int32])
+def test_whole_numbers_of_any_kind_are_taken(whole):
+    tx = training.averaged(optax.sgd(1.0), start=whole(1), every=whole(2))
+    params, state = jnp.zeros(()), tx.init(jnp.zeros(()))
+    for _ in range(3):  # to 1, 2, 3; the first and the third count
+        updates, state = tx.update(jnp.array(-1.0), state, params)
+        params = optax.apply_updates(params, updates)
+    assert (float(params), float(state.average)) == (3.0, 2.0)

@@ -107,3 +107,44 @@ def test_a_start_replaces_what_it_has_and_leaves_the_rest_fresh(digits):
     with pytest.raises(ValueError, match=r"start\['params'\] must have the shape"):
         training.init_variables(task, digits, rng, {"params": jnp.ones(3)})
     assert training.carried(task, digits, mixed) == {"graph": given["graph"]}
+
+
+def test_a_start_becomes_of_the_fresh_type_or_is_refused(digits):
+    task, rng = problems.mlp((3,)), jax.random.key(0)
+    own = training.init_variables(task, digits, rng)
+    for dtype in (np.float16, jnp.bfloat16, np.float64):
+        given = jax.tree.map(lambda x, dtype=dtype: np.asarray(x, dtype), own)
+        placed = training.init_variables(task, digits, rng, given)
+        assert {leaf.dtype for leaf in jax.tree.leaves(placed)} == {jnp.dtype("float32")}
+        rounded = jax.tree.map(lambda x: x.astype(np.float32), given)
+        problems.assert_trees_equal(placed, rounded)
+    for dtype in (np.int32, bool, complex):
+        given = jax.tree.map(lambda x, dtype=dtype: np.asarray(x, dtype), own)
+        with pytest.raises(ValueError, match=r"'\]\['.*'\] must be of type float32, got "):
+            training.init_variables(task, digits, rng, given)
+
+
+def test_a_start_that_cannot_be_meant_is_refused_and_what_is_carried_is_not(digits):
+    task, rng = problems.mlp((3,)), jax.random.key(0)
+    params = training.init_variables(task, digits, rng)["params"]
+    with pytest.raises(ValueError, match=r"as {'params': ...}, got \['Dense_0', 'Dense_1'\] bare"):
+        training.init_variables(task, digits, rng, params)
+    with pytest.raises(ValueError, match=r"got \['Dense_0'\] bare"):
+        training.init_variables(task, digits, rng, {"Dense_0": params["Dense_0"], "graph": 0})
+    for name in ("param", "Params", "parms"):
+        with pytest.raises(ValueError, match=f"no use for '{name}'.*did you mean 'params'"):
+            training.init_variables(task, digits, rng, {name: params})
+    with pytest.raises(ValueError, match="start must map names to collections, got a list"):
+        training.init_variables(task, digits, rng, [params])
+    for carried in ({"base": params}, {"params": params, "param": 0}, {"Dense_0": jnp.ones(2)}, {}):
+        placed = training.init_variables(task, digits, rng, carried)
+        assert all(placed[name] is value or name == "params" for name, value in carried.items())
+
+
+def test_a_recipe_stays_one_and_what_makes_none_is_refused(digits):
+    recipe = training.descent(TASK, optax.sgd(0.1))
+    assert training.recipe(TASK, recipe) is recipe
+    with pytest.raises(ValueError, match="tx must be an optax transformation, or make a recipe"):
+        training.recipe(TASK, "sgd")
+    with pytest.raises(ValueError, match="recipe must be one, such as .* got a Gradient"):
+        training.fit(optax.sgd(0.1), digits, jnp.arange(6), jax.random.key(0), **OPTIONS)

@@ -157,7 +157,41 @@ def test_inputs_of_few_digits_keep_their_type_and_their_ball(dtype):
     assert attacked.dtype == dtype
     change = np.asarray(attacked, np.float64) - np.asarray(inputs, np.float64)
     expected = -300 * sign[:, None] * w / np.linalg.norm(w)
-    np.testing.assert_allclose(change, expected, atol=2.0)  # bfloat16 has steps of 2 up there
+    # The slope is of few digits too; `x + d` is rounded towards x, by less than a number's digits.
+    eps = float(jnp.finfo(dtype).eps)
+    inputs, attacked = (np.abs(np.asarray(x, np.float64)) for x in (inputs, attacked))
+    assert (np.abs(change - expected) <= eps * (np.abs(expected) + inputs + attacked)).all()
+    assert (np.linalg.norm(change, axis=1) <= 300 * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(
+    ("dtype", "scale", "radius"),
+    [
+        (jnp.float32, 255.0, 8 / 255),
+        (jnp.bfloat16, 1.0, 8 / 255),
+        (jnp.float16, 1.0, 8 / 255),
+        (jnp.bfloat16, 255.0, 8.0),
+    ],
+)
+def test_no_input_leaves_its_ball_whatever_its_type(norm, dtype, scale, radius):
+    variables, batch, *_ = binary()
+    inputs = (jax.random.uniform(KEY, (7, 5)) * scale).astype(dtype)
+    attack = training.pgd(
+        linear.TASK,
+        norm=norm,
+        radius=radius,
+        num_steps=10,
+        random_start=True,
+        bounds=(0.0, scale),
+    )
+    attacked = attack(KEY, variables, {**batch, "inputs": inputs})["inputs"]
+    assert attacked.dtype == dtype
+    attacked, inputs = (np.asarray(x, np.float64) for x in (attacked, inputs))
+    change = attacked - inputs
+    sizes = np.abs(change) if norm == "linf" else np.linalg.norm(change, axis=1)
+    assert (sizes <= radius * (1 + 1e-6)).all() and sizes.max() > 0.5 * radius
+    assert attacked.min() >= 0 and attacked.max() <= scale
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -281,6 +315,38 @@ def test_pixels_have_the_radius_and_the_range_of_pixels():
         training.in_pixels(make, task, mean, std, low=1.0, high=1.0)
 
 
+def test_what_is_drawn_and_what_is_lost_see_standardised_inputs_not_pixels():
+    """A draw that cuts out to 0, the mean, and a loss that reads the inputs, by NumPy."""
+    variables, batch, w, sign = binary()
+    mean, std = np.array([100.0] * 5), np.array([50.0] * 5)
+    cut = lambda rng, example: {**example, "inputs": example["inputs"].at[:3].set(0.0)}
+
+    def loss(outputs, batch):  # pulls each input that is left away from 1
+        del outputs
+        return jnp.sum((batch["inputs"] - 1) ** 2, axis=-1)
+
+    task = tasks.augmented(linear.TASK._replace(loss=loss), cut)
+    keyed = tasks.keyed(batch, KEY)
+    make = lambda task: training.pgd(task, radius=0.1, num_steps=1, step_size=0.1)
+    attack = training.in_pixels(make, task, mean, std)
+    change = attack(KEY, variables, keyed)["inputs"] - batch["inputs"]
+    expected = 0.1 * 255 / 50 * np.sign(np.asarray(batch["inputs"]) - 1)
+    expected[:, :3] = 0
+    np.testing.assert_allclose(change, expected, atol=1e-5)
+    seen = []
+    training.in_pixels(lambda task: seen.append(task), task, mean, std)
+    pixels = {**batch, "inputs": (batch["inputs"] * std + mean) / 255}
+    drawn = jnp.asarray(tasks.drawn(seen[0], tasks.keyed(pixels, KEY), True)["inputs"])
+    np.testing.assert_allclose(drawn[:, :3], 100 / 255, rtol=1e-5)
+    np.testing.assert_allclose(drawn[:, 3:], pixels["inputs"][:, 3:], rtol=1e-4)
+    reads = lambda *args: args[-1]["inputs"] if len(args) < 4 else args[2]["inputs"] * args[3]
+    whole = task._replace(metrics=reads, divergence=reads, draw=None)
+    training.in_pixels(lambda task: seen.append(task), whole, mean, std)
+    assert seen[1].draw is None
+    for actual in (seen[1].metrics({}, pixels), seen[1].divergence({}, {}, pixels, 2.0) / 2):
+        np.testing.assert_allclose(actual, batch["inputs"], atol=1e-4)
+
+
 def test_an_unlearner_learns_from_attacked_examples():
     """One step of fine-tuning by `descend`, on NumPy's worst inputs."""
     variables, batch, w, sign = binary()
@@ -309,6 +375,7 @@ def test_an_unlearner_learns_from_attacked_examples():
         ({"radius": -1.0}, "radius must be >= 0"),
         ({"radius": np.array([0.1, -0.1])}, "radius must be >= 0"),
         ({"num_steps": 0}, "num_steps must be >= 1"),
+        ({"num_steps": 2.5}, "num_steps must be a whole number, got 2.5"),
         ({"step_size": -0.1}, "step_size must be >= 0"),
         ({"norm": "l2", "radius": np.ones(2)}, "radius must be one number for norm 'l2'"),
         ({"bounds": (1.0, 1.0)}, "bounds must be .lowest, highest. inputs"),

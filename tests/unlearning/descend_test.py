@@ -38,6 +38,24 @@ def test_finetune_is_training_continued_on_the_retain_set(digits, request_of):
     assert memory == ()
 
 
+def test_an_averaged_transformation_deploys_its_average(digits, request_of):
+    """Of full-batch steps, one an epoch: what they led to, averaged by hand; recorded likewise."""
+    task = problems.softmax_regression()
+    variables = problems.init(task, digits)
+
+    def run(tx, num_epochs):
+        options = {"num_epochs": num_epochs, "batch_size": 1000, "record": ("retain",)}
+        method = unlearning.descend(OBJECTIVE, tx, over="retain", **options)
+        model, trace = method.update(jax.random.key(0), task, variables, (), request_of)
+        return model, trace.curves["retain_loss"][-1]
+
+    steps = [run(optax.sgd(0.3), n)[0] for n in (1, 2)]
+    deployed, loss = run(training.averaged(optax.sgd(0.3), start=1), 2)
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, *steps)
+    problems.assert_trees_close(deployed, expected)
+    np.testing.assert_allclose(loss, mean(task, deployed, request_of.retain), rtol=1e-5)
+
+
 def test_retrain_is_training_on_the_retain_set_alone(digits, request_of):
     task, tx = problems.mlp(), optax.adam(1e-2)
     method = unlearning.retrain(tx, num_epochs=3, batch_size=32)

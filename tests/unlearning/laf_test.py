@@ -239,3 +239,12 @@ def test_defaults_are_the_authors():
 def test_bad_values_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         unlearning.laf(optax.sgd(0.1), **options)
+
+
+def test_a_transformation_that_averages_is_refused(problem):
+    task, original, request, *_ = problem
+    tx = training.averaged(optax.sgd(0.1), decay=0.5)
+    method = unlearning.laf(tx, num_epochs=1, vae_epochs=1)
+    run = lambda rng: method.update(rng, task, original, (), request)[0]
+    with pytest.raises(ValueError, match="'extractor' and 'alignment' must not average the same"):
+        jax.eval_shape(run, jax.random.key(0))

@@ -217,3 +217,14 @@ def test_more_slices_than_examples_are_refused(deployed):
     small = {k: v[:5] for k, v in deployed[0].items()}
     with pytest.raises(ValueError, match="at most the 5 training examples, got 3 \\* 2"):
         METHOD.init(jax.random.key(0), TASK, None, small)
+
+
+def test_a_transformation_that_averages_deploys_its_average():
+    """With a decay of 1 that is what a slice starts from."""
+    tx = training.averaged(optax.sgd(0.5), decay=1.0)
+    method = unlearning.sisa(tx, num_shards=1, num_slices=2, num_epochs=1, batch_size=4)
+    data = {k: jnp.asarray(v) for k, v in problems.digits(8).items()}
+    _, memory = method.init(jax.random.key(0), problems.softmax_regression(), None, data)
+    for number in range(2):
+        kept = jax.tree.map(lambda x, n=number: x[:, n], memory.checkpoints)
+        problems.assert_trees_equal(kept, memory.start)

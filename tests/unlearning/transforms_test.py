@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from unlearnjax import training
 from unlearnjax.unlearning import transforms
 
 PARAMS = {"a": {"kernel": jnp.array([1.0, -2.0, 3.0]), "bias": jnp.array([0.5])}, "b": jnp.ones(2)}
@@ -145,3 +146,13 @@ def test_sharpness_aware_step_is_descent_with_the_gradient_up_the_slope(options,
     np.testing.assert_allclose(moved, expected, rtol=1e-5)
     with pytest.raises(ValueError, match="radius must be > 0"):
         transforms.sharpness_aware(optax.sgd(0.1), radius=0.0)
+
+
+def test_an_average_is_around_a_mask_never_within():
+    params, mask = {"w": jnp.ones(2)}, {"w": jnp.array([1.0, 0.0])}
+    within = transforms.masked(training.averaged(optax.sgd(0.5), decay=0.5), mask)
+    with pytest.raises(ValueError, match="tx must not be averaged within a mask"):
+        within.init(params)
+    around = training.averaged(transforms.masked(optax.sgd(1.0), mask), decay=0.5)
+    _, state = around.update({"w": jnp.ones(2)}, around.init(params), params)
+    assert state.average["w"].tolist() == [0.5, 1.0]

@@ -82,7 +82,7 @@ def open_tensors(path: str | os.PathLike) -> Tensors:
         raise ValueError(
             f"weights must be a .safetensors file, its .index.json, an .npz or a folder, got {path}"
         )
-    with _readable(path):
+    with readable(path):
         return opener(path)
 
 
@@ -137,11 +137,18 @@ def _open_safetensors(path: Path) -> Tensors:
 
 
 def _open_shards(path: Path) -> Tensors:
-    files = json.loads(path.read_text())["weight_map"]
-    outside = sorted(file for file in set(files.values()) if Path(file).name != file)
-    if outside:
-        raise ValueError(f"a shard must lie beside its index, got {outside[0]!r}")
-    shards = {file: open_tensors(path.parent / file) for file in sorted(set(files.values()))}
+    index = json.loads(path.read_text())
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise ValueError("it has no weight_map from names to files")
+    for file in files.values():
+        plain = isinstance(file, str) and Path(file).name == file
+        if not plain or not file.endswith(".safetensors"):
+            raise ValueError(f"a shard must be a .safetensors beside its index, got {file!r}")
+    shards = {}
+    for file in sorted(set(files.values())):
+        with readable(path.parent / file):
+            shards[file] = _open_safetensors(path.parent / file)
     placed = [(name, file) for file, shard in shards.items() for name in shard.shapes]
     wrong = sorted(set(placed) ^ set(files.items()))
     if wrong:
@@ -182,14 +189,14 @@ def _array_header(file) -> jax.ShapeDtypeStruct:
 
 def _reading(path: Path, read: Callable[[str], np.ndarray]) -> Callable[[str], np.ndarray]:
     def one(name):
-        with _readable(path):
+        with readable(path):
             return read(name)
 
     return one
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Whatever reading the file raises, as one line that names it."""
     try:
         yield

@@ -86,11 +86,13 @@ class Family(NamedTuple):
       key_map: the layout of the file.
       replaceable: paths of the parameters of its classifier, if it has one.
       resize: by path, what makes a tensor fit.
+      notes: what of the file is taken on trust, one line each.
     """
 
     key_map: KeyMap
     replaceable: tuple[str, ...] = ()
     resize: Mapping[str, Callable[[Array, tuple[int, ...]], Array]] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
 
 class Loaded(NamedTuple):
@@ -146,14 +148,15 @@ def load(
       like: nested dict of what is wanted, arrays or `jax.ShapeDtypeStruct`: shapes, types (of
         floating-point numbers the file may have another one) and, if it has any, shardings.
       key_map: the layout of the file.
-      replaceable: paths of parameters that may be missing or of other shapes, a classifier's: if
-        one of them is, all of them are left out and named in `fresh`.
+      replaceable: paths of a classifier's parameters. Where the file has none of them, or all of
+        them for another number of classes, our last axis, they are left out and named in `fresh`.
       resize: by path, `(stored, shape) -> array` makes it fit; called for each, whatever its shape,
         also traced. It raises `ValueError` for what it cannot.
       ignored: patterns beside those of `key_map`.
 
     Raises:
-      ValueError: that names the first five tensors or parameters that do not fit.
+      ValueError: that names the first five tensors or parameters that do not fit, or the tensor
+        that is not finite in the type asked for.
     """
     tensors = source if isinstance(source, files.Tensors) else files.open_tensors(source)
     resize = resize or {}
@@ -169,7 +172,9 @@ def load(
             problems[rule] = problem
     fresh = ()
     optional = [rule for rule in rules if set(rule.paths) <= set(replaceable)]
-    if any(rule in problems for rule in optional):
+    stored = {rule: tensors.shapes[names[rule.key]] for rule in optional if rule.key in names}
+    misfits = any(rule in problems for rule in optional)
+    if misfits and (not stored or _of_other_classes(optional, stored, flat)):
         fresh = tuple(replaceable)
         problems = {rule: text for rule, text in problems.items() if rule not in optional}
         rules = [rule for rule in rules if rule not in optional]
@@ -194,13 +199,15 @@ def load(
             parts = (parts,) if isinstance(rule.path, str) else parts
         del stored
         for path, part in zip(rule.paths, parts, strict=True):
-            params[path] = _placed(part, flat[path])
+            params[path] = _placed(part, flat[path], f"weights {tensors.path}: {names[rule.key]}")
         del parts, part
         gc.collect(0)  # when it runs, jax lets go of host memory that it has copied from
     return Loaded(traverse_util.unflatten_dict(params, sep="/"), fresh, tuple(resized))
 
 
-def save(path: str | os.PathLike, params: PyTree, key_map: KeyMap) -> None:
+def save(
+    path: str | os.PathLike, params: PyTree, key_map: KeyMap, *, replaceable: Sequence[str] = ()
+) -> None:
     """Writes parameters in the layout of the files that `load` reads, bit by bit the same.
 
     Every process calls it; the main one writes. The host holds all of them meanwhile.
@@ -209,16 +216,23 @@ def save(path: str | os.PathLike, params: PyTree, key_map: KeyMap) -> None:
       path: of a `.safetensors` file, or a `.npz`.
       params: nested dict.
       key_map: the layout; keys get its prefix.
+      replaceable: paths of a classifier's parameters, which may all be missing: the file is then
+        one without a classifier.
 
     Raises:
-      ValueError: that names the first five parameters that have no place in such a file, or the
-        ending of `path`.
+      ValueError: that names the first five parameters that have no place in such a file, or that
+        such a file has and `params` lack; for the ending of `path`.
     """
     flat = _flat(params)
-    rules = [rule for rule in key_map.rules if all(path in flat for path in rule.paths)]
-    placeless = sorted(set(flat) - {path for rule in rules for path in rule.paths})
+    headless = not any(path in flat for path in replaceable)
+    left_out = set(replaceable) if headless else set()
+    rules = [rule for rule in key_map.rules if not set(rule.paths) <= left_out]
+    placed = dict.fromkeys(path for rule in rules for path in rule.paths)
+    placeless, lacking = sorted(set(flat) - set(placed)), [p for p in placed if p not in flat]
     if placeless:
         raise ValueError("params have no place in such files: " + _first(placeless))
+    if lacking:
+        raise ValueError("params lack what such files have: " + _first(lacking))
     tensors = {
         rule.key: np.asarray(rule.layout.save(*parallel.fetch([flat[p] for p in rule.paths])))
         for rule in rules
@@ -267,6 +281,19 @@ def _problem(rule: Rule, stored, shapes: list[jax.ShapeDtypeStruct], resize) -> 
     return ""
 
 
+def _of_other_classes(rules: Sequence[Rule], stored: Mapping[Rule, Any], flat: dict) -> bool:
+    """Whether all would fit, if the last axis of each of our parameters were of one other size."""
+    if len(stored) < len(rules):
+        return False
+
+    def fit(classes: int) -> bool:
+        resized = lambda x: jax.ShapeDtypeStruct((*x.shape[:-1], classes), x.dtype)
+        shapes = {rule: [resized(flat[path]) for path in rule.paths] for rule in rules}
+        return not any(_problem(rule, stored[rule], shapes[rule], None) for rule in rules)
+
+    return any(fit(size) for size in {size for x in stored.values() for size in x.shape})
+
+
 def _refuse(tensors: files.Tensors, problems: list[str]) -> None:
     if problems:
         raise ValueError(f"weights {tensors.path} do not fit: {_first(problems)}")
@@ -277,7 +304,12 @@ def _first(lines: list[str]) -> str:
     return "; ".join(lines[:5]) + more
 
 
-def _placed(tensor, like) -> Array:
+def _placed(tensor, like, name: str) -> Array:
     """On the device, before the next tensor is read."""
-    tensor = tensor.astype(like.dtype, copy=False)
+    with np.errstate(over="ignore"):
+        tensor = tensor.astype(like.dtype, copy=False)
+    if jnp.issubdtype(like.dtype, jnp.floating) and tensor.size:
+        # By the extremes, which need no memory and are NaN if anything is.
+        if not all(np.isfinite(float(end)) for end in (tensor.min(), tensor.max())):
+            raise ValueError(f"{name} must be finite, it has NaN or infinity as {like.dtype}")
     return jax.block_until_ready(jax.device_put(tensor, getattr(like, "sharding", None)))

@@ -21,7 +21,7 @@ class Start(NamedTuple):
     Attributes:
       variables: for `training.init_variables(start=)`, which draws what is left out: a classifier
         of other classes.
-      notes: what is not as it was published, one line each.
+      notes: what is not as it was published, or not known to be, one line each.
     """
 
     variables: Variables
@@ -68,6 +68,7 @@ def load_model(
         tensors, like, family.key_map, replaceable=family.replaceable, resize=family.resize
     )
     notes = (
+        *family.notes,
         *(f"{name} does not fit the classes and is initialised anew" for name in fresh),
         *(f"{name} is interpolated to the grid of the images" for name in resized),
     )

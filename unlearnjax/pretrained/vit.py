@@ -15,7 +15,7 @@ import numpy as np
 
 from unlearnjax.models.vit import ViT
 from unlearnjax.pretrained import mapping
-from unlearnjax.pretrained.files import Tensors
+from unlearnjax.pretrained.files import Tensors, readable
 from unlearnjax.pretrained.mapping import Family, KeyMap, Rule
 from unlearnjax.types import Array
 
@@ -98,20 +98,26 @@ def family(module: ViT, tensors: Tensors, image: tuple[int, ...]) -> Family:
     A classifier of other classes is replaced. Positions of another grid are interpolated: for files
     of `transformers` bicubically, as it does, for those of `vit_jax` bilinearly with corners kept.
 
+    What a file of `transformers` has no `config.json` to describe is taken on trust, and noted.
+
     Raises:
-      ValueError: if the `config.json` beside the file describes another model than `module`, where
-        shapes would not show it.
+      ValueError: if `module` is another model than the file is of, where shapes would not show it:
+        than the `config.json` beside it describes, or than all archives of `vit_jax` are of.
     """
     archive = any(name.startswith("Transformer/") for name in tensors.shapes)
-    if not archive:
-        _validate_described(module, tensors)
+    if archive and (module.exact_gelu or module.norm_eps != 1e-6):
+        raise ValueError(
+            f"weights {tensors.path} were trained with exact_gelu=False and norm_eps=1e-6, the "
+            f"model has exact_gelu={module.exact_gelu} and norm_eps={module.norm_eps}"
+        )
+    notes = () if archive else _validate_described(module, tensors)
     key_map = (augreg if archive else hugging_face)(module.depth)
     height, width = (module.image_size or side for side in image[:2])
     grid = (height // module.patch_size, width // module.patch_size)
     matrix = corners_kept if archive else bicubic
     resize = {"positions/embedding": functools.partial(resized, grid=grid, matrix=matrix)}
     head = tuple(f"Dense_{2 * module.depth}/{leaf}" for leaf in ("kernel", "bias"))
-    return Family(key_map, head, resize)
+    return Family(key_map, head, resize, notes)
 
 
 def resized(
@@ -167,11 +173,15 @@ def _summed(taps: np.ndarray, weights: np.ndarray, old: int) -> np.ndarray:
     return matrix
 
 
-def _validate_described(module: ViT, tensors: Tensors) -> None:
+def _validate_described(module: ViT, tensors: Tensors) -> tuple[str, ...]:
+    """Raises `ValueError` for what is described otherwise; a note of what is not described."""
     file = tensors.path.parent / "config.json"
-    if not file.is_file():
-        return
-    described = json.loads(file.read_text())
+    described = {}
+    if file.is_file():
+        with readable(file):
+            described = json.loads(file.read_text())
+            if not isinstance(described, dict):
+                raise ValueError("it must be a JSON object")
     ours = {
         "num_attention_heads": ("num_heads", (module.num_heads,)),
         "layer_norm_eps": ("norm_eps", (module.norm_eps,)),
@@ -186,6 +196,10 @@ def _validate_described(module: ViT, tensors: Tensors) -> None:
                 f"{option} must fit {file}, which has {field} {described[field]!r}; "
                 f"the model's is {values[0]!r}"
             )
+    unknown = [option for field, (option, _) in ours.items() if field not in described]
+    if not unknown:
+        return ()
+    return (f"{', '.join(unknown)}: not described in a config.json beside it, taken to fit",)
 
 
 def _norm(ours: str, theirs: str) -> tuple[Rule, ...]:

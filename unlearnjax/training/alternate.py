@@ -1,5 +1,6 @@
 """Several players on one model: sub-steps over named parts of its parameters, one after another."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from unlearnjax import checks
-from unlearnjax.training.averages import average_of
+from unlearnjax.training.averages import average_of, is_averaged
 from unlearnjax.training.step import LossFn, Step, TrainState, make_step
 from unlearnjax.types import Array, PyTree, Variables
 
@@ -46,7 +47,8 @@ def init_players(variables: Variables, players: Mapping[str, Player]) -> TrainSt
     """The state before the first step; every player that has a transformation has a state of it.
 
     Raises:
-      ValueError: for a part that `params` do not have.
+      ValueError: for a part that `params` do not have, and for parts that overlap of players that
+        both average them: no single model is their average.
     """
     _validate(players)
     params = variables["params"]
@@ -55,6 +57,10 @@ def init_players(variables: Variables, players: Mapping[str, Player]) -> TrainSt
         if part != WHOLE:
             checks.one_of(**{f"part of players[{name!r}]": (part, sorted(params))})
     opt_states = {name: players[name].tx.init(_of(params, part)) for name, part in parts.items()}
+    averaging = {name: parts[name] for name, state in opt_states.items() if is_averaged(state)}
+    for one, two in itertools.combinations(averaging, 2):
+        if averaging[one] == averaging[two] or WHOLE in (averaging[one], averaging[two]):
+            raise ValueError(f"players {one!r} and {two!r} must not average the same parameters")
     return TrainState(jnp.zeros((), jnp.int32), variables, opt_states)
 
 
@@ -216,8 +222,13 @@ def _with(params: PyTree, part: str, value: PyTree) -> PyTree:
 
 
 def _validate(players: Mapping[str, Player]) -> None:
+    if not isinstance(players, Mapping):
+        raise ValueError(f"players must map names to players, got a {type(players).__name__}")
     if not players:
         raise ValueError("players must be at least one, got none")
+    for name, player in players.items():
+        if not isinstance(player, Player):
+            raise ValueError(f"players[{name!r}] must be a Player, got a {type(player).__name__}")
     owners = [name for name, player in players.items() if not isinstance(player.tx, str)]
     for name, player in players.items():
         if isinstance(player.tx, str):
@@ -228,5 +239,6 @@ def _validate(players: Mapping[str, Player]) -> None:
                     f"{player.part!r}"
                 )
         if not callable(player.every):
+            checks.whole(**{f"every of players[{name!r}]": player.every})
             checks.at_least(1, **{f"every of players[{name!r}]": player.every})
         checks.positive(**{f"max_norm of players[{name!r}]": player.max_norm})

@@ -63,8 +63,10 @@ def averaged(
     """
     if (decay is None) == (start is None):
         raise ValueError(f"one of decay and start must be given, got {decay} and {start}")
+    checks.whole(every=every)
     checks.at_least(1, every=every)
     if decay is None:
+        checks.whole(start=start)
         checks.at_least(0, start=start)
     else:
         checks.share(decay=decay)
@@ -115,12 +117,17 @@ def deploy(state: TrainState) -> Variables:
     return {**state.variables, "params": params}
 
 
+def is_averaged(opt_state: PyTree) -> bool:
+    """Whether the state is, or has in it, one of `averaged`."""
+    found = lambda x: isinstance(x, AveragedState)
+    return any(map(found, jax.tree.leaves(opt_state, is_leaf=found)))
+
+
 def average_of(opt_state: PyTree, params: PyTree) -> PyTree:
     """What `deploy` makes of parameters, in their types."""
-    found = lambda x: isinstance(x, AveragedState)
-    if found(opt_state):
+    if isinstance(opt_state, AveragedState):
         return jax.tree.map(lambda a, p: a.astype(p.dtype), opt_state.average, params)
-    if any(map(found, jax.tree.leaves(opt_state, is_leaf=found))):
+    if is_averaged(opt_state):
         raise ValueError(
             "averaged must be around all other transformations, got it within "
             f"{type(opt_state).__name__}"

@@ -44,7 +44,9 @@ def run_epochs(
       order: `(key, epoch) -> [steps, B]` rows of an epoch; default `data.epoch_order`, a shuffle.
 
     Returns:
-      The new state and the history: per-epoch weighted means, each `[num_epochs]`.
+      The new state and the history: per-epoch weighted means, each `[num_epochs]`. Of several
+      players, see `alternate`, also each one's sum of weights, `PLAYER.weight`; where that is 0, as
+      the player rested all the epoch, its means are NaN.
     """
     if order is None:
         order = lambda key, epoch: data_lib.epoch_order(key, indices, batch_size)
@@ -119,11 +121,17 @@ def _step_key(rng: Array, step: Array) -> Array:
 
 
 def _means(sums: dict[str, Array]) -> dict[str, Array]:
-    """Divided by 'weight'; `NAME.METRIC` by `NAME.weight`, where there is one."""
+    """Divided by 'weight'; `NAME.METRIC` by `NAME.weight`, where there is one, which stays.
 
-    def weight(name: str) -> Array:
-        own = sums.get(f"{name.rpartition('.')[0]}.weight", sums["weight"])
-        return jnp.maximum(own, 1e-12)
+    NaN where that is 0: of nothing there is no mean.
+    """
+
+    def mean(name: str, value: Array) -> Array:
+        own = sums.get(f"{name.rpartition('.')[0]}.weight")
+        if own is None:
+            return value / jnp.maximum(sums["weight"], 1e-12)
+        return jnp.where(own > 0, value / jnp.maximum(own, 1e-12), jnp.nan)
 
     counts = {name for name in sums if name.rpartition(".")[2] == "weight"}
-    return {name: value / weight(name) for name, value in sums.items() if name not in counts}
+    means = {name: mean(name, value) for name, value in sums.items() if name not in counts}
+    return means | {name: sums[name] for name in counts if name != "weight"}

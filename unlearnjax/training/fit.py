@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from unlearnjax import checks, tasks, trees
 from unlearnjax import data as data_lib
-from unlearnjax import tasks, trees
 from unlearnjax.training.alternate import Player, alternate, deploy_players, init_players
 from unlearnjax.training.averages import deploy
 from unlearnjax.training.epochs import run_epochs
@@ -41,7 +41,17 @@ Training = optax.GradientTransformation | Callable[[Task], Recipe]
 
 
 def recipe(task: Task, tx: Training) -> Recipe:
-    """How `tx` trains models of `task`."""
+    """How `tx` trains models of `task`; a recipe is one already.
+
+    Raises:
+      ValueError: for what is neither a transformation nor makes a recipe of a task.
+    """
+    if isinstance(tx, Recipe):
+        return tx
+    if not isinstance(tx, optax.GradientTransformation) and not callable(tx):
+        raise ValueError(
+            f"tx must be an optax transformation, or make a recipe of a task, got {tx!r}"
+        )
     return descent(task, tx) if isinstance(tx, optax.GradientTransformation) else tx(task)
 
 
@@ -95,7 +105,7 @@ def fit(
       The model and the history, see `run_epochs`.
 
     Raises:
-      ValueError: if `batch_size` is not between 1 and the number of indices.
+      ValueError: for no recipe, or if `batch_size` is not between 1 and the number of indices.
 
     Examples:
       >>> from unlearnjax import models, tasks, training
@@ -112,6 +122,10 @@ def fit(
       >>> sorted(variables), history["loss"].shape
       (['params'], (2,))
     """
+    if not isinstance(recipe, Recipe):
+        raise ValueError(
+            f"recipe must be one, such as training.descent(task, tx), got a {type(recipe).__name__}"
+        )
     data_lib.validate_batch_size(batch_size, indices.shape[0])
     state, history = run_epochs(
         recipe.step,
@@ -167,14 +181,18 @@ def init_variables(
       task, data, rng: what is initialised, see `fit`.
       start: collections that join fresh ones, what a task carries (`carried`), or take their
         place: published weights as 'params'. Of nested mappings what is given replaces what is
-        fresh, so that a part, such as a head of other classes, may be left out.
+        fresh, so that a part, such as a head of other classes, may be left out. Floating-point
+        numbers become of the fresh ones' type.
 
     Raises:
       ValueError: for an entry within a fresh collection that this one lacks or that has another
-        shape there.
+        shape or type there; for parameters that are in no 'params', and for a collection that is
+        none of the task's but named almost like one that `start` lacks.
     """
     example = tasks.drawn(task, data_lib.take(data, jnp.zeros(1, jnp.int32)))
     variables = task.init(jax.random.fold_in(rng, 0), example)
+    if start is not None:
+        _validate_start(start, variables)
     placed = {
         name: _replaced(variables[name], value, f"start[{name!r}]") if name in variables else value
         for name, value in (start or {}).items()
@@ -208,6 +226,24 @@ def changed(task: Task, variables: Variables, data: Data) -> frozenset[str]:
     return frozenset(names)
 
 
+def _validate_start(start: Variables, variables: Variables) -> None:
+    """Raises `ValueError` for what cannot be meant; what a task only carries has any other name."""
+    if not isinstance(start, Mapping):
+        raise ValueError(f"start must map names to collections, got a {type(start).__name__}")
+    others = [name for name in start if name not in variables]
+    params = variables.get("params")
+    params = params if isinstance(params, Mapping) else {}
+    alike = lambda name: jax.tree.structure(start[name]) == jax.tree.structure(params[name])
+    bare = [name for name in others if name in params and alike(name)]
+    if bare and len(others) == len(start):
+        raise ValueError(f"start must hold parameters as {{'params': ...}}, got {bare[:5]} bare")
+    lacking = [name for name in variables if name not in start]
+    for name in others:
+        meant = checks.near([str(name).lower()], lacking, cutoff=0.8)
+        if meant:
+            raise ValueError(f"start has no use for {name!r}, a model has {[*variables]}{meant}")
+
+
 def _replaced(own: PyTree, given: PyTree, name: str) -> PyTree:
     """`own` with the entries of `given`, a part of the same tree."""
     if isinstance(own, Mapping) and isinstance(given, Mapping):
@@ -219,4 +255,16 @@ def _replaced(own: PyTree, given: PyTree, name: str) -> PyTree:
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (own, given)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"{name} must have the shape {shapes[0]}, got {shapes[1]}")
-    return given
+    leaves, structure = jax.tree.flatten(given)
+    pairs = zip(leaves, jax.tree.leaves(own), strict=True)
+    return structure.unflatten([_typed(leaf, like, name) for leaf, like in pairs])
+
+
+def _typed(given: Array, like: Array, name: str) -> Array:
+    """`given` in the type of `like`, if both are of floating-point numbers; itself if it has it."""
+    own, wanted = (x.dtype if hasattr(x, "dtype") else jnp.result_type(x) for x in (given, like))
+    if own == wanted:
+        return given
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in (own, wanted)):
+        raise ValueError(f"{name} must be of type {wanted}, got {own}")
+    return jnp.asarray(given, wanted)

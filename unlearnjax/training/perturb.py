@@ -68,9 +68,11 @@ def pgd(
     With d the change and g the gradient, a step is, for `linf`,
     `d <- clip(d + step_size * sign(g), -radius, radius)`, and for `l2`, norms per example,
     `d <- P(d + step_size * g / max(|g|, 1e-12))` with `P(d) = d * min(1, radius / |d|)`; then
-    `x + d` is clipped to `bounds`. One step of `linf` without a random start and of size `radius`
-    is the fast gradient sign method (Goodfellow et al., ICLR 2015). The model is in evaluation
-    mode, its running statistics stay. Cost: `num_steps` forward and backward passes.
+    `x + d` is clipped to `bounds`. d is kept in float32 at least, and `x + d` is rounded towards x
+    where the nearest number of the inputs' type lies further out, so that no input leaves the ball:
+    where that type has none within, it stays. One step of `linf` without a random start and of size
+    `radius` is the fast gradient sign method (Goodfellow et al., ICLR 2015). The model is in
+    evaluation mode, its running statistics stay. Cost: `num_steps` forward and backward passes.
 
     Args:
       task: whose loss is raised.
@@ -92,6 +94,7 @@ def pgd(
         floating-point.
     """
     checks.one_of(norm=(norm, NORMS))
+    checks.whole(num_steps=num_steps)
     checks.at_least(1, num_steps=num_steps)
     _at_least_0(radius=radius)
     if step_size is not None:
@@ -107,39 +110,44 @@ def pgd(
         inputs = jnp.asarray(batch["inputs"])
         checks.floating(inputs=inputs)
         frozen = _stopped(variables)
-        size = jnp.asarray(radius, inputs.dtype)
+        wide = trees.widened(inputs)  # in few digits the change would grow with each rounding
+        size = jnp.asarray(radius, wide.dtype)
         step = 1.5 * size / num_steps
         if step_size is not None:
-            step = jnp.asarray(step_size, inputs.dtype)
+            step = jnp.asarray(step_size, wide.dtype)
 
         def moved(change):
-            result = inputs + change
+            """The inputs after a change, and what of it the bounds leave."""
+            result = (wide + change).astype(inputs.dtype)
+            outside = jnp.abs(trees.widened(result) - wide) > jnp.abs(change)
+            result = jnp.where(outside, jnp.nextafter(result, inputs), result)
             if bounds is None:
-                return result
-            low, high = (jnp.asarray(bound, inputs.dtype) for bound in bounds)
-            return jnp.clip(result, jnp.minimum(low, inputs), jnp.maximum(high, inputs))
+                return result, change
+            limits = lambda x: (
+                jnp.minimum(jnp.asarray(bounds[0], x.dtype), x),
+                jnp.maximum(jnp.asarray(bounds[1], x.dtype), x),
+            )
+            low, high = limits(wide)
+            return jnp.clip(result, *limits(inputs)), jnp.clip(change, low - wide, high - wide)
 
         def total(attacked):
             drawn = tasks.drawn(task, {**batch, "inputs": attacked}, train)
             outputs, _ = task.apply(frozen, drawn, None, False)
             return task.loss(outputs, drawn).sum()
 
-        def ascend(attacked, _):
-            slope = jax.grad(total)(attacked)
-            if norm == "linf":
-                change = attacked - inputs + step * jnp.sign(slope)
-                return moved(jnp.clip(change, -size, size)), None
+        def ascend(state, _):
+            attacked, change = state
             # Squares of few digits would overflow or vanish.
-            slope, change = trees.widened((slope, attacked - inputs))
+            slope = trees.widened(jax.grad(total)(attacked))
+            if norm == "linf":
+                return moved(jnp.clip(change + step * jnp.sign(slope), -size, size)), None
             change += step * slope / jnp.maximum(_norms(slope), 1e-12)
-            change *= jnp.minimum(1, size / jnp.maximum(_norms(change), 1e-12))
-            return moved(change.astype(inputs.dtype)), None
+            return moved(change * jnp.minimum(1, size / jnp.maximum(_norms(change), 1e-12))), None
 
-        start = inputs
+        start = inputs, jnp.zeros_like(wide)
         if random_start:
-            keys = _keys(rng, batch)
-            start = moved(size * _random(keys, inputs.shape[1:], norm).astype(inputs.dtype))
-        attacked, _ = jax.lax.scan(ascend, start, length=num_steps)
+            start = moved(size * _random(_keys(rng, batch), inputs.shape[1:], norm))
+        (attacked, _), _ = jax.lax.scan(ascend, start, length=num_steps)
         return {**batch, "inputs": attacked}
 
     return perturb
@@ -174,7 +182,7 @@ def in_pixels(
     Args:
       make: what makes it, of a task whose inputs are such pixels, e.g.
         `lambda task: pgd(task, radius=8 / 255, bounds=(0, 1))`.
-      task: of the standardised inputs.
+      task: of the standardised inputs, which all of its parts get, augmentation and loss included.
       mean, std: the standardisation, per channel, as a `data.Dataset` has it: `inputs * std + mean`
         is what is stored.
       low, high: the range of what is stored, which [0, 1] stands for.
@@ -187,16 +195,32 @@ def in_pixels(
     scale = jnp.asarray(std) / (high - low)
     shift = (jnp.asarray(mean) - low) / (high - low)
 
-    def apply(variables, batch, rng, train):
+    def standard(batch: Batch) -> Batch:
         inputs = ((batch["inputs"] - shift) / scale).astype(batch["inputs"].dtype)
-        return task.apply(variables, {**batch, "inputs": inputs}, rng, train)
+        return {**batch, "inputs": inputs}
 
-    perturb = make(task._replace(apply=apply))
+    def stored(batch: Batch) -> Batch:
+        pixels = (batch["inputs"] * scale + shift).astype(batch["inputs"].dtype)
+        return {**batch, "inputs": pixels}
+
+    def divergence(outputs, reference, batch, temperature=1.0):
+        return task.divergence(outputs, reference, standard(batch), temperature)
+
+    perturb = make(
+        task._replace(
+            apply=lambda variables, batch, *rest: task.apply(variables, standard(batch), *rest),
+            loss=lambda outputs, batch: task.loss(outputs, standard(batch)),
+            metrics=lambda outputs, batch: task.metrics(outputs, standard(batch)),
+            draw=task.draw
+            and (lambda rng, example, train: stored(task.draw(rng, standard(example), train))),
+            divergence=task.divergence and divergence,
+        )
+    )
 
     def own(rng: Array, variables: Variables, batch: Batch) -> Batch:
         inputs = jnp.asarray(batch["inputs"])
         checks.floating(inputs=inputs)
-        pixels = (inputs * scale + shift).astype(inputs.dtype)
+        pixels = stored({"inputs": inputs})["inputs"]
         moved = perturb(rng, variables, {**batch, "inputs": pixels})["inputs"]
         # The change comes back, not the pixels, so that what is not moved stays bit-equal.
         return {**batch, "inputs": inputs + ((moved - pixels) / scale).astype(inputs.dtype)}

@@ -57,6 +57,8 @@ def descend(
     """Minimises `objective` over the request, starting from the given model.
 
     The learning rate is the transformation's; optimizer state starts afresh with every request.
+    Where the transformation is `training.averaged`, the average is what is recorded, selected and
+    returned.
 
     Args:
       objective: `(task, teachers) -> loss_fn`, see `objectives.combine`.
@@ -167,7 +169,7 @@ def descend(
             rows=rows,
             watch=watch,
         )
-        result = state.variables
+        result = training.deploy(state)
         if select is not None:
             chosen = select(outputs, request)
             result = {**result, **jax.tree.map(lambda x: x[chosen], models)}
@@ -210,7 +212,7 @@ def descend_parts(
         other outputs are computed in every step. `None` caches all outputs of a task that draws
         nothing while they stay below `teachers.MAX_CACHED` bytes, and none otherwise.
       original: the model that penalties compare with; default `variables`.
-      watch: what is to be seen of the model after every epoch.
+      watch: what is to be seen of the model, see `training.deploy`, after every epoch.
 
     Returns:
       The state of training, optimizer's included, and what `watch` saw, leaves `[num_epochs, ...]`.
@@ -250,7 +252,7 @@ def descend_parts(
             batch_size=batch_size,
             order=order,
         )
-        return state, () if watch is None else watch(state.variables)
+        return state, () if watch is None else watch(training.deploy(state))
 
     return jax.lax.scan(epoch, training.init_state(variables, tx), length=num_epochs)
 
@@ -276,6 +278,7 @@ def validate_length(num_epochs: int | None, num_steps: int | None) -> None:
             f"one of num_epochs and num_steps must be given, got {num_epochs} and {num_steps}"
         )
     length = {"num_epochs": num_epochs} if num_steps is None else {"num_steps": num_steps}
+    checks.whole(**length)
     checks.at_least(1, **length)
 
 

@@ -51,7 +51,8 @@ def laf(
     a supervised repair of the classifier, is `chain(laf(...), finetune_last(tx, layers=1))`.
 
     Args:
-      tx: optax transformation of the extractor; Adam in the paper, 5e-5 on 60,000 examples.
+      tx: optax transformation of the extractor; Adam in the paper, 5e-5 on 60,000 examples. Not
+        `training.averaged`: both steps move the same parameters.
       align_rate: updates of the alignment, by the same transformation, are so many times as large,
         >= 0; 2 to 5 in the paper.
       num_epochs: passes over the smaller set, the forget set in general, each step with a batch of
@@ -68,7 +69,7 @@ def laf(
       and the training of two small autoencoders.
 
     Raises:
-      ValueError: for a value out of range.
+      ValueError: for a value out of range, and at the request for a `tx` that averages.
     """
     checks.at_least(0, align_rate=align_rate)
     checks.at_least(
@@ -117,7 +118,7 @@ def laf(
             batch_size=batch_size,
             order=_order(num_forget, len(features), batch_size),
         )
-        return state.variables, memory
+        return training.deploy_players(state, players), memory
 
     needs = frozenset({"forget", "retain", "inputs"})
     return at_layer(Unlearner(init_nothing, update, needs), layer)

@@ -69,7 +69,7 @@ def blindspot(
             batch_size=min(batch_size, n),
             start=training.carried(task, request.retain, variables),
         )
-        return state.variables
+        return training.deploy(state)
 
     objective = objectives.combine(
         forget=[

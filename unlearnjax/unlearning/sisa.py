@@ -104,7 +104,7 @@ def sisa(
                         num_epochs=num_epochs,
                         batch_size=min(batch_size, members.shape[0]),
                     )
-                    return state.variables
+                    return training.deploy(state)
 
                 # A conditional under lax.map runs one branch only: what is kept costs nothing.
                 variables = jax.lax.cond(order >= begin, train, lambda _: kept, variables)

@@ -13,6 +13,7 @@ import optax
 import optax.contrib
 
 from unlearnjax import checks, trees
+from unlearnjax.training import averages
 from unlearnjax.types import Array, PyTree
 
 
@@ -27,7 +28,8 @@ def masked(tx: optax.GradientTransformation, mask: PyTree) -> optax.GradientTran
       mask: a tree like the parameters, of 0 and 1, or a prefix of it (a scalar for a whole leaf).
 
     Raises:
-      ValueError: at `init`, if the mask's structure or shapes are not the parameters'.
+      ValueError: at `init`, if the mask's structure or shapes are not the parameters', or `tx` is
+        `training.averaged`, which belongs around this.
     """
 
     def init(params):
@@ -44,7 +46,12 @@ def masked(tx: optax.GradientTransformation, mask: PyTree) -> optax.GradientTran
             ) from error
         if not all(jax.tree.leaves(same)):
             raise ValueError("mask must have the shapes of the parameters")
-        return tx.init(params)
+        state = tx.init(params)
+        if averages.is_averaged(state):  # of updates that are masked out, too
+            raise ValueError(
+                "tx must not be averaged within a mask: it would average other updates"
+            )
+        return state
 
     def update(updates, state, params=None, **extra):
         updates, state = optax.with_extra_args_support(tx).update(updates, state, params, **extra)

@@ -16,6 +16,14 @@ from unlearnjax import parallel, tasks, training
 OPTIONS = {"num_epochs": 4, "batch_size": 8, "checkpoint_every": 1}
 
 
+def test_only_what_a_player_that_rests_lacks_may_be_non_finite():
+    nan, zero, one = (np.full(1, value) for value in (np.nan, 0.0, 4.0))
+    fit_lib._stop_if_not_finite("a", 1, {"x.m": nan, "x.weight": zero, "y.m": one}, None)
+    for bad in ({"x.m": nan, "x.weight": one}, {"m": nan}, {"x.m": one, "x.weight": nan}):
+        with pytest.raises(FloatingPointError, match="became non-finite in epoch 1"):
+            fit_lib._stop_if_not_finite("a", 1, bad, None)
+
+
 class Killed(BaseException):
     pass
 
