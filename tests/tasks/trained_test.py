@@ -93,14 +93,12 @@ def test_importances_are_those_of_the_whole_model_where_it_is_trained(linen):
     assert tasks.layer_names(own, variables, DATA) == ["out"]
 
 
-QUICK = ("finetune", "ssd")
-
-
-NAMES = [name for name in methods.METHODS if name != "s3t"]  # more slices than trained layers
+# One of each way to forget: by descent, importance, curvature, pruning, players, shards and heads.
+SLOW = ("retrain", "scrub", "influence", "iterative_prune_finetune", "laf", "sisa", "acu")
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+    "name", ["finetune", "ssd", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)]
 )
 def test_every_method_forgets_in_the_trained_part_alone(name):
     where = ["Dense_0"]
