@@ -147,13 +147,10 @@ def final_models(workdir):
     return models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tail",
-    [
-        "checkpoints/original_seed0/3",
-        pytest.param("checkpoints/oracle_seed0/1", marks=pytest.mark.slow),
-        pytest.param("rows/finetune_seed0.json", marks=pytest.mark.slow),
-    ],
+    ["checkpoints/original_seed0/3", "checkpoints/oracle_seed0/1", "rows/finetune_seed0.json"],
 )
 def test_killed_and_relaunched_gives_the_same_bits(tail, tmp_path, tfds_dir, uninterrupted):
     workdir = tmp_path / "killed"

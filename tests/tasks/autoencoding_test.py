@@ -78,6 +78,7 @@ def test_predictions_are_compared_by_half_their_squared_distance(drawing):
         task.divergence(own, other, batch, 2.0)
 
 
+@pytest.mark.slow
 def test_what_asks_for_a_task_alone_runs_on_it(drawing):
     """Training, a Fisher diagonal, SSD, relearning, KLoM and membership inference."""
     _, task, variables, data = drawing

@@ -69,7 +69,9 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", ["descend", "blindspot", pytest.param("laf", marks=pytest.mark.slow)]
+)
 def test_a_layer_is_as_good_as_features(name):
     def run(method, task):
         update = lambda rng: method.update(rng, task, MODEL, (), REQUEST)[0]

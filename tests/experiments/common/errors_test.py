@@ -249,6 +249,7 @@ def test_a_disk_that_fills_up_in_training_is_one_line_and_the_same_command_goes_
         assert (workdir / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_diverging_training_stops_and_names_the_epoch_and_the_last_checkpoint(tmp_path, tfds_dir):
     flags = (
         *cli.SMALL,

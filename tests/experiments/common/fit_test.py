@@ -97,7 +97,7 @@ def test_two_players_killed_and_gone_on_with_are_bit_equal(data, tmp_path):
     rest = fitter(data).fit(run_in(tmp_path / "cut", 3), "original", rng)
     problems.assert_trees_equal(rest.variables, whole.variables)
     problems.assert_trees_equal(dict(rest.history), dict(whole.history))
-    assert sorted(whole.history) == ["d.loss", "g.loss"]
+    assert sorted(whole.history) == ["d.loss", "d.weight", "g.loss", "g.weight"]
     assert all(np.isfinite(v).all() and len(v) == 4 for v in whole.history.values())
     # It is the run of the library, whose average is what is deployed.
     task, recipe = game()
