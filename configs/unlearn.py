@@ -182,17 +182,9 @@ METHODS = {
 }
 # What runs where no method is named: of every kind the one that stands for it.
 CHOSEN = (
-    "finetune",
-    "gradient_ascent",
-    "gradient_ascent_plus",
-    "random_label",
-    "salun",
-    "scrub",
-    "bad_teacher",
-    "l1_sparse",
-    "acu",
-    "ssd",
-)
+    "finetune", "gradient_ascent", "gradient_ascent_plus", "random_label", "salun", "scrub",
+    "bad_teacher", "l1_sparse", "acu", "ssd",
+)  # fmt: skip
 TUNED = Path(__file__).parent / "tuned"
 # What a model that has learned everything depends on.
 LEARNED = (
@@ -229,21 +221,17 @@ def get_config(
     config.task = "classification"
     config.dataset = dataset
     config.source = config_dict.placeholder(str)  # files of data sets that are read from files
-    config.target = config_dict.placeholder(str)
-    config.target = options.get("target")
+    config.target = _optional(str, options.get("target"))
     config.superclasses = _groups(options.get("superclasses", ""))
-    config.num_train = config_dict.placeholder(int)  # all
-    config.num_train = _count(options, "train")
-    config.num_test = config_dict.placeholder(int)
-    config.num_test = _count(options, "test")
+    config.num_train = _optional(int, _count(options, "train"))  # None: all
+    config.num_test = _optional(int, _count(options, "test"))
     config.validation_fraction = 0.1
     config.held_out = "test"
     config.forget = options.get("forget", "class:3")
     config.model = ConfigDict(
         {"name": model, "dtype": "float32", "options": models.default_options(model)}
     )
-    config.weights = config_dict.placeholder(str)  # published ones to start from
-    config.weights = options.get("weights")
+    config.weights = _optional(str, options.get("weights"))  # published ones to start from
     config.train = ConfigDict(
         {
             "optimizer": "adamw",
@@ -268,9 +256,7 @@ def get_config(
     config.rounding = ConfigDict({"num_perturbed": 1, "size": 1e-6, "num_seeds": 0})
     config.columns = ()  # further columns of the printed table, e.g. ("unseen_accuracy",)
     paths = spelled_out(options.get("method", "+".join(chosen)), methods)
-    methods = methods | {
-        name_of(path): own_method(path) for path in paths if importing.is_path(path)
-    }
+    methods = methods | {name_of(p): own_method(p) for p in paths if importing.is_path(p)}
     config.methods = tuple(name_of(path) for path in paths)
     unknown = [method for method in config.methods if method not in methods]
     if unknown:
@@ -281,9 +267,7 @@ def get_config(
 
     # A placeholder would be shared, and set in every config at once.
     own = lambda value: config_dict.placeholder(value.get_type()) if _is_unset(value) else value
-    config.unlearn = ConfigDict(
-        {name: {k: own(v) for k, v in fields.items()} for name, fields in methods.items()}
-    )
+    config.unlearn = ConfigDict({m: {k: own(v) for k, v in f.items()} for m, f in methods.items()})
     set_tuned(config, tuned(dataset, model, config.num_train))
     # Fields of the methods, unset here: `--config.unlearn.FIELD` sets it for every method with it.
     for fields in methods.values():
@@ -293,6 +277,11 @@ def get_config(
                 kind = value.get_type() if _is_unset(value) else kind
                 config.unlearn[field] = config_dict.placeholder(kind)
     return config
+
+
+def _optional(kind: type, value: Any) -> config_dict.FieldReference:
+    """A field of that type that may be unset, `None`."""
+    return config_dict.FieldReference(value, field_type=kind)
 
 
 def _is_unset(value: Any) -> bool:

@@ -34,8 +34,13 @@ def outputs(
 
 def output_shapes(task: Task, variables: Variables, data: Data) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of the outputs on one example, e.g. 'logits' `[1, C]`; computes nothing."""
-    example = tasks.drawn(task, data_lib.take(data, jnp.zeros(1, jnp.int32)))
-    return jax.eval_shape(lambda v: task.apply(v, example, None, False)[0], variables)
+    batch = example(task, data)
+    return jax.eval_shape(lambda v: task.apply(v, batch, None, False)[0], variables)
+
+
+def example(task: Task, data: Data) -> Batch:
+    """The first example as a batch of one, as the task draws it: for shapes, and to initialise."""
+    return tasks.drawn(task, data_lib.take(data, jnp.zeros(1, jnp.int32)))
 
 
 def evaluate(

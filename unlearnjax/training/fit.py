@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import checks, tasks, trees
+from unlearnjax import checks, trees
 from unlearnjax import data as data_lib
 from unlearnjax.training.alternate import Player, alternate, deploy_players, init_players
 from unlearnjax.training.averages import deploy
 from unlearnjax.training.epochs import run_epochs
+from unlearnjax.training.evaluate import example
 from unlearnjax.training.step import LossFn, Step, TrainState, init_state, make_step, supervised
 from unlearnjax.types import Array, Data, PyTree, Task, Variables
 
@@ -189,8 +190,7 @@ def init_variables(
         shape or type there; for parameters that are in no 'params', and for a collection that is
         none of the task's but named almost like one that `start` lacks.
     """
-    example = tasks.drawn(task, data_lib.take(data, jnp.zeros(1, jnp.int32)))
-    variables = task.init(jax.random.fold_in(rng, 0), example)
+    variables = task.init(jax.random.fold_in(rng, 0), example(task, data))
     if start is not None:
         _validate_start(start, variables)
     placed = {
@@ -214,11 +214,10 @@ def changed(task: Task, variables: Variables, data: Data) -> frozenset[str]:
 
     By tracing alone: computes nothing.
     """
-    example = tasks.drawn(task, data_lib.take(data, jnp.zeros(1, jnp.int32)))
-    names = {"params"}
+    batch, names = example(task, data), {"params"}
 
     def probe(variables):
-        _, updated = task.apply(variables, example, jax.random.key(0), True)
+        _, updated = task.apply(variables, batch, jax.random.key(0), True)
         names.update(n for n, v in updated.items() if not trees.same(v, variables.get(n)))
         return ()
 

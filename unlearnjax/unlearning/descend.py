@@ -142,14 +142,14 @@ def descend(
             for key, (name, teacher) in zip(keys, teachers.items(), strict=True)
         }
 
-        trained = training.changed(task, variables, next(iter(data.values())))
+        # What is only carried is kept once, and not for every epoch.
+        kept = () if select is None else training.changed(task, variables, data[parts[0]])
 
         def watch(variables):
             outputs = {
                 part: training.evaluate(task, variables, getattr(request, part)) for part in record
             }
-            models = {name: value for name, value in variables.items() if name in trained}
-            return outputs, () if select is None else models
+            return outputs, {name: variables[name] for name in kept}
 
         state, (outputs, models) = descend_parts(
             objective,
