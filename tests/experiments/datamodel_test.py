@@ -104,11 +104,10 @@ FEW = (
     "--config.ensemble.num_models=256",
     "--config.train.num_epochs=30",
     "--config.influence.damping=0.1",
-    *(
-        f"--config.spaces.{method}.{field}={values}"
-        for method in ("oracle_matching", "dmm")
-        for field, values in (("learning_rate", "(1e-3,3e-3)"), ("num_epochs", "(20,)"))
-    ),
+    "--config.spaces.oracle_matching.learning_rate=(3e-4,1e-3)",
+    "--config.spaces.oracle_matching.num_epochs=(60,)",
+    "--config.spaces.dmm.learning_rate=(1e-3,3e-3)",
+    "--config.spaces.dmm.num_epochs=(20,)",
 )
 
 

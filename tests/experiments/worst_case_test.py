@@ -27,7 +27,6 @@ FLAGS = (
 # For what does not ask how good the sets are.
 FEW = (
     "--config.num_references=8",
-    "--config.train.num_epochs=2",
     "--config.search.num_epochs=2",
     "--config.easiest=('finetune',)",
 )
@@ -64,7 +63,8 @@ def test_sets_are_searched_and_compared(tmp_path, tfds_dir):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path, tfds_dir):
-    run = lambda name: command(tmp_path / name, *FEW, config=ONE)
+    flags = (*FEW, "--config.train.num_epochs=2")
+    run = lambda name: command(tmp_path / name, *flags, config=ONE)
     process = cli.run(run("whole"), tfds_dir)
     assert process.returncode == 0, process.stderr_text
     summary = {row["method"]: row for row in results(tmp_path / "whole")["summary"]}
