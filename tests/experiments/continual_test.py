@@ -6,7 +6,7 @@ from configs import continual as config_lib
 from tests.experiments import cli
 
 CONFIG = "configs/continual.py:digits,stream=interleaved,method=acu_gram+acu_inverse+ascent"
-FLAGS = ("--config.num_features=64", "--config.head.retrain_epochs=5")
+FLAGS = ("--config.num_features=64", "--config.head.retrain_epochs=2")
 
 
 @pytest.fixture(scope="module")

@@ -264,6 +264,7 @@ def test_diverging_training_stops_and_names_the_epoch_and_the_last_checkpoint(tm
     assert "lower train.learning_rate" in line
 
 
+@pytest.mark.slow
 def test_diverging_unlearner_stops_and_keeps_what_was_computed(tmp_path, tfds_dir):
     flags = (
         *cli.SMALL,
