@@ -63,7 +63,7 @@ def test_sets_are_searched_and_compared(tmp_path, tfds_dir):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path, tfds_dir):
-    flags = (*FEW, "--config.train.num_epochs=2")
+    flags = (*FEW, "--config.train.num_epochs=2", "--config.klom_sets=('worst:finetune',)")
     run = lambda name: command(tmp_path / name, *flags, config=ONE)
     process = cli.run(run("whole"), tfds_dir)
     assert process.returncode == 0, process.stderr_text
