@@ -138,6 +138,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     if programs:  # the longest comes first
         measure.prepare([functools.partial(measure.rehearse, bench, context), *programs])
     originals = add_fits("original", seeds)
+    evaluation.approve(context, by_method["original"])
     add_fits("oracle", seeds)
     for method in unlearners:
         add_forgetting(method, originals)
