@@ -1,6 +1,6 @@
 """A generator without a network, beside the house: an image per class, drawn with noise on it.
 
-    python -m experiments.unlearn --config=tests/experiments/painting.py --workdir=/tmp/painting
+python -m experiments.unlearn --config=tests/experiments/painting.py --workdir=/tmp/painting
 """
 
 import jax

@@ -85,6 +85,11 @@ def approve(context: Context, arrays: Sequence[Arrays]) -> None:
     Raises:
       ValueError: if it is too little: whether something is forgotten could then not be seen.
     """
+    broken = int(np.sum([own["broken"] for own in arrays]))
+    if broken:
+        raise ValueError(
+            f"{broken} of the originals' samples are not finite; lower config.train's learning_rate"
+        )
     least = context.bench.config.evaluate.judges.least_samples
     drawn_for = np.asarray(parallel.fetch(context.answers["condition"]))
     by_model = [
