@@ -3,7 +3,6 @@
 Every model draws the same answer set, so many images of every class, from the same noise.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from experiments.common import judges as judges_lib
 from experiments.common import runner
 from experiments.common.evaluations import Arrays, Evaluation, Gap, Relearn, sets
 from experiments.common.measure import Bench, place
-from unlearnjax import parallel, tasks, training
+from unlearnjax import diffusion, parallel
 from unlearnjax.audit import generation, summary
 from unlearnjax.data import corruption
 from unlearnjax.report import sample_plots, table
@@ -104,7 +103,7 @@ def observe(context: Context, task: Task, variables: Variables) -> Arrays:
     bench = context.bench
     rng = runner.key(bench.config.seed, "answers")
     size = bench.config.evaluate.batch_size
-    images = parallel.fetch(_sample(task, variables, rng, context.answers, size))
+    images = parallel.fetch(_draw(task, variables, rng, context.answers, batch_size=size))
     broken = (~np.isfinite(np.asarray(images, np.float32))).any(axis=(1, 2, 3)).sum()
     return {
         **sets.observe(bench, task, variables),
@@ -252,10 +251,7 @@ def _neighbours(bench: Bench) -> int:
     return bench.config.evaluate.answers.num_neighbours
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _sample(task: Task, variables: Variables, rng: jax.Array, answers: Data, batch_size: int):
-    draw = lambda batch: tasks.generate(task, variables, rng, batch)["images"]
-    return training.map_batches(draw, answers, batch_size)
+_draw = jax.jit(diffusion.draw_images, static_argnums=0, static_argnames="batch_size")
 
 
 _FLOOR = "; its floor is that of as many real training images"

@@ -1,9 +1,12 @@
 import types
 
+import jax
 import numpy as np
 import pytest
 
+from configs import diffusion, unlearn
 from experiments.common import judges as judges_lib
+from experiments.common import measure
 
 
 def test_halves_share_no_example_and_leave_none():
@@ -31,9 +34,6 @@ def test_accuracies_are_of_each_judge():
 
 def test_each_judge_is_trained_on_its_half_with_its_key(monkeypatch):
     """And as `evaluate.judges` says, on a bench that trains otherwise itself."""
-    from configs import diffusion, unlearn
-    from experiments.common import measure
-
     config = unlearn.get_config("digits")
     diffusion.set_audits(config)
     config.evaluate.judges.train.num_epochs = 3
@@ -45,7 +45,8 @@ def test_each_judge_is_trained_on_its_half_with_its_key(monkeypatch):
 
     def fitter(config, task, train, indices):
         assert train is data and config.train.num_epochs == 3
-        shapes = task.init(runner_key, {k: v[:1] for k, v in train.items()})["params"]
+        one = {k: v[:1] for k, v in train.items()}
+        shapes = jax.eval_shape(lambda: task.init(jax.random.key(0), one))["params"]
         assert shapes["Dense_0"]["kernel"].shape[1] == 5 and shapes["Dense_1"]["bias"].shape == (4,)
 
         def fit(run, name, rng):
@@ -54,9 +55,6 @@ def test_each_judge_is_trained_on_its_half_with_its_key(monkeypatch):
 
         return types.SimpleNamespace(fit=fit)
 
-    import jax
-
-    runner_key = jax.random.key(0)
     monkeypatch.setattr(measure, "fitter", fitter)
     run = types.SimpleNamespace(extend=extended.append)
     found = judges_lib.train(bench, run)
