@@ -22,9 +22,11 @@ from unlearnjax.unlearning.laf import laf
 from unlearnjax.unlearning.lipschitz import just_in_time
 from unlearnjax.unlearning.matching import dm_direct, dmm, match_outputs, oracle_matching
 from unlearnjax.unlearning.needs import enforce
+from unlearnjax.unlearning.parts import run_parts
 from unlearnjax.unlearning.regression import blindspot, gaussian_amnesiac
 from unlearnjax.unlearning.retrain import retrain
 from unlearnjax.unlearning.s3t import S3TMemory, s3t
+from unlearnjax.unlearning.saliency import salient
 from unlearnjax.unlearning.sisa import SISAMemory, averaged, sisa
 from unlearnjax.unlearning.sparse import (
     iterative_prune,
@@ -84,7 +86,9 @@ __all__ = [
     "relabelled",
     "retrain",
     "retrain_last",
+    "run_parts",
     "s3t",
+    "salient",
     "salun",
     "scrub",
     "sequences",
