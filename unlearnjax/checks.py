@@ -5,6 +5,7 @@ mapped over; what is traced is not checked.
 """
 
 import difflib
+import math
 import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -58,6 +59,13 @@ def positive(**values: float) -> None:
     for name, value in values.items():
         if not traced(value) and not value > 0:
             raise ValueError(f"{name} must be > 0, got {value}")
+
+
+def finite(**values: float) -> None:
+    """Raises `ValueError` for NaN and infinity."""
+    for name, value in values.items():
+        if not traced(value) and not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}")
 
 
 def share(**values: float) -> None:

@@ -1,4 +1,8 @@
-"""Flax Linen models. All but `VAE` return `{'logits': [B, C], 'features': [B, D]}`."""
+"""Flax Linen models.
+
+Those of `BY_NAME` return `{'logits': [B, C], 'features': [B, D]}`, those of `DENOISERS`, of noised
+images, times and conditions, `{'prediction': [B, H, W, C]}`.
+"""
 
 import functools
 import inspect
@@ -11,6 +15,7 @@ from flax import nnx
 from unlearnjax import checks, importing
 from unlearnjax.models import layers
 from unlearnjax.models.convnet import ConvNet
+from unlearnjax.models.dit import DiT
 from unlearnjax.models.mlp import MLP
 from unlearnjax.models.resnet import ResNet
 from unlearnjax.models.vae import VAE
@@ -41,6 +46,8 @@ BY_NAME = {
     },
 }
 
+# Of `tasks.diffusion`.
+DENOISERS = {"dit": DiT}
 
 # Arguments that the problem decides, or Flax itself.
 _GIVEN = ("num_classes", "dtype", "axis_name", "rngs", "parent", "name")
@@ -50,8 +57,9 @@ def by_name(name: str, **options: Any) -> nn.Module | Callable[[nnx.Rngs], nnx.M
     """The model `name`, built with `options`.
 
     Args:
-      name: one of `BY_NAME`, or 'module:Class' of your own, imported: a Linen or NNX module class.
-        Its arguments `num_classes` and `dtype`, if it has them, are given; others are options.
+      name: one of `BY_NAME` or `DENOISERS`, or 'module:Class' of your own, imported: a Linen or NNX
+        module class. Its arguments `num_classes` and `dtype`, if it has them, are given; others are
+        options.
       **options: by argument; a `dtype` or `axis_name` of `None`, and `num_classes`, are left out
         where the class has none.
 
@@ -93,12 +101,13 @@ def default_options(name: str) -> dict[str, Any]:
 def _constructor(name: str) -> Callable[..., Any]:
     if importing.is_path(name):
         return _imported(name)
-    if name not in BY_NAME:
+    known = {**BY_NAME, **DENOISERS}
+    if name not in known:
         raise ValueError(
-            f"model must be one of {sorted(BY_NAME)} or 'module:Class', got {name!r}"
-            + checks.near([name], BY_NAME)
+            f"model must be one of {sorted(known)} or 'module:Class', got {name!r}"
+            + checks.near([name], known)
         )
-    return BY_NAME[name]
+    return known[name]
 
 
 def _imported(name: str) -> type:
@@ -120,9 +129,11 @@ def _is_nnx(constructor) -> bool:
 
 __all__ = [
     "BY_NAME",
+    "DENOISERS",
     "MLP",
     "VAE",
     "ConvNet",
+    "DiT",
     "ResNet",
     "ViT",
     "by_name",

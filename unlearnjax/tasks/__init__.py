@@ -11,6 +11,7 @@ from unlearnjax.tasks.adapters import (
 )
 from unlearnjax.tasks.autoencoding import autoencoding
 from unlearnjax.tasks.classification import classification, margin
+from unlearnjax.tasks.diffusion import diffusion
 from unlearnjax.tasks.draws import augmented, drawn, expected, keyed
 from unlearnjax.tasks.generation import generate
 from unlearnjax.tasks.hooks import capture, edit, tap, with_features
@@ -28,6 +29,7 @@ __all__ = [
     "capture",
     "channel_masks",
     "classification",
+    "diffusion",
     "drawn",
     "edit",
     "expected",

@@ -1,0 +1,62 @@
+"""Diffusion: schedules and conversions, denoisers, guidance, samplers, and what they draw."""
+
+from unlearnjax.diffusion.denoiser import Denoise, Process, denoiser, guided, noise_of
+from unlearnjax.diffusion.generation import answer_set, bank, draw_images, replay
+from unlearnjax.diffusion.samplers import (
+    Predict,
+    Sampler,
+    Steps,
+    ddim,
+    ddim_steps,
+    ddpm,
+    heun,
+    sample_until,
+    trajectory,
+)
+from unlearnjax.diffusion.schedules import (
+    Schedule,
+    add_noise,
+    coefficients,
+    convert,
+    cosine,
+    from_edm,
+    linear,
+    noise_level,
+    scaled_linear,
+    time_of,
+    to_edm,
+    velocity,
+)
+
+__all__ = [
+    "Denoise",
+    "Predict",
+    "Process",
+    "Sampler",
+    "Schedule",
+    "Steps",
+    "add_noise",
+    "answer_set",
+    "bank",
+    "coefficients",
+    "convert",
+    "cosine",
+    "ddim",
+    "ddim_steps",
+    "ddpm",
+    "denoiser",
+    "draw_images",
+    "from_edm",
+    "guided",
+    "heun",
+    "linear",
+    "noise_level",
+    "noise_of",
+    "replay",
+    "sample_until",
+    "scaled_linear",
+    "time_of",
+    "to_edm",
+    "trajectory",
+    "velocity",
+]

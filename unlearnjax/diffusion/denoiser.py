@@ -1,0 +1,113 @@
+"""A trained task as what samplers and methods call: what noise is in this image?"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from unlearnjax import checks
+from unlearnjax.diffusion.schedules import Schedule
+from unlearnjax.types import Array, Task, Variables
+
+# (variables, x_t [B, H, W, C], t [B], condition [B]) -> predicted noise [B, H, W, C]
+Denoise = Callable[[Variables, Array, Array, Array], Array]
+# What a network predicts, out of `schedules.KINDS`.
+PREDICTIONS = ("epsilon", "v")
+
+
+class Process(NamedTuple):
+    """How images become noise, and what the network says of it: shared by all that use the model.
+
+    It holds strings, so compiled functions close over it.
+
+    Attributes:
+      schedule: of T times.
+      shape: `(H, W, C)` of one image.
+      null: the condition that says nothing; the number of classes, as a rule.
+      prediction: what the network predicts, 'epsilon' or 'v'.
+      clip: bound of the images' absolute values, to which samplers clip what they predict of them;
+        `None` for latents, which have none.
+    """
+
+    schedule: Schedule
+    shape: tuple[int, int, int]
+    null: int
+    prediction: str = "v"
+    clip: float | None = 1.0
+
+
+def validate(process: Process) -> None:
+    """Raises `ValueError` for a process that no network can be trained on."""
+    checks.one_of(prediction=(process.prediction, PREDICTIONS))
+    checks.whole(null=process.null, **{f"shape[{i}]": n for i, n in enumerate(process.shape)})
+    checks.at_least(0, null=process.null)
+    checks.positive(clip=1 if process.clip is None else process.clip)
+    if len(process.shape) != 3 or min(process.shape) < 1:
+        raise ValueError(f"shape must be (H, W, C), each >= 1, got {process.shape}")
+
+
+def denoiser(task: Task) -> Denoise:
+    """The denoiser of a `tasks.diffusion`, by its `apply` in evaluation mode.
+
+    So what has become of that (`tasks.edit`, `tasks.lora`, an unlearner's `serve`) becomes of what
+    is sampled.
+
+    Returns:
+      `(variables, x_t, t, condition) -> noise`, in the type of `x_t`. t may lie between whole
+      times. Cost: one pass.
+    """
+
+    def denoise(variables: Variables, noised: Array, time: Array, condition: Array) -> Array:
+        batch = {"noised": noised, "time": time, "condition": condition}
+        outputs, _ = task.apply(variables, batch, None, False)
+        if "noise" not in outputs:
+            raise ValueError(
+                f"task must be one of `tasks.diffusion`, its outputs are {sorted(outputs)}"
+            )
+        return outputs["noise"].astype(noised.dtype)
+
+    return denoise
+
+
+def guided(denoise: Denoise, scale: float, null: int) -> Denoise:
+    """Classifier-free guidance: `e_0 + scale (e_c - e_0)`, `e_0` being the null condition's.
+
+    Codes in the convention `(1 + w) e_c - w e_0` have `scale = 1 + w`.
+
+    Args:
+      denoise: e.g. `denoiser(task)`.
+      scale: 1 is the condition alone and 0 the null condition alone, bit for bit and in one pass;
+        negative ones lead away from the condition.
+      null: see `Process`.
+
+    Raises:
+      ValueError: for a scale that is not finite.
+
+    Cost: two passes, made as one of twice the batch.
+
+    References:
+      Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022.
+    """
+    if not checks.traced(scale):
+        checks.finite(guidance=scale)
+        if scale == 1:
+            return denoise
+        if scale == 0:
+            return lambda v, noised, time, c: denoise(v, noised, time, jnp.full_like(c, null))
+
+    def both(variables: Variables, noised: Array, time: Array, condition: Array) -> Array:
+        # Side by side: each device has both of an example.
+        twice = lambda x: jnp.repeat(x, 2, axis=0)
+        paired = jnp.stack([condition, jnp.full_like(condition, null)], axis=1).reshape(-1)
+        noise = denoise(variables, twice(noised), twice(time), paired)
+        conditional, unconditional = jnp.moveaxis(noise.reshape(-1, 2, *noise.shape[1:]), 1, 0)
+        return (unconditional + scale * (conditional - unconditional)).astype(noised.dtype)
+
+    return both
+
+
+def noise_of(keys: Array, shape: tuple[int, ...], number: Array | int = 0) -> Array:
+    """Standard normal noise `[B, *shape]`, number `number` of each example's key `[B]`."""
+    draw = lambda key: jax.random.normal(jax.random.fold_in(key, number), shape)
+    return jax.vmap(draw)(keys)

@@ -1,0 +1,153 @@
+"""Diffusion transformer.
+
+Peebles and Xie, "Scalable Diffusion Models with Transformers", ICCV 2023.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from unlearnjax.types import Array
+
+
+class DiT(nn.Module):
+    """A transformer over patches of a noised image, of which time and condition are told by adaLN.
+
+    Called as `module(noised, time, condition, train=...)`, see `tasks.diffusion`. It starts as the
+    constant 0, its blocks as the identity (adaLN-zero). Two ways the paper's models are larger:
+    patches of latents, and width 384 to 1152 at depth 12 to 28.
+
+    Attributes:
+      num_classes: conditions 0 .. num_classes - 1; one more, the number itself, says nothing.
+      patch_size: side of the square patches; must divide the image.
+      width: token dimension, divisible by 4 and by the heads.
+      depth: number of blocks.
+      num_heads: attention heads.
+      dtype: compute type (`jnp.bfloat16` for mixed precision); predictions are float32, or float64
+        where the images are.
+    """
+
+    num_classes: int
+    patch_size: int = 2
+    width: int = 96
+    depth: int = 4
+    num_heads: int = 4
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self, noised: Array, time: Array, condition: Array, train: bool = False
+    ) -> dict[str, Array]:
+        del train
+        batch, height, width, channels = noised.shape
+        side = self.patch_size
+        if height % side or width % side:
+            raise ValueError(f"patch_size must divide the image {(height, width)}, got {side}")
+        if self.width % 4 or self.width % self.num_heads:
+            raise ValueError(
+                f"width must be a multiple of 4 and of num_heads {self.num_heads}, got {self.width}"
+            )
+        rows, cols = height // side, width // side
+        x = noised.reshape(batch, rows, side, cols, side, channels).swapaxes(2, 3)
+        x = x.reshape(batch, rows * cols, side * side * channels)
+        x = nn.Dense(self.width, dtype=self.dtype, name="patches")(x)
+        x = x + grid_positions(rows, cols, self.width).astype(x.dtype)
+        told = nn.silu(TimeAndCondition(self.num_classes, self.width, self.dtype)(time, condition))
+        for i in range(self.depth):
+            x = _Block(self.num_heads, self.dtype, name=f"block_{i}")(x, told)
+        shift, scale = jnp.split(_modulation(2 * self.width, self.dtype)(told)[:, None], 2, axis=-1)
+        x = _normed(x, self.dtype) * (1 + scale) + shift
+        zeros = nn.initializers.zeros_init()
+        x = nn.Dense(side * side * channels, kernel_init=zeros, dtype=self.dtype, name="pixels")(x)
+        x = x.reshape(batch, rows, cols, side, side, channels).swapaxes(2, 3)
+        wide = jnp.promote_types(noised.dtype, jnp.float32)
+        return {"prediction": x.reshape(noised.shape).astype(wide)}
+
+
+class TimeAndCondition(nn.Module):
+    """`[B, width]` of times and conditions: the sum of an embedding of each.
+
+    Attributes:
+      num_classes: rows of the table, and one for the condition that says nothing.
+      width: of the result.
+      dtype: compute type.
+    """
+
+    num_classes: int
+    width: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, time: Array, condition: Array) -> Array:
+        x = nn.Dense(self.width, dtype=self.dtype)(waves(time, self.width))
+        x = nn.Dense(self.width, dtype=self.dtype)(nn.silu(x))
+        normal = nn.initializers.normal(0.02)
+        table = nn.Embed(
+            self.num_classes + 1,
+            self.width,
+            dtype=self.dtype,
+            embedding_init=normal,
+            name="classes",
+        )
+        return x + table(condition)
+
+
+def waves(positions: Array, width: int, longest: float = 10_000.0) -> Array:
+    """`[N, width]` sines and cosines of positions `[N]`, of frequencies from 1 to `1 / longest`."""
+    half = width // 2
+    frequencies = jnp.exp(-jnp.log(longest) * jnp.arange(half) / (half - 1))
+    angles = positions.astype(frequencies.dtype)[:, None] * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def grid_positions(rows: int, cols: int, width: int) -> Array:
+    """`[rows * cols, width]`: waves of the row beside those of the column."""
+    y, x = jnp.meshgrid(jnp.arange(rows), jnp.arange(cols), indexing="ij")
+    return jnp.concatenate([waves(p.reshape(-1), width // 2) for p in (y, x)], axis=-1)
+
+
+class _Block(nn.Module):
+    """Attention and MLP, each scaled and shifted before and gated after by what it is told."""
+
+    num_heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, told: Array) -> Array:
+        width = x.shape[-1]
+        parts = jnp.split(_modulation(6 * width, self.dtype)(told)[:, None], 6, axis=-1)
+        shift, scale, gate = parts[:3]
+        y = _normed(x, self.dtype) * (1 + scale) + shift
+        x = x + gate * Attention(self.num_heads, self.dtype, name="attention")(y)
+        shift, scale, gate = parts[3:]
+        y = _normed(x, self.dtype) * (1 + scale) + shift
+        y = nn.gelu(nn.Dense(4 * width, dtype=self.dtype, name="mlp_in")(y))
+        return x + gate * nn.Dense(width, dtype=self.dtype, name="mlp_out")(y)
+
+
+class Attention(nn.Module):
+    """Self-attention of tokens `[B, L, D]`; queries, keys and values are one product."""
+
+    num_heads: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        parts = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(x)
+        heads = parts.reshape(*x.shape[:-1], 3, self.num_heads, width // self.num_heads)
+        query, key, value = jnp.moveaxis(heads, -3, 0)
+        y = jax.nn.dot_product_attention(query, key, value)
+        return nn.Dense(width, dtype=self.dtype, name="out")(y.reshape(x.shape))
+
+
+def _normed(x: Array, dtype: Any) -> Array:
+    return nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(x)
+
+
+def _modulation(features: int, dtype: Any) -> nn.Dense:
+    """Starts at zero."""
+    zeros = nn.initializers.zeros_init()
+    return nn.Dense(features, kernel_init=zeros, dtype=dtype, name="modulation")
