@@ -14,6 +14,11 @@ from unlearnjax.unlearning.classification.relabel import (
 )
 from unlearnjax.unlearning.classification.unsir import unsir
 from unlearnjax.unlearning.descend import Trace, descend, descend_parts
+from unlearnjax.unlearning.diffusion.concept_ablation import concept_ablation
+from unlearnjax.unlearning.diffusion.esd import esd
+from unlearnjax.unlearning.diffusion.salun import salun_diffusion
+from unlearnjax.unlearning.diffusion.score_forgetting import ScoreForgettingMemory, score_forgetting
+from unlearnjax.unlearning.diffusion.selective_amnesia import selective_amnesia
 from unlearnjax.unlearning.distil import bad_teacher, scrub
 from unlearnjax.unlearning.finetune import finetune, finetune_last, retrain_last
 from unlearnjax.unlearning.gradient_ascent import gradient_ascent, gradient_ascent_plus
@@ -43,6 +48,7 @@ from unlearnjax.unlearning.teachers import incompetent_model, original_model
 __all__ = [
     "S3TMemory",
     "SISAMemory",
+    "ScoreForgettingMemory",
     "Trace",
     "acu",
     "adaptive_alpha",
@@ -54,12 +60,14 @@ __all__ = [
     "boundary_expand",
     "boundary_shrink",
     "chain",
+    "concept_ablation",
     "dampen",
     "descend",
     "descend_parts",
     "dm_direct",
     "dmm",
     "enforce",
+    "esd",
     "finetune",
     "finetune_last",
     "fisher_forgetting",
@@ -90,7 +98,10 @@ __all__ = [
     "s3t",
     "salient",
     "salun",
+    "salun_diffusion",
+    "score_forgetting",
     "scrub",
+    "selective_amnesia",
     "sequences",
     "sisa",
     "sparsity_of",
