@@ -83,7 +83,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evaluation = "experiments.common.evaluations.generation:EVALUATION"
     config.train.learning_rate, config.train.num_epochs = 0.1, 4
     config.train.optimizer, config.rounding.num_perturbed = "adam", 0
-    diffusion.set_audits(config)
+    diffusion.set_audits(config, {})
     config.evaluate.answers.per_class = 20
     judges = config.evaluate.judges
     judges.model.options.update({"channels": (8, 8), "hidden": 16})

@@ -35,7 +35,7 @@ def test_accuracies_are_of_each_judge():
 def test_each_judge_is_trained_on_its_half_with_its_key(monkeypatch):
     """And as `evaluate.judges` says, on a bench that trains otherwise itself."""
     config = unlearn.get_config("digits")
-    diffusion.set_audits(config)
+    diffusion.set_audits(config, {})
     config.evaluate.judges.train.num_epochs = 3
     config.evaluate.judges.model.options.hidden = 5
     data = {"inputs": np.zeros((20, 8, 8, 1), np.float32), "targets": np.arange(20) % 4}
