@@ -37,10 +37,6 @@ class Gap(NamedTuple):
     distance: Callable[[table.Row, table.Row], float]
 
 
-def _approve_any(context: Context, arrays: Sequence[Arrays]) -> None:
-    """Whatever the originals do can be judged."""
-
-
 class Evaluation(NamedTuple):
     """How the models of a modality are judged.
 
@@ -58,7 +54,7 @@ class Evaluation(NamedTuple):
       reproduced: columns that are the same again on another machine, but for a band.
       figures: `(bench, summary, {method: arrays of each seed}) -> {name: (caption, figure)}`.
       approve: `(context, arrays of each original)`: raises `ValueError` where what the originals do
-        cannot be judged; asked before anything is forgotten.
+        cannot be judged; asked before anything is forgotten. `None`: whatever they do can be.
     """
 
     prepare: Callable[..., Context]
@@ -71,7 +67,7 @@ class Evaluation(NamedTuple):
     columns: table.Columns
     reproduced: Sequence[str]
     figures: Callable[..., dict[str, tuple[str, Any]]]
-    approve: Callable[[Context, Sequence[Arrays]], None] = _approve_any
+    approve: Callable[[Context, Sequence[Arrays]], None] | None = None
 
 
 ROOM = "experiments.common.evaluations"

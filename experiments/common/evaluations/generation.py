@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.common import build, denoising, runner
 from experiments.common import judges as judges_lib
-from experiments.common import runner
 from experiments.common.evaluations import Arrays, Evaluation, Gap, Relearn, sets
 from experiments.common.measure import Bench, place
 from unlearnjax import diffusion, parallel
@@ -48,13 +48,16 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
     """Trains the judges; says first how good they are.
 
     Raises:
-      ValueError: for a forget set that changes the data, and for judges that real images confuse.
+      ValueError: for a forget set that changes the data, conditions that a method cannot forget
+        (see `denoising.validate`), and judges that real images confuse.
     """
     config, problem = bench.config, bench.problem
     if config.forget.partition(":")[0] in corruption.KINDS:
         raise ValueError(
             f"forget must leave the data as it is where classes are drawn, got {config.forget!r}"
         )
+    if config.task == "diffusion":
+        _validate_conditions(bench)
     judges = judges_lib.train(bench, run)
     real = judges_lib.pixels(problem.held_out["inputs"])
     opinions = judges_lib.judge(judges, real)
@@ -182,6 +185,16 @@ def figures(
     )
     losses = sets.figures(bench, summary, arrays, metric="loss", scale=1, unit="squared error")
     return {"samples": (caption, grid), **losses}
+
+
+def _validate_conditions(bench: Bench) -> None:
+    config, problem = bench.config, bench.problem
+    given = build.given(config, problem.dataset)
+    unlearners = {
+        name: build.unlearner(name, config, len(problem.retain), given) for name in config.methods
+    }
+    sets = (problem.train["condition"][rows] for rows in (problem.forget, problem.retain))
+    denoising.validate(config, problem.dataset, *sets, unlearners)
 
 
 def _require(right: Sequence[float], least: float, what: str, remedy: str) -> None:
