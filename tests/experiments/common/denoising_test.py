@@ -7,10 +7,12 @@ import optax
 import pytest
 
 from configs import diffusion as config_lib
+from configs import diffusion_sweep, unlearn
+from experiments import sweep
 from experiments.common import build, denoising
 from experiments.common.fit import other_training
 from unlearnjax import data as data_lib
-from unlearnjax import diffusion, tasks, training
+from unlearnjax import diffusion, parallel, tasks, training
 
 SMALL = {
     "dit": {"width": 8, "depth": 1, "num_heads": 1},
@@ -74,8 +76,6 @@ def test_unlearners_that_have_a_process_are_given_the_tasks(name):
     if name in ("salun_diffusion", "esd"):
         with pytest.raises(TypeError, match="process"):
             build.unlearner(name, config, 100)
-    from configs import unlearn
-
     assert build.given(unlearn.get_config(), toy()) == {}
 
 
@@ -210,21 +210,51 @@ def test_config_strings():
             config(arg)
 
 
-def test_the_config_of_accelerators_trains_the_papers_network_in_bfloat16():
-    """A step of it compiles; with few channels, on images of 8x8."""
+def accelerated():
+    """A step of the config of accelerators, its state and a batch, in shapes: few channels, 8x8."""
     config = config_of("cifar10")
-    config.train.update({"batch_size": 4, "num_epochs": 1})
-    assert config.train.shard_parameters and config.train.average == 0.9999
+    config.train.update({"batch_size": 8, "num_epochs": 1})
     dataset = toy(3)
-    task = build.task(config, dataset)
-    assert denoising.process(config, dataset).prediction == "epsilon"
-    recipe = training.recipe(task, build.training_optimizer(config, 12))
+    recipe = training.recipe(build.task(config, dataset), build.training_optimizer(config, 12))
     data = {name: jnp.asarray(value) for name, value in dataset.train.items()}
-    state = jax.eval_shape(lambda: recipe.start(data, jax.random.key(0), None))
-    batch = data_lib.take({k: v[:4] for k, v in data.items()}, jnp.arange(4))
-    program = jax.jit(recipe.step).lower(state, batch, jax.random.key(1))
-    assert "bf16" in program.as_text()
+    start = lambda: recipe.start(data, jax.random.key(0), None)
+    return config, dataset, recipe, start, data_lib.take(data, jnp.arange(8))
+
+
+def test_the_config_of_accelerators_trains_the_papers_network_in_bfloat16():
+    config, dataset, recipe, start, batch = accelerated()
+    assert config.train.shard_parameters and config.train.average == 0.9999
+    assert denoising.process(config, dataset).prediction == "epsilon"
+    state = jax.eval_shape(start)
+    program = jax.jit(recipe.step).trace(state, batch, jax.random.key(1))
+    assert "bf16" in str(program.jaxpr)
     moved, metrics = program.out_info
     assert jax.tree.structure(moved) == jax.tree.structure(state) and "loss" in metrics
     deployed = jax.eval_shape(recipe.deploy, state)["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(deployed)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.slow
+def test_it_takes_a_step_with_its_parameters_split_over_devices():
+    _, _, recipe, start, batch = accelerated()
+    mesh = parallel.mesh()
+    with jax.set_mesh(mesh):
+        shardings = parallel.split_shardings(jax.eval_shape(start), mesh, min_size=16)
+        state = jax.jit(start, out_shardings=shardings)()
+        step = jax.jit(recipe.step, out_shardings=(shardings, None))
+        moved, metrics = step(state, parallel.shard(batch, mesh), jax.random.key(1))
+    assert np.isfinite(metrics["loss"]) and metrics["weight"] == 8
+    leaves = jax.tree.leaves(moved.variables["params"])
+    assert any(not leaf.sharding.is_fully_replicated for leaf in leaves)
+
+
+def test_a_search_through_the_methods_values_makes_sense():
+    config = diffusion_sweep.get_config("digits,forget=class:3/class:7")
+    assert config.scenarios == ("class:3", "class:7")
+    assert sorted(config.methods) == sorted(config.spaces)
+    assert config.validation_fraction == 0.2 and config.task == "diffusion"
+    sweep.validate(config, build.given(config, toy()))
+    config.spaces.esd.learning_rate = (-1.0,)
+    with pytest.raises(ValueError, match="learning_rate must be > 0"):
+        sweep.validate(config, build.given(config, toy()))
+    assert diffusion_sweep.get_config("method=esd").methods == ("esd",)
