@@ -46,16 +46,18 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     problem = build.problem(config, run.data_dir)
     bench = measure.bench(config, problem)
     build.validate_shared_fields(config)
-    unlearners = {
-        name: build.unlearner(name, config, len(problem.retain)) for name in config.methods
-    }
+    given = build.given(config, problem.dataset)
+    unlearner = lambda name, values: build.unlearner(
+        name, config, len(problem.retain), {**given, **values}
+    )
+    unlearners = {name: unlearner(name, {}) for name in config.methods}
     seeds = range(config.num_seeds)
 
     def missing(name: str) -> bool:
         return not all(run.has_row(f"{name}_seed{seed}") for seed in seeds)
 
     def forgetter(method: str) -> measure.Forgetter:
-        of_values = lambda values: build.unlearner(method, config, len(problem.retain), values)
+        of_values = functools.partial(unlearner, method)
         return measure.forgetter(bench, of_values, lambda: run.compiling(method))
 
     forgetters = {method: forgetter(method) for method in unlearners}
@@ -73,7 +75,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     evaluation = bench.evaluation
     context = evaluation.prepare(run, bench)
     rows, observed, by_method, curves, targets = [], [], {}, {}, {}
-    served = {method: unlearner.serve(bench.task) for method, unlearner in unlearners.items()}
+    served = {method: own.serve(bench.task) for method, own in unlearners.items()}
     by_importance = not SSD.isdisjoint(config.unlearn[m].get("constructor", m) for m in unlearners)
 
     def add_row(name: str, method: str, seed: int, task, compute, number: int = 0) -> None:
@@ -138,6 +140,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     if programs:  # the longest comes first
         measure.prepare([functools.partial(measure.rehearse, bench, context), *programs])
     originals = add_fits("original", seeds)
+    if evaluation.approve is not None:
+        evaluation.approve(context, by_method["original"])
     add_fits("oracle", seeds)
     for method in unlearners:
         add_forgetting(method, originals)

@@ -22,6 +22,9 @@ from unlearnjax.training.checkpoints import Checkpoints
 from unlearnjax.training.fit import Training
 from unlearnjax.types import Data, Task, Variables
 
+# What a model depends on beside `LEARNED`, where the config has it.
+OF_SOME = ("validation_fraction", "task_options")
+
 
 class Fit(NamedTuple):
     """A finished training run: the model, per-epoch means, the cost of the whole run."""
@@ -197,7 +200,7 @@ def other_training(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
     """In what the originals of two configurations differ, one line each; empty if in nothing."""
 
     def learned(config):
-        kept = {name: config.get(name) for name in (*LEARNED, "validation_fraction")}
+        kept = {name: config.get(name) for name in (*LEARNED, *OF_SOME)}
         # What is unset, older configurations do not have.
         kept["train"] = {
             k: v for k, v in config["train"].items() if k != "checkpoint_every" and v is not None

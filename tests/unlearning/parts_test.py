@@ -10,7 +10,7 @@ from tests import problems
 from unlearnjax import unlearning
 from unlearnjax.types import Request, Task
 from unlearnjax.unlearning import objectives, orders, teachers
-from unlearnjax.unlearning.descend import join
+from unlearnjax.unlearning.parts import join
 
 # The output is the parameter times the input, and so is the loss.
 SCALAR = Task(

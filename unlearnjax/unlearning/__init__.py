@@ -14,6 +14,11 @@ from unlearnjax.unlearning.classification.relabel import (
 )
 from unlearnjax.unlearning.classification.unsir import unsir
 from unlearnjax.unlearning.descend import Trace, descend, descend_parts
+from unlearnjax.unlearning.diffusion.concept_ablation import concept_ablation
+from unlearnjax.unlearning.diffusion.esd import esd
+from unlearnjax.unlearning.diffusion.salun import salun_diffusion
+from unlearnjax.unlearning.diffusion.score_forgetting import ScoreForgettingMemory, score_forgetting
+from unlearnjax.unlearning.diffusion.selective_amnesia import selective_amnesia
 from unlearnjax.unlearning.distil import bad_teacher, scrub
 from unlearnjax.unlearning.finetune import finetune, finetune_last, retrain_last
 from unlearnjax.unlearning.gradient_ascent import gradient_ascent, gradient_ascent_plus
@@ -22,9 +27,11 @@ from unlearnjax.unlearning.laf import laf
 from unlearnjax.unlearning.lipschitz import just_in_time
 from unlearnjax.unlearning.matching import dm_direct, dmm, match_outputs, oracle_matching
 from unlearnjax.unlearning.needs import enforce
+from unlearnjax.unlearning.parts import run_parts
 from unlearnjax.unlearning.regression import blindspot, gaussian_amnesiac
 from unlearnjax.unlearning.retrain import retrain
 from unlearnjax.unlearning.s3t import S3TMemory, s3t
+from unlearnjax.unlearning.saliency import salient
 from unlearnjax.unlearning.sisa import SISAMemory, averaged, sisa
 from unlearnjax.unlearning.sparse import (
     iterative_prune,
@@ -41,6 +48,7 @@ from unlearnjax.unlearning.teachers import incompetent_model, original_model
 __all__ = [
     "S3TMemory",
     "SISAMemory",
+    "ScoreForgettingMemory",
     "Trace",
     "acu",
     "adaptive_alpha",
@@ -52,12 +60,14 @@ __all__ = [
     "boundary_expand",
     "boundary_shrink",
     "chain",
+    "concept_ablation",
     "dampen",
     "descend",
     "descend_parts",
     "dm_direct",
     "dmm",
     "enforce",
+    "esd",
     "finetune",
     "finetune_last",
     "fisher_forgetting",
@@ -84,9 +94,14 @@ __all__ = [
     "relabelled",
     "retrain",
     "retrain_last",
+    "run_parts",
     "s3t",
+    "salient",
     "salun",
+    "salun_diffusion",
+    "score_forgetting",
     "scrub",
+    "selective_amnesia",
     "sequences",
     "sisa",
     "sparsity_of",

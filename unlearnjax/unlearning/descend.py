@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from unlearnjax import checks, training
 from unlearnjax import data as data_lib
-from unlearnjax.types import PARTS, Array, Data, PyTree, Request, Task, Unlearner, Variables
+from unlearnjax.types import Array, Data, PyTree, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import orders
+from unlearnjax.unlearning import parts as parts_lib
 from unlearnjax.unlearning import teachers as teachers_lib
 from unlearnjax.unlearning.objectives import Objective
 
@@ -115,7 +115,7 @@ def descend(
         over=(over, OVER),
         **{f"record[{i}]": (name, CURVES) for i, name in enumerate(record)},
     )
-    validate_length(num_epochs, num_steps)
+    parts_lib.validate_length(num_epochs, num_steps)
     checks.at_least(1, batch_size=batch_size)
     checks.part(retain_fraction=retain_fraction)
     if select is not None and not record:
@@ -203,7 +203,7 @@ def descend_parts(
 
     Args:
       objective, tx, rng, task, variables: what is minimised, how, by which key, and where from.
-      parts: `{name: data}`; for their columns see `join`.
+      parts: `{name: data}`; for their columns see `parts.join`.
       over, batch_size, along, epochs: see `orders.order`.
       num_epochs, num_steps: one of the two.
       rows: `{name: positions in that part}`, if not all of it is used.
@@ -218,43 +218,27 @@ def descend_parts(
       The state of training, optimizer's included, and what `watch` saw, leaves `[num_epochs, ...]`.
 
     Raises:
-      ValueError: for a part, or parts, that `join` refuses, and for outputs to be cached of a task
-        that draws: a teacher must see the draw of the step; for another `over`, `along`, `rows` or
-        `epochs` than there are, and a length or batch size out of range.
+      ValueError: for a part, or parts, that `parts.join` refuses, and for outputs to be cached of
+        a task that draws: a teacher must see the draw of the step; for another `over`, `along`,
+        `rows` or `epochs` than there are, and a length or batch size out of range.
     """
-    teachers, rows, epochs = dict(teachers or {}), rows or {}, epochs or {}
-    validate_length(num_epochs, num_steps)
-    checks.at_least(1, batch_size=batch_size)
-    checks.one_of(over=(over, orders.ORDERS))
-    named = {f"rows[{name!r}]": name for name in rows} | {f"epochs[{n!r}]": n for n in epochs}
-    if along is not None:
-        named["along"] = along
-    checks.one_of(**{name: (value, tuple(parts)) for name, value in named.items()})
-    data = join(parts)
-    sizes = {name: data_lib.num_examples(part) for name, part in parts.items()}
-    starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
-    own = {name: starts[name] + rows.get(name, jnp.arange(size)) for name, size in sizes.items()}
-    data = {**data, **teachers_lib.cached(task, teachers, data, cache_teachers)}
-    teachers.setdefault("original", variables if original is None else original)
-    order = orders.order(over, own, batch_size, along=along, epochs=epochs)
-    if num_steps is not None:
-        order, num_epochs = orders.cut(order, num_steps)
-    step = _skipping_empty(training.make_step(objective(task, teachers), tx))
-
-    def epoch(state, _):
-        state, _ = training.run_epochs(
-            step,
-            state,
-            data,
-            jnp.concatenate(list(own.values())),
-            rng,
-            num_epochs=1,
-            batch_size=batch_size,
-            order=order,
-        )
-        return state, () if watch is None else watch(training.deploy(state))
-
-    return jax.lax.scan(epoch, training.init_state(variables, tx), length=num_epochs)
+    named = dict(teachers or {})
+    everyone = {"original": variables if original is None else original, **named}
+    return parts_lib.run_parts(
+        training.make_step(objective(task, everyone), tx),
+        training.init_state(variables, tx),
+        rng,
+        parts,
+        over=over,
+        batch_size=batch_size,
+        num_epochs=num_epochs,
+        num_steps=num_steps,
+        along=along,
+        epochs=epochs,
+        rows=rows,
+        columns=lambda data: teachers_lib.cached(task, named, data, cache_teachers),
+        watch=None if watch is None else lambda state: watch(training.deploy(state)),
+    )
 
 
 def resolve(
@@ -271,74 +255,12 @@ def init_nothing(rng: jax.Array, task: Task, variables: Any, data: Any) -> tuple
     return variables, ()
 
 
-def validate_length(num_epochs: int | None, num_steps: int | None) -> None:
-    """Raises `ValueError` unless one of them is given, and at least 1."""
-    if (num_epochs is None) == (num_steps is None):
-        raise ValueError(
-            f"one of num_epochs and num_steps must be given, got {num_epochs} and {num_steps}"
-        )
-    length = {"num_epochs": num_epochs} if num_steps is None else {"num_steps": num_steps}
-    checks.whole(**length)
-    checks.at_least(1, **length)
-
-
-def join(parts: Mapping[str, Data]) -> Data:
-    """The parts one after another, with the column `part` `[N]`, each one's place in `types.PARTS`.
-
-    A column that some parts lack has there the first value that another part has, so that terms
-    that are not theirs stay finite, and so do their gradients; `weight` is 1.
-
-    Raises:
-      ValueError: for no part or an unknown one, `inputs` or `index` in some of them only, or a
-        column `part`.
-    """
-    checks.one_of(**{f"parts[{name!r}]": (name, PARTS) for name in parts})
-    if not parts:
-        raise ValueError(f"parts must be some of {PARTS}, got none")
-    if any("part" in data for data in parts.values()):
-        raise ValueError("data must have no column 'part', which says of what part a row is")
-    parts = {name: data_lib.numeric(data) for name, data in parts.items()}
-    names = dict.fromkeys(name for data in parts.values() for name in data)
-    for column in ("inputs", "index"):
-        lacking = [name for name, data in parts.items() if column in names and column not in data]
-        if lacking:
-            raise ValueError(f"{column!r} must be in all parts or none, {lacking[0]} has none")
-
-    def whole(column: str) -> Array:
-        like = next(jnp.asarray(data[column]) for data in parts.values() if column in data)
-        filler = jnp.ones_like(like[:1]) if column == "weight" else like[:1]
-        own = [data.get(column) for data in parts.values()]
-        sizes = [data_lib.num_examples(data) for data in parts.values()]
-        return jnp.concatenate(
-            [
-                jnp.repeat(filler, size, axis=0) if rows is None else rows
-                for rows, size in zip(own, sizes, strict=True)
-            ]
-        )
-
-    places = [
-        jnp.full(data_lib.num_examples(data), PARTS.index(name)) for name, data in parts.items()
-    ]
-    return {**{name: whole(name) for name in names}, "part": jnp.concatenate(places)}
-
-
 def _share(rng: Array, size: int, fraction: float) -> Array:
     """Positions of a random share of so many rows."""
     if fraction == 1:
         return jnp.arange(size)
     kept = max(1, round(fraction * size)) if size else 0
     return jax.random.permutation(rng, size)[:kept]
-
-
-def _skipping_empty(step):
-    """A batch of padding alone changes nothing but the step count, momentum included."""
-
-    def skipping(state, batch, rng):
-        new, sums = step(state, batch, rng)
-        kept = _where(batch["weight"].sum() > 0, new, state)
-        return kept._replace(step=new.step), sums
-
-    return skipping
 
 
 def _curves(outputs: Mapping[str, Mapping[str, Array]], request: Request) -> dict[str, Array]:
@@ -349,7 +271,3 @@ def _curves(outputs: Mapping[str, Mapping[str, Array]], request: Request) -> dic
         for metric in ("loss", "accuracy")
         if metric in values
     }
-
-
-def _where(condition: Array, yes, no):
-    return jax.tree.map(lambda a, b: a if a is b else jnp.where(condition, a, b), yes, no)

@@ -13,8 +13,9 @@ from unlearnjax import data as data_lib
 from unlearnjax.training.step import LossFn
 from unlearnjax.types import Array, Batch, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning.at_layer import at_layer
-from unlearnjax.unlearning.descend import Transform, init_nothing, join, resolve
+from unlearnjax.unlearning.descend import Transform, init_nothing, resolve
 from unlearnjax.unlearning.objectives import member
+from unlearnjax.unlearning.parts import join
 from unlearnjax.unlearning.teachers import original
 
 # Of the divergence beside the squared error in the density models' loss, as published.

@@ -236,17 +236,28 @@ def uniform_target(task: Task, outputs: Outputs, batch: Batch, teachers) -> Arra
     return -log_probs.mean(-1) - jnp.log(tasks.num_classes(outputs))
 
 
-def divergence(teacher: str = "original", temperature: float = 1.0) -> Term:
+def divergence(
+    teacher: str | None = "original", temperature: float = 1.0, at: str | None = None
+) -> Term:
     """How far the student's predictions are from a teacher's, as the task compares them.
 
     `T^2 KL(teacher || student)` of softened predictions for classification, see `Task.divergence`.
+
+    Args:
+      teacher: its name; `None` is the student itself, without gradient, on a view.
+      temperature: T, > 0.
+      at: the view that the teacher is asked about, see `combine`; default what the student sees.
     """
     checks.positive(temperature=temperature)
+    if teacher is None and at is None:
+        raise ValueError("at must name a view where the student is its own teacher, got None")
 
     def term(task, outputs, batch, teachers):
         if task.divergence is None:
             raise ValueError("this term compares predictions: the task must have a divergence")
-        return task.divergence(outputs, teachers[teacher], batch, temperature)
+        said = jax.lax.stop_gradient(outputs) if teacher is None else teachers[teacher]
+        said = said if at is None else _renamed(said, at)
+        return task.divergence(outputs, said, batch, temperature)
 
     return term
 
@@ -286,11 +297,14 @@ def l2(coefficient: float) -> Penalty:
     return lambda params, original: coefficient * optax.tree.norm(params, squared=True)
 
 
-def l2_to_original(coefficient: float) -> Penalty:
-    """`coefficient * sum (theta - theta_original)^2`."""
+def l2_to_original(coefficient: float, weight: PyTree | None = None) -> Penalty:
+    """`coefficient * sum weight (theta - theta_original)^2`, a tree like theta, by default ones."""
 
     def penalty(params, original):
-        return coefficient * optax.tree.norm(optax.tree.sub(params, original), squared=True)
+        apart = optax.tree.sub(params, original)
+        if weight is None:
+            return coefficient * optax.tree.norm(apart, squared=True)
+        return coefficient * optax.tree.vdot(weight, jax.tree.map(jnp.square, apart))
 
     return penalty
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import checks, curvature, tasks, training
+from unlearnjax import checks, tasks, training
 from unlearnjax.types import Array, Batch, Data, Request, Task, Unlearner, Variables
-from unlearnjax.unlearning import objectives, transforms
+from unlearnjax.unlearning import objectives, saliency
 from unlearnjax.unlearning.descend import Transform, descend
 from unlearnjax.unlearning.teachers import original
 
@@ -114,22 +114,14 @@ def salun(
       Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency", ICLR
       2024 (arXiv 2310.12508).
     """
-    checks.part(keep=keep)
-    options = {
-        "num_epochs": num_epochs,
-        "batch_size": batch_size,
-        "retain_weight": retain_weight,
-        "over": over,
-        "weighting": weighting,
-    }
-
-    def update(rng, task, variables, memory, request: Request):
-        gradient = curvature.mean_gradient(task, variables, request.forget)
-        mask = transforms.saliency_mask(gradient, keep)
-        inner = random_label(transforms.masked(tx, mask), **options)
-        return inner.update(rng, task, variables, memory, request)
-
-    return random_label(tx, **options)._replace(update=update)
+    return random_label(
+        saliency.salient(tx, keep),
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        retain_weight=retain_weight,
+        over=over,
+        weighting=weighting,
+    )
 
 
 def _any_class(task: Task, variables: Variables, teachers, batch: Batch, rng: Array) -> Batch:

@@ -1,0 +1,1 @@
+"""Methods for diffusion models; their public names are those of `unlearnjax.unlearning`."""
