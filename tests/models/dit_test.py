@@ -18,7 +18,7 @@ NOISED = jax.random.normal(jax.random.key(0), (B, H, W, C))
 @pytest.fixture(scope="module")
 def variables():
     """Moved away from its start, which is 0."""
-    return {"params": frameworks.shaken(fresh()["params"])}
+    return {"params": jax.jit(frameworks.shaken)(fresh()["params"])}
 
 
 @jax.jit
