@@ -79,11 +79,12 @@ def images(rng, condition, process, first=0):
 def losses_of(objective, task, variables, batch, teachers=None, seed=0):
     """What an objective says of each row of a batch, keyed as in a step."""
     batch = tasks.keyed({"weight": jnp.ones(len(batch["index"])), **batch}, jax.random.key(5))
-    loss_fn = objective(task, {"original": variables, **(teachers or {})})
-    return loss_fn(variables, batch, jax.random.key(seed))[0]
+    teachers = {"original": variables, **(teachers or {})}
+    compiled = jax.jit(lambda v, t, b, key: objective(task, t)(v, b, key)[0])
+    return compiled(variables, teachers, batch, jax.random.key(seed))
 
 
 def drawn(task, batch, train):
     """The batch as `losses_of` has it after the draws."""
     batch = tasks.keyed({"weight": jnp.ones(len(batch["index"])), **batch}, jax.random.key(5))
-    return tasks.drawn(task, batch, train)
+    return jax.jit(lambda batch: tasks.drawn(task, batch, train))(batch)
