@@ -18,6 +18,7 @@ from unlearnjax.models.convnet import ConvNet
 from unlearnjax.models.dit import DiT
 from unlearnjax.models.mlp import MLP
 from unlearnjax.models.resnet import ResNet
+from unlearnjax.models.unet import UNet
 from unlearnjax.models.vae import VAE
 from unlearnjax.models.vit import ViT
 
@@ -47,7 +48,7 @@ BY_NAME = {
 }
 
 # Of `tasks.diffusion`.
-DENOISERS = {"dit": DiT}
+DENOISERS = {"dit": DiT, "unet": UNet}
 
 # Arguments that the problem decides, or Flax itself.
 _GIVEN = ("num_classes", "dtype", "axis_name", "rngs", "parent", "name")
@@ -135,6 +136,7 @@ __all__ = [
     "ConvNet",
     "DiT",
     "ResNet",
+    "UNet",
     "ViT",
     "by_name",
     "default_options",

@@ -3,12 +3,14 @@
 Peebles and Xie, "Scalable Diffusion Models with Transformers", ICCV 2023.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from unlearnjax.models import embeddings
 from unlearnjax.types import Array
 
 
@@ -53,59 +55,22 @@ class DiT(nn.Module):
         x = noised.reshape(batch, rows, side, cols, side, channels).swapaxes(2, 3)
         x = x.reshape(batch, rows * cols, side * side * channels)
         x = nn.Dense(self.width, dtype=self.dtype, name="patches")(x)
-        x = x + grid_positions(rows, cols, self.width).astype(x.dtype)
-        told = nn.silu(TimeAndCondition(self.num_classes, self.width, self.dtype)(time, condition))
+        x = x + embeddings.grid_positions(rows, cols, self.width).astype(x.dtype)
+        told = nn.Dense(self.width, dtype=self.dtype, name="time_in")(
+            embeddings.waves(time, self.width)
+        )
+        told = nn.Dense(self.width, dtype=self.dtype, name="time_out")(nn.silu(told))
+        table = embeddings.Classes(self.num_classes, self.width, dtype=self.dtype, name="classes")
+        told = nn.silu(told + table(condition))
         for i in range(self.depth):
             x = _Block(self.num_heads, self.dtype, name=f"block_{i}")(x, told)
-        shift, scale = jnp.split(_modulation(2 * self.width, self.dtype)(told)[:, None], 2, axis=-1)
+        shift, scale = jnp.split(_modulation(2 * self.width, self.dtype)(told), 2, axis=-1)
         x = _normed(x, self.dtype) * (1 + scale) + shift
         zeros = nn.initializers.zeros_init()
         x = nn.Dense(side * side * channels, kernel_init=zeros, dtype=self.dtype, name="pixels")(x)
         x = x.reshape(batch, rows, cols, side, side, channels).swapaxes(2, 3)
         wide = jnp.promote_types(noised.dtype, jnp.float32)
         return {"prediction": x.reshape(noised.shape).astype(wide)}
-
-
-class TimeAndCondition(nn.Module):
-    """`[B, width]` of times and conditions: the sum of an embedding of each.
-
-    Attributes:
-      num_classes: rows of the table, and one for the condition that says nothing.
-      width: of the result.
-      dtype: compute type.
-    """
-
-    num_classes: int
-    width: int
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, time: Array, condition: Array) -> Array:
-        x = nn.Dense(self.width, dtype=self.dtype)(waves(time, self.width))
-        x = nn.Dense(self.width, dtype=self.dtype)(nn.silu(x))
-        normal = nn.initializers.normal(0.02)
-        table = nn.Embed(
-            self.num_classes + 1,
-            self.width,
-            dtype=self.dtype,
-            embedding_init=normal,
-            name="classes",
-        )
-        return x + table(condition)
-
-
-def waves(positions: Array, width: int, longest: float = 10_000.0) -> Array:
-    """`[N, width]` sines and cosines of positions `[N]`, of frequencies from 1 to `1 / longest`."""
-    half = width // 2
-    frequencies = jnp.exp(-jnp.log(longest) * jnp.arange(half) / (half - 1))
-    angles = positions.astype(frequencies.dtype)[:, None] * frequencies
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-
-
-def grid_positions(rows: int, cols: int, width: int) -> Array:
-    """`[rows * cols, width]`: waves of the row beside those of the column."""
-    y, x = jnp.meshgrid(jnp.arange(rows), jnp.arange(cols), indexing="ij")
-    return jnp.concatenate([waves(p.reshape(-1), width // 2) for p in (y, x)], axis=-1)
 
 
 class _Block(nn.Module):
@@ -117,7 +82,7 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, told: Array) -> Array:
         width = x.shape[-1]
-        parts = jnp.split(_modulation(6 * width, self.dtype)(told)[:, None], 6, axis=-1)
+        parts = jnp.split(_modulation(6 * width, self.dtype)(told), 6, axis=-1)
         shift, scale, gate = parts[:3]
         y = _normed(x, self.dtype) * (1 + scale) + shift
         x = x + gate * Attention(self.num_heads, self.dtype, name="attention")(y)
@@ -147,7 +112,8 @@ def _normed(x: Array, dtype: Any) -> Array:
     return nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(x)
 
 
-def _modulation(features: int, dtype: Any) -> nn.Dense:
-    """Starts at zero."""
+def _modulation(features: int, dtype: Any) -> Callable[[Array], Array]:
+    """`[B, width]` of what is told to `[B, 1, features]`; starts at zero."""
     zeros = nn.initializers.zeros_init()
-    return nn.Dense(features, kernel_init=zeros, dtype=dtype, name="modulation")
+    dense = nn.Dense(features, kernel_init=zeros, dtype=dtype, name="modulation")
+    return lambda told: dense(told)[:, None]

@@ -9,6 +9,7 @@ from unlearnjax import checks
 from unlearnjax import data as data_lib
 from unlearnjax import diffusion as diffusion_lib
 from unlearnjax.diffusion.denoiser import validate
+from unlearnjax.diffusion.samplers import Sampler
 from unlearnjax.tasks import draws
 from unlearnjax.tasks.adapters import Model, columns
 from unlearnjax.types import Array, Batch, Outputs, Task, Variables
@@ -20,7 +21,7 @@ def diffusion(
     *,
     condition_dropout: float = 0.1,
     num_draws: int = 16,
-    sampler: diffusion_lib.Sampler | None = None,
+    sampler: Sampler | None = None,
     guidance: float = 2.0,
 ) -> Task:
     """A Task whose loss is the mean squared error of what a network predicts of noised images.
@@ -31,7 +32,7 @@ def diffusion(
     `noised`, it is x_t as it stands, with its `time`; no images are then needed for outputs.
 
     Outputs: 'prediction' in the process's parametrisation, 'noise', the same said as noise,
-    'noised' and 'time'; where there are images, 'target', what should have been predicted.
+    'noised' and 'time'; where x_t was made of images, 'target', what should have been predicted.
 
     Loss: `mean (prediction - target)^2` over an image. It is not a negative log-likelihood: where
     curvature is read from it, that is of this loss.
@@ -51,7 +52,7 @@ def diffusion(
       condition_dropout: in [0, 1], how often a condition is null in training.
       num_draws: of time and noise that evaluation averages, at least 1; draw k of K has a time from
         the k-th part of all.
-      sampler: default `diffusion.ddim(process)`.
+      sampler: default `diffusion.ddim(process)`, its 25 steps or all times if there are fewer.
       guidance: of generation, see `diffusion.guided`.
 
     References:
@@ -63,8 +64,8 @@ def diffusion(
     checks.whole(num_draws=num_draws)
     checks.at_least(1, num_draws=num_draws)
     checks.finite(guidance=guidance)
-    sampler = diffusion_lib.ddim(process) if sampler is None else sampler
     schedule, steps = process.schedule, process.schedule.num_steps
+    sampler = diffusion_lib.ddim(process, min(25, steps)) if sampler is None else sampler
 
     def draw(rng: Array, example: Batch, train: bool) -> Batch:
         of_time, of_noise, of_condition = jax.random.split(rng, 3)
@@ -85,13 +86,6 @@ def diffusion(
             drawn["condition"] = jnp.where(dropped, process.null, condition).astype(condition.dtype)
         return {**example, **drawn}
 
-    def noised_of(batch: Batch) -> tuple[Array, Array]:
-        if "noised" in batch:
-            return tuple(columns(batch, ("noised", "time")))
-        x0, noise, time = columns(batch, ("inputs", "noise", "time"))
-        checks.floating(inputs=x0)
-        return diffusion_lib.add_noise(schedule, x0, noise, time), time
-
     def init(rng: Array, batch: Batch) -> Variables:
         number = data_lib.num_examples(batch)
         noised = jnp.zeros((number, *process.shape), jnp.float32)
@@ -99,20 +93,21 @@ def diffusion(
         return model.init(rng, {**batch, "noised": noised, "time": told, "condition": told})
 
     def apply(variables: Variables, batch: Batch, rng: Array | None, train: bool):
-        noised, time = noised_of(batch)
-        given = {**batch, "noised": noised, "time": time}
-        outputs, updated = model.apply(variables, given, rng, train)
-        prediction = columns(outputs, ("prediction",))[0]
+        seen = batch if "noised" in batch else {**batch, **noised_from(batch)}
+        noised, time = columns(seen, ("noised", "time"))
+        outputs, updated = model.apply(variables, seen, rng, train)
+        (prediction,) = columns(outputs, ("prediction",))
         kinds = process.prediction, "epsilon"
         noise = diffusion_lib.convert(schedule, prediction, noised, time, *kinds)
-        found = {**outputs, "noise": noise, "noised": noised, "time": time}
-        if "inputs" in batch and "noise" in batch:
-            of_velocity = schedule, batch["inputs"], batch["noise"], time
-            is_velocity = process.prediction == "v"
-            found["target"] = (
-                diffusion_lib.velocity(*of_velocity) if is_velocity else batch["noise"]
-            )
-        return found, updated
+        told = {name: seen[name] for name in ("noised", "time", "target") if name in seen}
+        return {**outputs, "noise": noise, **told}, updated
+
+    def noised_from(batch: Batch) -> Batch:
+        x0, noise, time = columns(batch, ("inputs", "noise", "time"))
+        checks.floating(inputs=x0)
+        of = schedule, x0, noise, time
+        target = diffusion_lib.velocity(*of) if process.prediction == "v" else noise
+        return {"noised": diffusion_lib.add_noise(*of), "target": target}
 
     def loss(outputs: Outputs, batch: Batch) -> Array:
         del batch
