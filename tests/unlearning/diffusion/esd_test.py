@@ -60,7 +60,7 @@ def on_the_way(model, batch, seed, guidance, num_steps):
 def test_x_t_is_what_is_about_to_be_drawn_and_t_is_its_own_time(monkeypatch, drawn_by, model):
     batch, times = rows([0, 1, 0, 2]), set()
     prepare = prepared(monkeypatch, batch, drawn_by=drawn_by)
-    for seed in range(20):
+    for seed in range(60):
         drawn = prepare(seed)
         times.add(int(drawn["time"][0]))
         if seed > 1:
