@@ -173,6 +173,14 @@ def test_penalties():
     assert objectives.l2_to_original(2.0)(params, original) == pytest.approx(0.5)
 
 
+def test_a_penalty_may_weigh_each_parameter():
+    params = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0])}
+    original = {"a": jnp.array([0.0, 1.0]), "b": jnp.array([1.0])}
+    weight = {"a": jnp.array([2.0, 0.0]), "b": jnp.array([0.5])}
+    assert float(objectives.l2_to_original(10.0, weight)(params, original)) == 10 * (2 + 0.5 * 4)
+    assert float(objectives.l2_to_original(10.0)(params, original)) == 10 * (1 + 1 + 4)
+
+
 def test_random_targets_are_uniform_over_the_other_classes():
     targets = jnp.repeat(jnp.arange(4), 3000)
     drawn = np.asarray(objectives.random_targets(jax.random.key(0), targets, 4))

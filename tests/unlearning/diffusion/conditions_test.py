@@ -64,7 +64,7 @@ def test_in_compiled_code_values_are_not_known():
 
 @pytest.mark.parametrize("number, batch_size, length", [(1, 4, 4), (4, 4, 4), (5, 4, 8)])
 def test_rows_are_full_batches_with_every_condition(number, batch_size, length):
-    rows = conditions.rows(jnp.arange(number, dtype=jnp.int32), batch_size, start=10)
+    rows = jax.jit(lambda: conditions.rows(np.arange(number), batch_size, start=10))()
     assert rows["condition"].tolist() == [i % number for i in range(length)]
     assert rows["index"].tolist() == list(range(10, 10 + length))
 

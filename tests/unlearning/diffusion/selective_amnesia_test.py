@@ -170,14 +170,6 @@ def test_it_remembers_what_the_original_drew_of_all_conditions(model, monkeypatc
     assert seen["options"]["over"] == "paired"
 
 
-def test_the_penalty_weighs_each_parameter():
-    params = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0])}
-    original = {"a": jnp.array([0.0, 1.0]), "b": jnp.array([1.0])}
-    weight = {"a": jnp.array([2.0, 0.0]), "b": jnp.array([0.5])}
-    assert float(objectives.l2_to_original(10.0, weight)(params, original)) == 10 * (2 + 0.5 * 4)
-    assert float(objectives.l2_to_original(10.0)(params, original)) == 10 * (1 + 1 + 4)
-
-
 @pytest.mark.parametrize(
     "options, message",
     [
