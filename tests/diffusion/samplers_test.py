@@ -27,9 +27,13 @@ def given():
     return keys, diffusion.noise_of(keys, SMALL.shape), jnp.arange(N) / N
 
 
-def run(sampler, process, keys, start, condition, s=S):
-    predict = gaussian.predict(process, MU, s)
-    return jax.jit(lambda k, x, c: sampler(k, predict, x, c))(keys, start, condition)
+def compiled(sampler, process):
+    predict = gaussian.predict(process, MU, S)
+    return jax.jit(lambda k, x, c: sampler(k, predict, x, c))
+
+
+def run(sampler, process, *given):
+    return compiled(sampler, process)(*given)
 
 
 @pytest.mark.parametrize(("make", "order"), [(diffusion.ddim, 1), (diffusion.heun, 2)])
@@ -153,11 +157,12 @@ def test_times_are_evenly_spaced_from_the_last():
 )
 def test_samples_depend_on_their_own_key_alone(given, sampler, draws):
     keys, start, condition = given
-    images = run(sampler, SMALL, keys, start, condition)
-    order = jnp.array([3, 0, 5, 1, 4, 2])
-    permuted = run(sampler, SMALL, keys[order], start[order], condition[order])
+    draw = compiled(sampler, SMALL)
+    images = draw(keys, start, condition)
+    order = np.array([3, 0, 5, 1, 4, 2])
+    permuted = draw(keys[order], start[order], condition[order])
     np.testing.assert_array_equal(permuted, images[order])
-    others = run(sampler, SMALL, jax.random.split(jax.random.key(9), N), start, condition)
+    others = draw(jax.random.split(jax.random.key(9), N), start, condition)
     assert (np.abs(others - images).max() > 1e-3) == draws
 
 

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import frameworks
 from unlearnjax import models, trees
 from unlearnjax.models import embeddings
 
@@ -17,8 +16,10 @@ NOISED = jax.random.normal(jax.random.key(0), (B, H, W, C))
 
 @pytest.fixture(scope="module")
 def variables():
-    """Moved away from its start, which is 0."""
-    return {"params": jax.jit(frameworks.shaken)(fresh()["params"])}
+    """Anything but its start, which is 0."""
+    shapes, rng = jax.eval_shape(fresh)["params"], np.random.default_rng(0)
+    draw = lambda leaf: rng.normal(0.1, 0.3, leaf.shape).astype(np.float32)
+    return {"params": jax.tree.map(draw, shapes)}
 
 
 @jax.jit
