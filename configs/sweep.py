@@ -61,9 +61,14 @@ def get_config(arg: str = "") -> ConfigDict:
     arg = unlearn.with_defaults(rest, "digits", method=methods, seeds="2")
     config = leaderboard.get_config(arg)
     del config.rank, config.tuned
+    return searching(config, SPACES)
+
+
+def searching(config: ConfigDict, spaces: dict[str, dict]) -> ConfigDict:
+    """The config of a run as that of a search through `spaces` for its scenarios."""
     config.seed = 1000  # reports count their seeds from 0
     config.validation_fraction = 0.2
-    config.spaces = ConfigDict(SPACES)
+    config.spaces = ConfigDict(spaces)
     config.search = "random"
     config.max_trials = 10
     config.budget = 20.0

@@ -5,6 +5,7 @@ python -m experiments.sweep --config=configs/sweep.py --workdir=/tmp/sweep
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ Values = dict[str, Any]
 
 def story(config: ConfigDict, run: runner.Run) -> None:
     """Every forget set, then every method on it; the best values go to `tuned.json`."""
-    validate(config)
+    validate(config, build.given(config, build.dataset(config, run.data_dir)))
     rows, tuned, configs = [], {}, {}
     for forget in config.scenarios:
         one = ConfigDict(config.to_dict() | {"forget": forget, "held_out": "validation"})
@@ -39,8 +40,11 @@ def story(config: ConfigDict, run: runner.Run) -> None:
     report(config, run, rows, tuned)
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises `ValueError` for a search or a space that makes no sense."""
+def validate(config: ConfigDict, given: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Raises `ValueError` for a search or a space that makes no sense.
+
+    `given` are fields that constructors have from the task.
+    """
     checks.one_of(search=(config.search, SEARCHES), budget_unit=(config.budget_unit, BUDGETS))
     checks.among(methods=(config.methods, sorted(config.spaces)))
     for method in config.methods:
@@ -48,7 +52,7 @@ def validate(config: ConfigDict) -> None:
         if unknown:
             raise ValueError(f"spaces.{method} has fields unknown to it: {sorted(unknown)}")
         for values in candidates(config, method):
-            build.unlearner(method, config, config.train.batch_size, values)
+            build.unlearner(method, config, config.train.batch_size, {**given, **values})
 
 
 def sweep(config: ConfigDict, run: runner.Run, name: str) -> list[table.Row]:
@@ -56,10 +60,14 @@ def sweep(config: ConfigDict, run: runner.Run, name: str) -> list[table.Row]:
     problem = build.problem(config, run.data_dir)
     bench = measure.bench(config, problem)
     run.start(config.num_seeds * 2 * config.train.num_epochs + len(config.methods))
-    judge = partial(judged, bench, bench.evaluation.prepare(run, bench))
+    context = bench.evaluation.prepare(run, bench)
+    judge = partial(judged, bench, context)
     seeds, everything = range(config.num_seeds), np.arange(len(problem.train["targets"]))
     fitter = partial(measure.fitter, config, bench.task, bench.train, start=bench.start)
     originals = measure.fit(bench, run, f"{name}-original", fitter(everything), seeds)
+    if bench.evaluation.approve is not None:
+        observe = partial(bench.evaluation.observe, context, bench.task)
+        bench.evaluation.approve(context, [observe(fit.variables) for fit in originals.values()])
     oracles = measure.fit(bench, run, f"{name}-oracle", fitter(problem.oracle), seeds)
     audits = [judge(bench.task, fit.variables, seed) for seed, fit in oracles.items()]
     ideal = {k: float(np.mean([row[k] for row in audits])) for k in audits[0]}
@@ -112,15 +120,17 @@ def try_out(
 ) -> list[dict]:
     """The trials of one method, the values of its config first, until the budget is spent."""
     config, spent, trials, forgetters = bench.config, 0.0, [], {}
+    of_task = build.given(config, bench.problem.dataset)
+    unlearner = lambda values: build.unlearner(
+        method, config, len(bench.problem.retain), {**of_task, **values}
+    )
     for number, values in enumerate(candidates(config, method)):
         static, traced = build.split_values(values)
         group = tuple(sorted(static.items()))
         if group not in forgetters:
-            make = lambda given, static=static: build.unlearner(
-                method, config, len(bench.problem.retain), {**static, **given}
-            )
+            make = lambda given, static=static: unlearner({**static, **given})
             forgetters[group] = measure.forgetter(bench, make, lambda: run.compiling(method)).forget
-        serve = build.unlearner(method, config, len(bench.problem.retain), values).serve
+        serve = unlearner(values).serve
 
         def compute(forget=forgetters[group], traced=traced, values=values, serve=serve):
             gaps, costs, units = [], [], []

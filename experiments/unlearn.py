@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments.common import build, evaluations, leaderboard, measure, runner
-from experiments.common.fit import take_originals
+from experiments.common.fit import loss_curves, take_originals
 from unlearnjax import audit, checks, parallel
 from unlearnjax.report import html, plots, table
 from unlearnjax.training.checkpoints import Checkpoints
@@ -46,21 +46,28 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     problem = build.problem(config, run.data_dir)
     bench = measure.bench(config, problem)
     build.validate_shared_fields(config)
-    unlearners = {
-        name: build.unlearner(name, config, len(problem.retain)) for name in config.methods
-    }
+    given = build.given(config, problem.dataset)
+    unlearner = lambda name, values: build.unlearner(
+        name, config, len(problem.retain), {**given, **values}
+    )
+    unlearners = {name: unlearner(name, {}) for name in config.methods}
     seeds = range(config.num_seeds)
 
     def missing(name: str) -> bool:
         return not all(run.has_row(f"{name}_seed{seed}") for seed in seeds)
 
     def forgetter(method: str) -> measure.Forgetter:
-        of_values = lambda values: build.unlearner(method, config, len(problem.retain), values)
+        of_values = functools.partial(unlearner, method)
         return measure.forgetter(bench, of_values, lambda: run.compiling(method))
 
     forgetters = {method: forgetter(method) for method in unlearners}
     todo = {method: forgetters[method] for method in unlearners if missing(method)}
     measure.validate(todo)
+    everything = np.arange(len(problem.train["targets"]))
+    fitters = {
+        name: measure.fitter(config, bench.task, bench.train, indices, bench.start)
+        for name, indices in (("original", everything), ("oracle", problem.oracle))
+    }
     if trained is not None:
         names = [f"original_seed{seed}" for seed in range(config.num_seeds)]
         take_originals(run, names, trained)
@@ -68,7 +75,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     evaluation = bench.evaluation
     context = evaluation.prepare(run, bench)
     rows, observed, by_method, curves, targets = [], [], {}, {}, {}
-    served = {method: unlearner.serve(bench.task) for method, unlearner in unlearners.items()}
+    served = {method: own.serve(bench.task) for method, own in unlearners.items()}
     by_importance = not SSD.isdisjoint(config.unlearn[m].get("constructor", m) for m in unlearners)
 
     def add_row(name: str, method: str, seed: int, task, compute, number: int = 0) -> None:
@@ -99,8 +106,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         for seed, fit in fits.items():
             compute = lambda fit=fit: (fit.variables, fit.cost._asdict())
             add_row(f"{method}_seed{seed}", method, seed, bench.task, compute)
-        losses_by_epoch = [fit.history["loss"] for fit in fits.values()]
-        curves[method] = np.stack([*curves.get(method, ()), *losses_by_epoch])
+            for player, losses in loss_curves(fit.history).items():
+                curves.setdefault(f"{method}, {player}" if player else method, []).append(losses)
         return {seed: fit.variables for seed, fit in fits.items()}
 
     def add_forgetting(method: str, originals: dict[int, Variables]) -> None:
@@ -125,11 +132,6 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
                 add_row(own, method, seed, task, compute, number)
             run.advance(name, resumed=old)
 
-    everything = np.arange(len(problem.train["targets"]))
-    fitters = {
-        name: measure.fitter(config, bench.task, bench.train, indices, bench.start)
-        for name, indices in (("original", everything), ("oracle", problem.oracle))
-    }
     to_fit = [name for name in fitters if missing(name) and not (trained and name == "original")]
     programs = [
         *(functools.partial(fitters[name].prepare, run, name) for name in to_fit),
@@ -138,6 +140,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     if programs:  # the longest comes first
         measure.prepare([functools.partial(measure.rehearse, bench, context), *programs])
     originals = add_fits("original", seeds)
+    if evaluation.approve is not None:
+        evaluation.approve(context, by_method["original"])
     add_fits("oracle", seeds)
     for method in unlearners:
         add_forgetting(method, originals)
@@ -186,7 +190,7 @@ def stop_if_not_finite(
 def report(bench: measure.Bench, run: runner.Run, rows, arrays, curves) -> list[table.Row]:
     """Table, files, figures; returns the summary.
 
-    `arrays` are those of every seed, `curves` losses by epoch, by method.
+    `arrays` are those of every seed, `curves` losses by epoch of every seed, by method and player.
     """
     config, problem, columns = bench.config, bench.problem, bench.evaluation.columns
     summary = table.summarise_rows(rows, columns)

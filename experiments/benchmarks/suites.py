@@ -84,7 +84,7 @@ class Case(NamedTuple):
     Attributes:
       benchmark: module of this package.
       sizes: arguments of its `run`; `source` is overridden by `--data_dir`.
-      seconds: about how long it takes on one H100, compilation included; an estimate.
+      seconds: about how long it takes on one H200, compilation included.
     """
 
     benchmark: str
@@ -134,18 +134,18 @@ def _one_gpu(
 
     denoised = {"cases": {"U-Net": unet}, "dtype": "bfloat16"}
     cases = {
-        "epoch, ResNet-18": Case("training", {**of_images, "loop": False, "dtype": "bfloat16"}, 50),
+        "epoch, ResNet-18": Case("training", {**of_images, "loop": False, "dtype": "bfloat16"}, 45),
         "Fisher, ResNet-18": Case(
             "fisher",
             {**once, "definition": False, "max_bytes": 2**32, "sample": max(1, images // 50)},
-            80,
+            70,
         ),
-        "SSD, ResNet-18": Case("forgetting", {**once, "methods": ("ssd",)}, 55),
-        "SCRUB, ResNet-18": Case("forgetting", {**once, "methods": ("scrub",)}, 60),
+        "SSD, ResNet-18": Case("forgetting", {**once, "methods": ("ssd",)}, 40),
+        "SCRUB, ResNet-18": Case("forgetting", {**once, "methods": ("scrub",)}, 40),
         "ensemble, first": Case("ensemble", ensemble(0), 45),
-        "closed-form deletion": Case("analytic", {"against": (acu,), "repeats": 3}, 30),
-        "TRAK": Case("trak", {**trak, "source": problems.RANDOM}, 35),
-        "ensemble, second": Case("ensemble", ensemble(1), 25),
+        "closed-form deletion": Case("analytic", {"against": (acu,), "repeats": 3}, 20),
+        "TRAK": Case("trak", {**trak, "source": problems.RANDOM}, 30),
+        "ensemble, second": Case("ensemble", ensemble(1), 35),
         "ensemble, third": Case("ensemble", ensemble(2), 50),
         "U-Net": Case("diffusion", {**denoised, "images": 0}, 60),
         "U-Net, guided samples": Case(
@@ -155,7 +155,7 @@ def _one_gpu(
     return cases if seconds else {name: c._replace(seconds=0.0) for name, c in cases.items()}
 
 
-# Under ten minutes on one H100.
+# About eight minutes on one H200.
 GPU = _one_gpu(
     seconds=True,
     images=50_000,

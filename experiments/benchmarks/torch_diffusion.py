@@ -233,8 +233,7 @@ if torch is not None:
             self.width, groups = width, min(32, width)
             self.classes = nn.ModuleDict({"rows": nn.Embedding(num_classes + 1, width)})
             for name in ("time", "class"):
-                dense = {"Dense_0": nn.Linear(width, 4 * width)}
-                dense["Dense_1"] = nn.Linear(4 * width, 4 * width)
+                dense = {"in": nn.Linear(width, 4 * width), "out": nn.Linear(4 * width, 4 * width)}
                 self.add_module(name, nn.ModuleDict(dense))
             self.add_module("in", nn.Conv2d(channels, width, 3, padding=1))
             self.plan = []  # (what, name): block, attention, halve, double, carry, join
@@ -274,9 +273,10 @@ if torch is not None:
             self.out = _zero(nn.Conv2d(now, channels, 3, padding=1))
 
         def forward(self, noised, time, condition):
-            of = lambda name, x: self.get_submodule(name)["Dense_1"](
-                F.silu(self.get_submodule(name)["Dense_0"](x))
-            )
+            def of(name, x):
+                mlp = self.get_submodule(name)
+                return mlp["out"](F.silu(mlp["in"](x)))
+
             of_class = of("class", self.classes["rows"](condition))
             told = F.silu(torch.cat([of("time", waves(time, self.width)), of_class], 1))
             x = self.get_submodule("in")(noised)

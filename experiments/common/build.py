@@ -14,12 +14,24 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from unlearnjax import checks, importing, models, parallel, pretrained, tasks, unlearning
+from experiments.common import denoising
+from unlearnjax import (
+    checks,
+    importing,
+    models,
+    parallel,
+    pretrained,
+    tasks,
+    training,
+    unlearning,
+)
 from unlearnjax import data as data_lib
+from unlearnjax.training.fit import Training
 from unlearnjax.types import Data, Task, Unlearner, Variables
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "warmup_cosine")
+WARMUP = 20  # one step in so many raises the learning rate
 # Fields that a compiled program can take as arguments: requests that differ in these share one.
 TRACED = (
     "learning_rate",
@@ -35,7 +47,29 @@ TRACED = (
     "align_rate",
     "noise_decay",
 )
-TASKS = {"classification": tasks.classification, "regression": tasks.regression}
+
+
+class Kind(NamedTuple):
+    """A task by name.
+
+    Attributes:
+      make: `(model, config, dataset) -> Task`.
+      arguments: columns that its models are called with.
+      view: what it makes of a data set.
+      given: `(config, dataset) -> {field: value}` of what constructors of unlearners have from it.
+    """
+
+    make: Callable[[tasks.Model, ConfigDict, data_lib.Dataset], Task]
+    arguments: tuple[str, ...] = ("inputs",)
+    view: Callable[[data_lib.Dataset], data_lib.Dataset] = lambda dataset: dataset
+    given: Callable[[ConfigDict, data_lib.Dataset], dict[str, Any]] = lambda config, dataset: {}
+
+
+TASKS = {
+    "classification": Kind(lambda model, *_: tasks.classification(model)),
+    "regression": Kind(lambda model, *_: tasks.regression(model)),
+    "diffusion": Kind(denoising.task, denoising.ARGUMENTS, data_lib.conditioned, denoising.given),
+}
 
 
 class Problem(NamedTuple):
@@ -74,7 +108,7 @@ def dataset(config: ConfigDict, data_dir: str | None) -> data_lib.Dataset:
     numbers = loaded.train["targets"].dtype == np.float32
     if config.task in TASKS and numbers != (config.task == "regression"):
         raise ValueError(f"task must fit the targets of {config.dataset}, got {config.task!r}")
-    return loaded
+    return TASKS[config.task].view(loaded) if config.task in TASKS else loaded
 
 
 def problem(config: ConfigDict, data_dir: str | None) -> Problem:
@@ -148,9 +182,17 @@ def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
         checks.one_of(task=(config.task, tuple(TASKS)))
     module = model(config, dataset)
     adapt = tasks.from_linen if isinstance(module, nn.Module) else tasks.from_nnx
-    make = TASKS[config.task] if config.task in TASKS else importing.imported(config.task)
-    task = make(adapt(module))
+    if config.task in TASKS:
+        kind = TASKS[config.task]
+        task = kind.make(adapt(module, kind.arguments), config, dataset)
+    else:
+        task = importing.imported(config.task)(adapt(module))
     return tasks.augmented(task, data_lib.pad_crop_flip) if config.train.augment else task
+
+
+def given(config: ConfigDict, dataset: data_lib.Dataset) -> dict[str, Any]:
+    """Fields that constructors of unlearners have from the task, see `unlearner`."""
+    return TASKS[config.task].given(config, dataset) if config.task in TASKS else {}
 
 
 def start(config: ConfigDict, dataset: data_lib.Dataset) -> Variables | None:
@@ -190,15 +232,47 @@ def optimizer(name: str, learning_rate: float | optax.Schedule) -> optax.Gradien
 
 
 def training_optimizer(config: ConfigDict, num_examples: int) -> optax.GradientTransformation:
-    """The optimizer of `config.train` with its schedule over a whole run."""
+    """The optimizer of `config.train` with its schedule over a whole run.
+
+    With `config.train.average` the model is an exponential average of its parameters, of that
+    decay.
+    """
     train = config.train
     checks.one_of(**{"train.schedule": (train.schedule, SCHEDULES)})
-    rate = train.learning_rate
-    if train.schedule == "cosine":
-        steps = train.num_epochs * data_lib.steps_per_epoch(num_examples, train.batch_size)
+    rate, average = train.learning_rate, train.get("average")
+    if train.schedule != "constant":
         checks.positive(learning_rate=rate)
-        rate = optax.cosine_decay_schedule(rate, steps)
-    return optimizer(train.optimizer, rate)
+        steps = train.num_epochs * data_lib.steps_per_epoch(num_examples, train.batch_size)
+        if train.schedule == "cosine":
+            rate = optax.cosine_decay_schedule(rate, steps)
+        else:
+            rate = optax.warmup_cosine_decay_schedule(0.0, rate, steps // WARMUP, steps)
+    tx = optimizer(train.optimizer, rate)
+    return tx if average is None else training.averaged(tx, decay=average)
+
+
+def recipe(config: ConfigDict, num_examples: int) -> Training:
+    """How models are trained: by the training optimizer, or what `config.train.recipe` makes of it.
+
+    That is the import path of a function of an optax transformation which gives another, such as
+    `training.averaged` around it, or a function of a task that gives a `training.Recipe`.
+
+    Raises:
+      ValueError: for a path that names no such function.
+    """
+    tx, path = training_optimizer(config, num_examples), config.train.get("recipe")
+    if path is None:
+        return tx
+    if not importing.is_path(path):
+        raise ValueError(f"train.recipe must be an import path, 'module:function', got {path!r}")
+    make = importing.imported(path)
+    made = make(tx) if callable(make) else None
+    if not callable(made) and not isinstance(made, optax.GradientTransformation):
+        raise ValueError(
+            f"train.recipe must make of an optax transformation another one, or a function of a "
+            f"task, got {path!r}, which makes {made!r}"
+        )
+    return made
 
 
 def unlearner(
@@ -208,7 +282,8 @@ def unlearner(
 
     Fields set on `config.unlearn` itself replace those of every method that has them, and `values`
     (which may be traced) replace both. `optimizer` and `learning_rate` become the constructor's
-    `tx`. The value `start` is what retraining starts from; other methods have no use for it.
+    `tx`. The value `start` is what retraining starts from, `process` the diffusion process of those
+    that have one; other methods have no use for them.
 
     Raises:
       ValueError: for a field that the method does not have, and what the constructor refuses.
@@ -220,10 +295,10 @@ def unlearner(
     }
     own = config.unlearn[name].to_dict()
     values = dict(values or {})
-    published = values.pop("start", None)
+    published, process = values.pop("start", None), values.pop("process", None)
     if name == "retrain":
         own = {
-            "tx": training_optimizer(config, num_retain),
+            "tx": recipe(config, num_retain),
             "num_epochs": config.train.num_epochs,
             "batch_size": config.train.batch_size,
             "start": published,
@@ -236,6 +311,8 @@ def unlearner(
     path = own.pop("constructor", name)
     constructor = importing.imported(path) if importing.is_path(path) else getattr(unlearning, path)
     allowed = list(inspect.signature(constructor).parameters)
+    if process is not None and "process" in allowed:
+        own["process"] = process
     unknown = sorted(set(own) - set(allowed))
     if unknown:
         raise ValueError(

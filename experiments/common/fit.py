@@ -22,6 +22,9 @@ from unlearnjax.training.checkpoints import Checkpoints
 from unlearnjax.training.fit import Training
 from unlearnjax.types import Data, Task, Variables
 
+# What a model depends on beside `LEARNED`, where the config has it.
+OF_SOME = ("validation_fraction", "task_options")
+
 
 class Fit(NamedTuple):
     """A finished training run: the model, per-epoch means, the cost of the whole run."""
@@ -141,6 +144,15 @@ def make_fit(
     return Fitter(fit, prepare)
 
 
+def loss_curves(history: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The loss by epoch `[num_epochs]` of every player; of a training without, that of ''.
+
+    NaN in epochs in which a player only rests.
+    """
+    split = {name.rpartition(".")[::2]: values for name, values in history.items()}
+    return {player: values for (player, metric), values in split.items() if metric == "loss"}
+
+
 def take_originals(run: Run, names: Sequence[str], other: Path) -> None:
     """Copies trained originals of the run in the work directory `other`, but those already here.
 
@@ -188,8 +200,11 @@ def other_training(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
     """In what the originals of two configurations differ, one line each; empty if in nothing."""
 
     def learned(config):
-        kept = {name: config.get(name) for name in (*LEARNED, "validation_fraction")}
-        kept["train"] = {k: v for k, v in config["train"].items() if k != "checkpoint_every"}
+        kept = {name: config.get(name) for name in (*LEARNED, *OF_SOME)}
+        # What is unset, older configurations do not have.
+        kept["train"] = {
+            k: v for k, v in config["train"].items() if k != "checkpoint_every" and v is not None
+        }
         forget = config.get("forget") or ""
         corrupts = forget.partition(":")[0] in corruption.KINDS  # the training data itself
         return kept | {"forget": forget if corrupts else "of clean data"}

@@ -236,3 +236,33 @@ def test_bands_are_closed_intervals(rng):
     chosen = data_lib.forget_sets.select("band:0:2", part, part, rng)
     np.testing.assert_array_equal(chosen.forget, [0, 1])
     np.testing.assert_array_equal(chosen.test, [2, 3])
+
+
+def test_images_to_be_generated_lie_between_the_training_sets_extremes():
+    rng = np.random.default_rng(0)
+    raw = rng.integers(3, 19, (40, 4, 4, 2)).astype(np.float32)
+    raw[0, 0, 0, 0], raw[1, 0, 0, 1] = 2, 20
+    beyond = np.full((2, 4, 4, 2), 11.0, np.float32)
+    beyond[0, 0, 0] = [-50, 50]
+    parts = [{"inputs": x, "targets": np.arange(len(x), dtype=np.int32) % 3} for x in (raw, beyond)]
+    found = data_lib.conditioned(data_lib.standardised(*parts, "abc"))
+    # One scale for both channels, though each was standardised by itself.
+    np.testing.assert_allclose(found.train["inputs"], (raw - 11) / 9, atol=1e-6)
+    assert found.train["inputs"].dtype == np.float32
+    expected = np.zeros((2, 4, 4, 2))
+    expected[0, 0, 0] = [-1, 1]
+    np.testing.assert_allclose(found.test["inputs"], expected, atol=1e-6)
+    back = found.train["inputs"] * found.std + found.mean
+    np.testing.assert_allclose(back, raw, atol=1e-5)
+    for part in (found.train, found.test):
+        np.testing.assert_array_equal(part["condition"], part["targets"])
+        assert part["condition"].dtype == np.int32
+
+
+def test_what_cannot_be_generated_by_class_is_refused(dataset):
+    numbers = {**dataset.train, "targets": dataset.train["targets"].astype(np.float32)}
+    with pytest.raises(ValueError, match="condition must be a class, but targets are numbers"):
+        data_lib.conditioned(dataset._replace(train=numbers))
+    flat = {**dataset.train, "inputs": np.full_like(dataset.train["inputs"], 0.5)}
+    with pytest.raises(ValueError, match="more than one value to be scaled, all are 0.5"):
+        data_lib.conditioned(dataset._replace(train=flat))

@@ -57,7 +57,8 @@ def test_the_work_of_a_program_is_counted():
 
 
 @pytest.mark.slow
-def test_every_benchmark_yields_records_and_they_become_a_report():
+def test_every_benchmark_yields_records_and_they_become_a_report(quickly, monkeypatch):
+    monkeypatch.setattr("unlearnjax.audit.cost._flops", lambda program: 1.0)  # lowers every loop
     digits = {"model": "mlp", "shape": (8, 8, 1), "examples": 40}
     records = [
         *training.run({"mlp": 40}, 20, ("mlp",), repeats=1),
@@ -83,9 +84,9 @@ def test_every_benchmark_yields_records_and_they_become_a_report():
         "denoise", "sample", "oracles",
     }  # fmt: skip
     assert all(ratio > 0 for r in records for ratio in r.get("ratio", {}).values())
-    # The tests have eight devices, so curves over devices are there too.
+    # There are several devices, so curves over devices are there too.
     curves = {r["case"]: list(r["seconds"]) for r in records if r["benchmark"] == "scaling"}
-    assert curves["epoch, devices"] == ["1", "2", "4", "8"]
+    assert curves["epoch, devices"] == ["1", "2"]
     text = report.markdown(records, {"flops_per_second": 1e9, "bytes_per_second": 1e9})
     assert all(r["case"] in text for r in records)
     assert len(report.figure(records).axes) == 2

@@ -314,8 +314,7 @@ def test_the_gpu_suite_fits_its_limit():
 
 
 @pytest.mark.slow
-def test_the_gpu_suite_runs_at_toy_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "_traffic", lambda program: 0.0)  # compiles all of it again
+def test_the_gpu_suite_runs_at_toy_size(tmp_path, quickly):
     log = execution.Log(tmp_path, {**HEADER, "datasheet": {}})
     execution.run(suites.GPU_TOY, log, limit=600)
     assert [r["case"] for r in log.records if "missing" in r] == []

@@ -32,7 +32,8 @@ def made(request):
     dropless = {"dropout": 0.0} if request.param == "unet" else {}
     case = {**case, "options": {**case["options"], **dropless}}
     made = benchmark.problem(case)
-    return made._replace(variables={"params": frameworks.shaken(made.variables["params"], 0.1)})
+    params = jax.jit(lambda p: frameworks.shaken(p, 0.1))(made.variables["params"])
+    return made._replace(variables={"params": params})
 
 
 def network(made):

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,12 +18,17 @@ NOISED = jax.random.normal(jax.random.key(0), (B, H, W, C))
 @pytest.fixture(scope="module")
 def variables():
     """Moved away from its start, which is 0."""
-    fresh = MODULE.init(jax.random.key(1), NOISED, TIME, CONDITION)
-    return {"params": frameworks.shaken(fresh["params"])}
+    return {"params": jax.jit(frameworks.shaken)(fresh()["params"])}
 
 
-def predict(variables, noised=NOISED, time=TIME, condition=CONDITION, module=MODULE):
-    return module.apply(variables, noised, time, condition)["prediction"]
+@jax.jit
+def fresh():
+    return MODULE.init(jax.random.key(1), NOISED, TIME, CONDITION)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def predict(variables, noised=NOISED, module=MODULE):
+    return module.apply(variables, noised, TIME, CONDITION)["prediction"]
 
 
 def by_hand(params, noised, time, condition):
@@ -76,9 +83,9 @@ def test_the_paper_s_network_by_hand(variables):
 
 
 def test_it_starts_as_zero_and_its_blocks_as_the_identity():
-    fresh = MODULE.init(jax.random.key(1), NOISED, TIME, CONDITION)
-    np.testing.assert_array_equal(predict(fresh), np.zeros(NOISED.shape))
-    leaves = zip(trees.names(fresh["params"]), jax.tree.leaves(fresh["params"]), strict=True)
+    np.testing.assert_array_equal(predict(fresh()), np.zeros(NOISED.shape))
+    params = fresh()["params"]
+    leaves = zip(trees.names(params), jax.tree.leaves(params), strict=True)
     modulations = [leaf for name, leaf in leaves if "modulation" in name]
     assert len(modulations) == 6 and not any(leaf.any() for leaf in modulations)
 
@@ -100,12 +107,11 @@ def test_types(variables, dtype):
     with jax.enable_x64(dtype == "float64"):
         module = MODULE.clone(dtype=jnp.dtype(dtype))
         noised = NOISED if dtype == "bfloat16" else jnp.asarray(np.asarray(NOISED, np.float64))
-        of = lambda v, x: predict(v, x, module=module)
-        found = jax.jit(of)(variables, noised)
+        found = predict(variables, noised, module)
         assert found.dtype == ("float32" if dtype == "bfloat16" else "float64")
         np.testing.assert_allclose(found, predict(variables), atol=0.1)
-        fresh = jax.eval_shape(module.init, jax.random.key(1), NOISED, TIME, CONDITION)
-        assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
+        start = jax.eval_shape(module.init, jax.random.key(1), NOISED, TIME, CONDITION)
+        assert {leaf.dtype for leaf in jax.tree.leaves(start)} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Did it forget? Accuracies, membership inference, distances to the oracle, relearning, cost."""
 
-from unlearnjax.audit import regression
+from unlearnjax.audit import generation, regression
 from unlearnjax.audit.cost import (
     Compiled,
     Cost,
@@ -57,6 +57,7 @@ __all__ = [
     "flops",
     "forgetting_quality",
     "forgetting_quality_null",
+    "generation",
     "jensen_shannon",
     "klom",
     "layer_distances",

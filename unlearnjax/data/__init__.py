@@ -15,6 +15,7 @@ from unlearnjax.data.batching import (
 )
 from unlearnjax.data.dataset import (
     Dataset,
+    conditioned,
     split_validation,
     standardised,
     subsample,
@@ -27,6 +28,7 @@ from unlearnjax.data.validation import validate
 __all__ = [
     "Dataset",
     "builder",
+    "conditioned",
     "corruption",
     "epoch_order",
     "fetcher",

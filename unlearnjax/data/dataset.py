@@ -127,6 +127,32 @@ def with_target(dataset: Dataset, field: str) -> Dataset:
     return _retargeted(dataset, lambda data: data[field].astype(np.int32), names)
 
 
+def conditioned(dataset: Dataset) -> Dataset:
+    """The same images for what generates them: in [-1, 1], with their class as `condition` `[N]`.
+
+    The smallest and the largest stored value of the training set become -1 and 1, in all channels;
+    what the test set has beyond them is clipped. `condition` is an input of a model, `targets` is
+    by what forget sets are chosen.
+
+    Raises:
+      ValueError: if targets are no classes, or the images have one value alone.
+    """
+    if dataset.train["targets"].dtype.kind == "f":
+        raise ValueError("condition must be a class, but targets are numbers")
+    stored = lambda part: part["inputs"] * dataset.std + dataset.mean
+    low, high = (float(extreme(stored(dataset.train))) for extreme in (np.min, np.max))
+    if low == high:
+        raise ValueError(f"images must have more than one value to be scaled, all are {low}")
+    shape = np.shape(dataset.mean)
+    mean, std = np.full(shape, (low + high) / 2), np.full(shape, (high - low) / 2)
+
+    def part(data):
+        inputs = np.clip(scaled(stored(data), mean, std), -1, 1)
+        return {**data, "inputs": inputs, "condition": data["targets"].astype(np.int32)}
+
+    return dataset._replace(train=part(dataset.train), test=part(dataset.test), mean=mean, std=std)
+
+
 def subsample(part: dict[str, np.ndarray], size: int | None, rng: np.random.Generator) -> dict:
     """A random `size` examples of `train` or `test`, renumbered; all of them for `None`.
 

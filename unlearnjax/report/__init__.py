@@ -1,6 +1,14 @@
 """Tables, plots and pages of a run; the only room that draws."""
 
-from unlearnjax.report import html, plots, population_plots, results, selection_plots, table
+from unlearnjax.report import (
+    html,
+    plots,
+    population_plots,
+    results,
+    sample_plots,
+    selection_plots,
+    table,
+)
 from unlearnjax.report.results import load_results
 
 __all__ = [
@@ -9,6 +17,7 @@ __all__ = [
     "plots",
     "population_plots",
     "results",
+    "sample_plots",
     "selection_plots",
     "table",
 ]

@@ -112,9 +112,7 @@ def diffusion(
     def loss(outputs: Outputs, batch: Batch) -> Array:
         del batch
         if "target" not in outputs:
-            raise ValueError(
-                "the loss needs the columns 'inputs' and 'noise', the batch lacks them"
-            )
+            raise ValueError("the loss needs images: 'inputs' in the batch, not x_t as 'noised'")
         return _mean_squared(outputs["prediction"] - outputs["target"])
 
     def metrics(outputs: Outputs, batch: Batch) -> dict[str, Array]:

@@ -53,6 +53,8 @@ class Evaluation(NamedTuple):
       columns: what columns mean, which are printed, and which decide that a model collapsed.
       reproduced: columns that are the same again on another machine, but for a band.
       figures: `(bench, summary, {method: arrays of each seed}) -> {name: (caption, figure)}`.
+      approve: `(context, arrays of each original)`: raises `ValueError` where what the originals do
+        cannot be judged; asked before anything is forgotten. `None`: whatever they do can be.
     """
 
     prepare: Callable[..., Context]
@@ -65,11 +67,16 @@ class Evaluation(NamedTuple):
     columns: table.Columns
     reproduced: Sequence[str]
     figures: Callable[..., dict[str, tuple[str, Any]]]
+    approve: Callable[[Context, Sequence[Arrays]], None] | None = None
 
 
 ROOM = "experiments.common.evaluations"
 # By the task they are for; each is imported when a config asks for it.
-BY_TASK = {name: f"{ROOM}.{name}:EVALUATION" for name in ("classification", "regression")}
+BY_TASK = {
+    "classification": f"{ROOM}.classification:EVALUATION",
+    "regression": f"{ROOM}.regression:EVALUATION",
+    "diffusion": f"{ROOM}.generation:EVALUATION",
+}
 
 
 def of(config: Mapping[str, Any]) -> Evaluation:

@@ -20,7 +20,10 @@ def test_the_task_names_the_evaluation_unless_the_config_names_another():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"task": "classify"}, r"task must be one of \('classification', 'regression'\)"),
+        (
+            {"task": "classify"},
+            r"task must be one of \('classification', 'regression', 'diffusion'\)",
+        ),
         ({}, "task must be one of"),
         ({"task": "regression", "evaluation": "errors"}, "evaluation must be one of"),
         ({"task": "no_such_module:X"}, "cannot be imported"),
