@@ -1,3 +1,5 @@
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,6 +144,28 @@ def test_a_stream_of_requests_goes_on_and_distillation_comes_before_it():
     apart = np.abs(later["params"]["mean"] - generator["mean"])[:3]
     assert (apart < 0.0101).all() and (apart > 0).all()
     assert (np.abs(generator["mean"] - START["params"]["mean"])[:3] > 0.0101).all()
+
+
+def test_both_parts_are_rows_of_their_own(monkeypatch):
+    """Each is drawn for apart, and the forgotten ask the true score about what they become."""
+    module = importlib.import_module("unlearnjax.unlearning.diffusion.score_forgetting")
+    seen = {}
+
+    def run_parts(step, state, rng, parts, **options):
+        seen.update(options, parts=parts)
+        return state, ()
+
+    monkeypatch.setattr(module, "run_parts", run_parts)
+    for anchor, becomes in ((None, 1), (2, 2)):
+        run(unlearning.score_forgetting(optax.sgd(1.0), PROCESS, anchor=anchor, **OPTIONS))
+        forget, retain = (seen["parts"][name] for name in ("forget", "retain"))
+        assert set(forget["condition"].tolist()) == {0}
+        assert set(forget["anchor.condition"].tolist()) == {becomes}
+        np.testing.assert_array_equal(retain["anchor.condition"], retain["condition"])
+        assert set(retain["condition"].tolist()) == {1, 2}
+        ids = np.concatenate([forget["index"], retain["index"]])
+        assert len(set(ids.tolist())) == len(ids)
+    assert (seen["over"], seen["along"], seen["num_steps"]) == ("paired", "retain", 1)
 
 
 def test_it_serves_a_task_of_one_step():
