@@ -111,10 +111,11 @@ def test_the_mask_is_of_the_guided_loss_in_evaluation_mode(problem):
         assert mixed.shape == (n, number, *PROCESS.shape)
         return jnp.mean((mixed - seen["target"]) ** 2)
 
-    gradient = jax.grad(by_hand)(variables["params"])
+    gradient = jax.jit(jax.grad(by_hand))(variables["params"])
     flat = np.abs(np.concatenate([np.ravel(g) for g in jax.tree.leaves(gradient)]))
+    masked = jax.jit(lambda v, keep: saliency.mask(guided, v, request, keep))
     for keep in (0.5, 0.25):
-        mask = saliency.mask(guided, variables, request, keep)
+        mask = masked(variables, keep)
         chosen = np.concatenate([np.ravel(m) for m in jax.tree.leaves(mask)]) > 0
         assert chosen.sum() == round(keep * flat.size)
         assert flat[chosen].min() >= flat[~chosen].max() * (1 - 1e-4)
@@ -157,7 +158,30 @@ def test_what_is_not_salient_stays_bit_equal_and_the_condition_becomes_the_next(
         return ((said(task, model, drawn) - other) ** 2).mean()
 
     assert apart(updated, 2) < 0.1 * apart(variables, 2)
-    assert apart(updated, 0) > apart(updated, 2)
+
+
+def test_every_argument_reaches_the_loop(problem, monkeypatch):
+    task, variables, request = problem
+    seen = {}
+
+    def descend(objective, tx, **options):
+        def update(rng, task, variables, memory, request):
+            seen.update(options, request=request)
+            return variables, memory
+
+        return unlearning.retrain(tx, num_epochs=1, batch_size=1)._replace(update=update)
+
+    monkeypatch.setattr(salun, "descend", descend)
+    for anchor, becomes in ((None, [2, 2, 2, 1]), (2, [2, 2, 2, 2])):
+        method = unlearning.salun_diffusion(
+            optax.sgd(0.1), PROCESS, anchor=anchor, num_steps=7, batch_size=5
+        )
+        method.update(None, task, variables, (), request)
+        assert seen["request"].forget["anchor.condition"].tolist() == becomes
+        np.testing.assert_array_equal(
+            seen["request"].forget["condition"], request.forget["condition"]
+        )
+    assert seen["over"] == "paired" and seen["num_steps"] == 7 and seen["batch_size"] == 5
 
 
 @pytest.mark.parametrize(
