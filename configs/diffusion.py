@@ -61,15 +61,16 @@ DATASETS = {
 OTHER_DATASET = DATASETS["cifar10"]
 
 _ADAM = {"optimizer": "adam", "learning_rate": 5e-4, "batch_size": 64}
+_SLOW = {**_ADAM, "learning_rate": 1e-4}  # of methods that look at no other class
 _ANCHOR = {"anchor": config_dict.placeholder(int)}  # unset: each class's next
 METHODS = {
     "retrain": {},
     "finetune": {**_ADAM, "batch_size": 128, "num_epochs": 10},
-    "gradient_ascent": {**_ADAM, "learning_rate": 1e-4, "num_epochs": 10, "max_loss": 1.0},
+    "gradient_ascent": {**_SLOW, "learning_rate": 5e-5, "num_epochs": 10, "max_loss": 1.0},
     "scrub": {
         **_ADAM,
-        "num_epochs": 4,
-        "max_epochs": 2,
+        "num_epochs": 8,
+        "max_epochs": 6,
         "alpha": 1.0,
         "gamma": 1.0,
         "temperature": 1.0,
@@ -92,7 +93,7 @@ METHODS = {
         "num_steps": 200,
     },
     "esd": {
-        **_ADAM,
+        **_SLOW,
         "eta": 1.0,
         "guidance": 3.0,
         "sample_steps": 25,
@@ -102,15 +103,15 @@ METHODS = {
         "batch_size": 60,
     },
     "concept_ablation": {
-        **_ADAM,
+        **_SLOW,
         **_ANCHOR,
         "teacher": "original",
         "num_images": 200,
         "anchor_weight": 1.0,
-        "num_steps": 200,
+        "num_steps": 100,
     },
     "score_forgetting": {
-        **_ADAM,
+        **_SLOW,
         **_ANCHOR,
         "retain_weight": 1.0,
         "forget_weight": 1.0,
@@ -122,7 +123,7 @@ METHODS = {
         "distil_steps": 0,
     },
 }
-CHOSEN = ("retrain", "gradient_ascent", "ssd", "salun_diffusion", "esd")
+CHOSEN = ("retrain", "ssd", "salun_diffusion", "selective_amnesia", "esd")
 QUICK = ("gradient_ascent", "ssd", "salun_diffusion")
 # Where single examples are forgotten: of these the model is not asked by their class.
 BY_EXAMPLE = ("retrain", "finetune", "gradient_ascent", "scrub", "ssd")
