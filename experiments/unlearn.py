@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments.common import build, evaluations, leaderboard, measure, runner
-from experiments.common.fit import take_originals
+from experiments.common.fit import loss_curves, take_originals
 from unlearnjax import audit, checks, parallel
 from unlearnjax.report import html, plots, table
 from unlearnjax.training.checkpoints import Checkpoints
@@ -63,6 +63,11 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     forgetters = {method: forgetter(method) for method in unlearners}
     todo = {method: forgetters[method] for method in unlearners if missing(method)}
     measure.validate(todo)
+    everything = np.arange(len(problem.train["targets"]))
+    fitters = {
+        name: measure.fitter(config, bench.task, bench.train, indices, bench.start)
+        for name, indices in (("original", everything), ("oracle", problem.oracle))
+    }
     if trained is not None:
         names = [f"original_seed{seed}" for seed in range(config.num_seeds)]
         take_originals(run, names, trained)
@@ -101,8 +106,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         for seed, fit in fits.items():
             compute = lambda fit=fit: (fit.variables, fit.cost._asdict())
             add_row(f"{method}_seed{seed}", method, seed, bench.task, compute)
-        losses_by_epoch = [fit.history["loss"] for fit in fits.values()]
-        curves[method] = np.stack([*curves.get(method, ()), *losses_by_epoch])
+            for player, losses in loss_curves(fit.history).items():
+                curves.setdefault(f"{method}, {player}" if player else method, []).append(losses)
         return {seed: fit.variables for seed, fit in fits.items()}
 
     def add_forgetting(method: str, originals: dict[int, Variables]) -> None:
@@ -127,11 +132,6 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
                 add_row(own, method, seed, task, compute, number)
             run.advance(name, resumed=old)
 
-    everything = np.arange(len(problem.train["targets"]))
-    fitters = {
-        name: measure.fitter(config, bench.task, bench.train, indices, bench.start)
-        for name, indices in (("original", everything), ("oracle", problem.oracle))
-    }
     to_fit = [name for name in fitters if missing(name) and not (trained and name == "original")]
     programs = [
         *(functools.partial(fitters[name].prepare, run, name) for name in to_fit),
@@ -190,7 +190,7 @@ def stop_if_not_finite(
 def report(bench: measure.Bench, run: runner.Run, rows, arrays, curves) -> list[table.Row]:
     """Table, files, figures; returns the summary.
 
-    `arrays` are those of every seed, `curves` losses by epoch, by method.
+    `arrays` are those of every seed, `curves` losses by epoch of every seed, by method and player.
     """
     config, problem, columns = bench.config, bench.problem, bench.evaluation.columns
     summary = table.summarise_rows(rows, columns)

@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks --suite=quick|full|gpu|gpu_toy [--only=fisher,training,...]
 
-`quick` takes under two minutes on 2 CPU cores, `full` under twenty, `gpu` at most eight on one
+`quick` takes under two minutes on 2 CPU cores, `full` under twenty, `gpu` at most ten on one
 GPU of today's size, whoever looks or not; `gpu_toy` is its dry run on any CPU. PyTorch's part is
 there where torch is installed (`pip install torch`), on a GPU with CUDA. `gpu` takes CIFAR-10 from
 `--data_dir`, and random images of its size without. Writes `records.jsonl`, `results.json` and

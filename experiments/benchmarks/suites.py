@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 from experiments.benchmarks import problems
 
 DIGITS, FASHION = (8, 8, 1), (28, 28, 1)
+DIT = {"model": "dit", "shape": DIGITS, "batch": 128}
+WIDE = {**DIT, "batch": 64, "options": {"width": 384, "num_heads": 6}}
 MLP = {"model": "mlp", "shape": DIGITS, "examples": 1000}
 SMALL = {**MLP, "options": {"hidden": (64,)}}
 
@@ -21,6 +23,12 @@ QUICK = {
     "audits": {"num_examples": 500, "num_models": 100},
     "adapters": {"sizes": {"mlp": 100}},
     "hooks": {"layers": {"convnet": "Conv_1"}, "sizes": {"convnet": 500}},
+    "diffusion": {
+        "cases": {"DiT": {**DIT, "batch": 32, "options": {"width": 64, "depth": 2}}},
+        "images": 40,
+        "num_steps": 10,
+        "oracles": 2,
+    },
 }
 
 # Under twenty minutes on 2 CPU cores, PyTorch's part included.
@@ -57,6 +65,7 @@ FULL = {
         "layers": {"mlp": "Dense_0", "convnet": "Conv_1", "resnet18": "Conv_0"},
         "sizes": {"mlp": 5000, "convnet": 2000, "resnet18": 100},
     },
+    "diffusion": {"cases": {"DiT": DIT, "DiT of width 384": WIDE}, "images": 600, "oracles": 4},
     "convolution": {},
     "adapters": {"sizes": {"mlp": 100, "vit_tiny": 16}},
     "weights": {},
@@ -75,7 +84,7 @@ class Case(NamedTuple):
     Attributes:
       benchmark: module of this package.
       sizes: arguments of its `run`; `source` is overridden by `--data_dir`.
-      seconds: about how long it takes on one H100, compilation included; an estimate.
+      seconds: about how long it takes on one H200, compilation included.
     """
 
     benchmark: str
@@ -91,6 +100,7 @@ def _one_gpu(
     convnets: dict,
     trak: dict,
     acu: tuple,
+    unet: dict,
 ) -> dict[str, Case]:
     """What one GPU is for, most wanted first.
 
@@ -102,6 +112,7 @@ def _one_gpu(
       convnets: arguments of `ensemble`, its `num_models` the three sizes.
       trak: arguments of `trak`.
       acu: what the closed form forgets, see `analytic`.
+      unet: a case of `diffusion`, of which half a batch is sampled in 25 steps.
     """
     of_images = {
         "sizes": {"resnet18": images},
@@ -121,25 +132,30 @@ def _one_gpu(
             "source": problems.RANDOM,
         }
 
+    denoised = {"cases": {"U-Net": unet}, "dtype": "bfloat16"}
     cases = {
-        "epoch, ResNet-18": Case("training", {**of_images, "loop": False, "dtype": "bfloat16"}, 50),
+        "epoch, ResNet-18": Case("training", {**of_images, "loop": False, "dtype": "bfloat16"}, 45),
         "Fisher, ResNet-18": Case(
             "fisher",
             {**once, "definition": False, "max_bytes": 2**32, "sample": max(1, images // 50)},
-            80,
+            70,
         ),
-        "SSD, ResNet-18": Case("forgetting", {**once, "methods": ("ssd",)}, 55),
-        "SCRUB, ResNet-18": Case("forgetting", {**once, "methods": ("scrub",)}, 60),
+        "SSD, ResNet-18": Case("forgetting", {**once, "methods": ("ssd",)}, 40),
+        "SCRUB, ResNet-18": Case("forgetting", {**once, "methods": ("scrub",)}, 40),
         "ensemble, first": Case("ensemble", ensemble(0), 45),
-        "closed-form deletion": Case("analytic", {"against": (acu,), "repeats": 3}, 30),
-        "TRAK": Case("trak", {**trak, "source": problems.RANDOM}, 35),
-        "ensemble, second": Case("ensemble", ensemble(1), 25),
+        "closed-form deletion": Case("analytic", {"against": (acu,), "repeats": 3}, 20),
+        "TRAK": Case("trak", {**trak, "source": problems.RANDOM}, 30),
+        "ensemble, second": Case("ensemble", ensemble(1), 35),
         "ensemble, third": Case("ensemble", ensemble(2), 50),
+        "U-Net": Case("diffusion", {**denoised, "images": 0}, 60),
+        "U-Net, guided samples": Case(
+            "diffusion", {**denoised, "images": unet["batch"] // 2, "train": False}, 60
+        ),
     }
     return cases if seconds else {name: c._replace(seconds=0.0) for name, c in cases.items()}
 
 
-# Under eight minutes on one H100.
+# About eight minutes on one H200.
 GPU = _one_gpu(
     seconds=True,
     images=50_000,
@@ -157,6 +173,7 @@ GPU = _one_gpu(
         "sample": 1000,
     },
     acu=(4096, 8_192, 256),
+    unet={"model": "unet", "shape": problems.CIFAR, "batch": 128},
 )
 
 # The same at a size that any CPU does in seconds: whether it works, not how fast it is.
@@ -181,6 +198,12 @@ GPU_TOY = _one_gpu(
     },
     trak={"sizes": {"mlp": 4}, "num_projections": 8, "batch_size": 2, "sample": 2, "repeats": 1},
     acu=(32, 64, 8),
+    unet={
+        "model": "unet",
+        "shape": problems.CIFAR,
+        "batch": 2,
+        "options": {"width": 4, "multiples": (1, 2), "num_blocks": 1},
+    },
 )
 
 
@@ -190,7 +213,7 @@ def _named(suite: dict[str, dict]) -> dict[str, Case]:
 
 
 SUITES = {"quick": _named(QUICK), "full": _named(FULL), "gpu": GPU, "gpu_toy": GPU_TOY}
-MINUTES = {"gpu": 8.0, "gpu_toy": 8.0}  # the others end by themselves
+MINUTES = {"gpu": 10.0, "gpu_toy": 10.0}  # the others end by themselves
 
 # Seconds that are aimed at, by benchmark and beginning of the case.
 GOALS = {
@@ -213,6 +236,9 @@ TARGETS = {
     ("acu", "forget 256 of 2560 rows", "refit row by row"): 30.0,
     ("trak", "", "torch"): 2.0,
     ("capture", "", "without"): 0.95,
+    ("denoise", "DiT", "torch"): 1.2,
+    ("sample", "600 images, DiT", "torch"): 1.2,
+    ("sample", "600 images, DiT", "python loop"): 2.0,
 }
 
 # (benchmark, field of its records): the most of the reference that is aimed at.

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -125,6 +126,15 @@ def compare(
         "bytes_per_second": {n: round(_traffic(p) / median[n]) for n, p in counted.items()},
         "peak_bytes": {n: int(p.cost.peak_bytes) for n, p in programs.items()},
     }
+
+
+def host_bytes(field: str) -> int:
+    """Bytes in memory of this process now (VmRSS) or at most (VmHWM), as Linux counts them.
+
+    Not `resource.getrusage`, whose peak begins with that of the process which started this one.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
 def one_line(error: Exception) -> str:

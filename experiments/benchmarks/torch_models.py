@@ -59,6 +59,13 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def peak_bytes(reset: bool = False) -> int:
+    """Most bytes of the GPU that tensors have taken since the last reset; `reset` is one, now."""
+    if reset:
+        torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.max_memory_allocated()
+
+
 def release() -> None:
     """Gives back the memory that nothing refers to."""
     gc.collect()
@@ -134,8 +141,15 @@ def load_named(net: "nn.Module", variables) -> None:
             if isinstance(layer, nn.Conv2d):
                 kernel = torch.from_numpy(flax(params, name, "kernel"))
                 layer.weight.copy_(kernel.permute(3, 2, 0, 1))
+                if layer.bias is not None:
+                    layer.bias.copy_(torch.from_numpy(flax(params, name, "bias")))
             elif isinstance(layer, nn.Linear):
                 layer.weight.copy_(torch.from_numpy(flax(params, name, "kernel")).T)
+                layer.bias.copy_(torch.from_numpy(flax(params, name, "bias")))
+            elif isinstance(layer, nn.Embedding):
+                layer.weight.copy_(torch.from_numpy(flax(params, name, "embedding")))
+            elif isinstance(layer, nn.GroupNorm):
+                layer.weight.copy_(torch.from_numpy(flax(params, name, "scale")))
                 layer.bias.copy_(torch.from_numpy(flax(params, name, "bias")))
             elif isinstance(layer, nn.BatchNorm2d):
                 layer.weight.copy_(torch.from_numpy(flax(params, name, "scale")))

@@ -24,7 +24,7 @@ except ImportError:  # the references are then left out
 Call = Callable[[], object]
 
 
-def _waited_for(build: Callable[..., Call]) -> Callable[..., Call]:
+def waited_for(build: Callable[..., Call]) -> Callable[..., Call]:
     """`build`, whose calls return when the device has computed what they ask of it."""
 
     @functools.wraps(build)
@@ -41,7 +41,7 @@ def _waited_for(build: Callable[..., Call]) -> Callable[..., Call]:
     return built
 
 
-@_waited_for
+@waited_for
 def epoch(net: "nn.Module", data, batch_size: int, rate: float, dtype: str = "float32") -> Call:
     """One training epoch of SGD; in 'bfloat16' by autocast, with parameters in float32."""
     inputs, targets = torch_models.tensors(data)
@@ -58,7 +58,7 @@ def epoch(net: "nn.Module", data, batch_size: int, rate: float, dtype: str = "fl
     return call
 
 
-@_waited_for
+@waited_for
 def fisher_exact(net: "nn.Module", data) -> Call:
     """Squared gradients one example at a time: eager torch's fastest way to the exact ones."""
     inputs, targets = torch_models.tensors(data)
@@ -74,7 +74,7 @@ def fisher_exact(net: "nn.Module", data) -> Call:
     return call
 
 
-@_waited_for
+@waited_for
 def fisher_vmap(net: "nn.Module", data, batch_size: int = 100) -> Call:
     """The exact ones by `torch.func`."""
     inputs, targets = torch_models.tensors(data)
@@ -95,7 +95,7 @@ def fisher_vmap(net: "nn.Module", data, batch_size: int = 100) -> Call:
     return call
 
 
-@_waited_for
+@waited_for
 def fisher_batch(net: "nn.Module", data, batch_size: int) -> Call:
     """Squares of batch-mean gradients, as the published SSD code takes them."""
     inputs, targets = torch_models.tensors(data)
@@ -112,7 +112,7 @@ def fisher_batch(net: "nn.Module", data, batch_size: int) -> Call:
     return call
 
 
-@_waited_for
+@waited_for
 def ssd(net: "nn.Module", train, forget, batch_size: int, alpha: float, dampening: float) -> Call:
     """Selective synaptic dampening from beginning to end, with the inexact importances."""
     of_train = fisher_batch(net, train, batch_size)
@@ -131,7 +131,7 @@ def ssd(net: "nn.Module", train, forget, batch_size: int, alpha: float, dampenin
     return call
 
 
-@_waited_for
+@waited_for
 def scrub(net: "nn.Module", forget, retain, batch_size: int, rate: float, **options) -> Call:
     """One epoch: a pass of ascent over the forget set, one of descent over the retain set."""
     alpha, gamma, temperature = (options[k] for k in ("alpha", "gamma", "temperature"))
@@ -162,7 +162,7 @@ def scrub(net: "nn.Module", forget, retain, batch_size: int, rate: float, **opti
     return call
 
 
-@_waited_for
+@waited_for
 def ascent_plus(
     net: "nn.Module", forget, retain, batch_size: int, rate: float, beta: float
 ) -> Call:
@@ -184,7 +184,7 @@ def ascent_plus(
     return call
 
 
-@_waited_for
+@waited_for
 def ensemble(
     model: str, data, subsets, num_epochs: int, batch_size: int, rate: float, **options
 ) -> Call:
@@ -204,7 +204,7 @@ def ensemble(
     return call
 
 
-@_waited_for
+@waited_for
 def project_gradients(
     net: "nn.Module", data, num_projections: int, batch_size: int, block: int | None = None
 ) -> Call:
@@ -250,7 +250,7 @@ def project_gradients(
     return call
 
 
-@_waited_for
+@waited_for
 def woodbury(weight, inverse, features, targets) -> Call:
     """A deletion from the closed-form head."""
     arrays = _arrays(weight, inverse, features, targets)
@@ -266,7 +266,7 @@ def woodbury(weight, inverse, features, targets) -> Call:
     return call
 
 
-@_waited_for
+@waited_for
 def downdate(gram, moment, features, targets) -> Call:
     """The same from the normal equations, solved again."""
     arrays = _arrays(gram, moment, features, targets)
@@ -279,7 +279,7 @@ def downdate(gram, moment, features, targets) -> Call:
     return call
 
 
-@_waited_for
+@waited_for
 def resolve(features, targets, gamma: float) -> Call:
     """Ridge regression from all rows that are left."""
     arrays = _arrays(features, targets)

@@ -80,20 +80,11 @@ def _beside(how: str, path: str, model: str, side: int, options: Mapping[str, An
     small = Path(path).with_name("small.safetensors")
     pretrained.write_tensors(small, {"a": np.zeros((2, 2), np.float32)})
     placed(how, small, {"a": jax.ShapeDtypeStruct((2, 2), "float32")}, _SMALL)  # what it imports
-    before = _memory("VmRSS")
+    before = timing.host_bytes("VmRSS")
     params = placed(how, Path(path), like, key_map)
     on_host = jax.default_backend() == "cpu"
     at_rest = on_host * sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    return _memory("VmHWM") - before - at_rest
-
-
-def _memory(field: str) -> int:
-    """Bytes in memory now (VmRSS) or at most (VmHWM), as Linux counts them.
-
-    Not `resource.getrusage`, whose peak begins with that of the process which started this one.
-    """
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
+    return timing.host_bytes("VmHWM") - before - at_rest
 
 
 _SMALL = pretrained.KeyMap((pretrained.Rule("a", "a"),))

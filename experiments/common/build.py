@@ -26,6 +26,7 @@ from unlearnjax import (
     unlearning,
 )
 from unlearnjax import data as data_lib
+from unlearnjax.training.fit import Training
 from unlearnjax.types import Data, Task, Unlearner, Variables
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
@@ -250,6 +251,30 @@ def training_optimizer(config: ConfigDict, num_examples: int) -> optax.GradientT
     return tx if average is None else training.averaged(tx, decay=average)
 
 
+def recipe(config: ConfigDict, num_examples: int) -> Training:
+    """How models are trained: by the training optimizer, or what `config.train.recipe` makes of it.
+
+    That is the import path of a function of an optax transformation which gives another, such as
+    `training.averaged` around it, or a function of a task that gives a `training.Recipe`.
+
+    Raises:
+      ValueError: for a path that names no such function.
+    """
+    tx, path = training_optimizer(config, num_examples), config.train.get("recipe")
+    if path is None:
+        return tx
+    if not importing.is_path(path):
+        raise ValueError(f"train.recipe must be an import path, 'module:function', got {path!r}")
+    make = importing.imported(path)
+    made = make(tx) if callable(make) else None
+    if not callable(made) and not isinstance(made, optax.GradientTransformation):
+        raise ValueError(
+            f"train.recipe must make of an optax transformation another one, or a function of a "
+            f"task, got {path!r}, which makes {made!r}"
+        )
+    return made
+
+
 def unlearner(
     name: str, config: ConfigDict, num_retain: int, values: Mapping[str, Any] | None = None
 ) -> Unlearner:
@@ -273,7 +298,7 @@ def unlearner(
     published, process = values.pop("start", None), values.pop("process", None)
     if name == "retrain":
         own = {
-            "tx": training_optimizer(config, num_retain),
+            "tx": recipe(config, num_retain),
             "num_epochs": config.train.num_epochs,
             "batch_size": config.train.batch_size,
             "start": published,

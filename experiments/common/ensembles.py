@@ -84,7 +84,7 @@ def train(
 
     Model m has the key `(name, m)`: it is the same in any chunk, and on any number of devices.
     """
-    tx = build.training_optimizer(config, subsets.shape[1])
+    tx = build.recipe(config, subsets.shape[1])
     mesh = parallel.current()
 
     @jax.jit
@@ -151,7 +151,7 @@ def stacked(kept: Arrays, shapes: Variables) -> Variables:
 
 def training_flops(config: ConfigDict, task: Task, pool: Data, size: int) -> float:
     """Of one model on all training examples."""
-    tx = build.training_optimizer(config, size)
+    tx = build.recipe(config, size)
     options = {"num_epochs": config.train.num_epochs, "batch_size": config.train.batch_size}
     train = lambda rng: training.train(task, tx, pool, jnp.arange(size), rng, **options)[0]
     return audit.flops(train, jax.random.key(0))

@@ -144,6 +144,15 @@ def make_fit(
     return Fitter(fit, prepare)
 
 
+def loss_curves(history: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The loss by epoch `[num_epochs]` of every player; of a training without, that of ''.
+
+    NaN in epochs in which a player only rests.
+    """
+    split = {name.rpartition(".")[::2]: values for name, values in history.items()}
+    return {player: values for (player, metric), values in split.items() if metric == "loss"}
+
+
 def take_originals(run: Run, names: Sequence[str], other: Path) -> None:
     """Copies trained originals of the run in the work directory `other`, but those already here.
 
@@ -192,7 +201,10 @@ def other_training(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
 
     def learned(config):
         kept = {name: config.get(name) for name in (*LEARNED, *OF_SOME)}
-        kept["train"] = {k: v for k, v in config["train"].items() if k != "checkpoint_every"}
+        # What is unset, older configurations do not have.
+        kept["train"] = {
+            k: v for k, v in config["train"].items() if k != "checkpoint_every" and v is not None
+        }
         forget = config.get("forget") or ""
         corrupts = forget.partition(":")[0] in corruption.KINDS  # the training data itself
         return kept | {"forget": forget if corrupts else "of clean data"}

@@ -89,7 +89,7 @@ def fitter(
     """Training on those examples as `config.train` says, from `start` if given; resumable."""
     return make_fit(
         task,
-        build.training_optimizer(config, len(indices)),
+        build.recipe(config, len(indices)),
         train,
         place(indices),
         num_epochs=config.train.num_epochs,

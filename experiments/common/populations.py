@@ -195,7 +195,7 @@ def _made(config: ConfigDict, method: str, size: int, num_retain: int, oracle: V
     if method == "oracle_matching":
         given = {"oracle": oracle}
     elif method in ASKS:  # the attributor is there already, nothing is trained
-        given = {"train_tx": build.training_optimizer(config, size)}
+        given = {"train_tx": build.recipe(config, size)}
     return build.unlearner(method, config, num_retain, {**values, **given})
 
 

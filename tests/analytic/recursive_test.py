@@ -54,7 +54,7 @@ def test_gamma_is_a_tenth_unless_it_is_given():
             assert weight.item() == pytest.approx(1 / (1 + gamma), rel=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("form", FORMS)
 def test_any_stream_ends_where_the_rows_that_are_left_would_have(form, data):
@@ -68,7 +68,8 @@ def test_any_stream_ends_where_the_rows_that_are_left_would_have(form, data):
             pool = np.flatnonzero(~left if wants_more else left)
             if not len(pool):
                 continue
-            size = data.draw(st.integers(1, len(pool)))
+            # Of few sizes, since it is compiled for each; or all there is.
+            size = min(data.draw(st.sampled_from((1, 31, 32, 33, 80))), len(pool))
             block = rng.choice(pool, size, replace=False)
             act = analytic.learn if wants_more else analytic.forget
             state = act(state, features[block], targets[block], block_size=32)

@@ -14,6 +14,7 @@ from experiments.benchmarks import (
     audits,
     convolution,
     datamodels,
+    diffusion,
     drift,
     ensemble,
     fisher,
@@ -31,6 +32,8 @@ from experiments.benchmarks import (
     weights,
 )
 from tests.experiments import cli
+
+DIT = {"model": "dit", "shape": (4, 4, 1), "batch": 5, "options": {"width": 8, "depth": 1}}
 
 
 def test_ratios_are_relative_to_the_first_alternative():
@@ -54,7 +57,8 @@ def test_the_work_of_a_program_is_counted():
 
 
 @pytest.mark.slow
-def test_every_benchmark_yields_records_and_they_become_a_report():
+def test_every_benchmark_yields_records_and_they_become_a_report(quickly, monkeypatch):
+    monkeypatch.setattr("unlearnjax.audit.cost._flops", lambda program: 1.0)  # lowers every loop
     digits = {"model": "mlp", "shape": (8, 8, 1), "examples": 40}
     records = [
         *training.run({"mlp": 40}, 20, ("mlp",), repeats=1),
@@ -69,6 +73,7 @@ def test_every_benchmark_yields_records_and_they_become_a_report():
         *search.run({"mlp": 40}, (40, 60), (1, 2), batch_size=20, train_epochs=1, repeats=1),
         *audits.run(50, 20, repeats=1),
         *adapters.run({"mlp": 20}, 2, shape=(8, 8, 1), repeats=1),
+        *diffusion.run({"DiT": DIT}, 4, 2, chunk=3, oracles=2, repeats=1),
         *hooks.run({"mlp": "Dense_0"}, {"mlp": 40}, repeats=1),
         *weights.run("vit_small", 16, {"depth": 1, "width": 6}, repeats=1),
         *scaling.run((20, 40), (8, 16), (10, 20), (1, 2), base=40, repeats=1),
@@ -76,11 +81,12 @@ def test_every_benchmark_yields_records_and_they_become_a_report():
     assert {r["benchmark"] for r in records} == {
         "epoch", "step", "fisher", "forget", "convolution", "acu", "drift", "ensemble", "trak",
         "datamodels", "search", "audit", "adapters", "scaling", "capture", "weights",
+        "denoise", "sample", "oracles",
     }  # fmt: skip
     assert all(ratio > 0 for r in records for ratio in r.get("ratio", {}).values())
-    # The tests have eight devices, so curves over devices are there too.
+    # There are several devices, so curves over devices are there too.
     curves = {r["case"]: list(r["seconds"]) for r in records if r["benchmark"] == "scaling"}
-    assert curves["epoch, devices"] == ["1", "2", "4", "8"]
+    assert curves["epoch, devices"] == ["1", "2"]
     text = report.markdown(records, {"flops_per_second": 1e9, "bytes_per_second": 1e9})
     assert all(r["case"] in text for r in records)
     assert len(report.figure(records).axes) == 2
@@ -94,6 +100,15 @@ def test_every_suite_names_benchmarks_and_their_sizes():
         for case in suite.values():
             module = importlib.import_module(f"experiments.benchmarks.{case.benchmark}")
             inspect.signature(module.run).bind(**case.sizes)
+
+
+def test_the_loop_over_sampling_steps_draws_what_the_program_draws():
+    made = diffusion.problem(DIT, num_steps=3)
+    made = made._replace(variables=jax.tree.map(lambda x: x + 0.1, made.variables))
+    calls = diffusion.sampling(made, 5, 3, 2, "float32")
+    images = calls["ours"]()
+    assert images.shape == (5, 4, 4, 1) and np.abs(images[0] - images[1]).max() > 0
+    np.testing.assert_allclose(calls["python loop"](), images, rtol=1e-4, atol=1e-5)
 
 
 def test_bytes_of_a_step_on_adapters_are_those_of_the_adapters():

@@ -11,6 +11,7 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from experiments.common import runner
+from tests import compiler
 
 METHODS = ("retrain", "finetune", "gradient_ascent", "ssd")
 DEFAULT = f"configs/unlearn.py:digits,model=mlp,seeds=1,method={'+'.join(METHODS)}"
@@ -33,11 +34,18 @@ def command(workdir, *flags, config=DEFAULT, experiment="unlearn"):
     ]
 
 
-def environment(tfds_dir, **extra):
-    # A fresh process, without the eight devices of the tests, with their compiler.
+def environment(tfds_dir, quick=True, **extra):
+    """Of a fresh process without the eight devices of the tests.
+
+    Args:
+      quick: whether it compiles quickly rather than well, as most small runs had better; `False`
+        keeps the compiler that this process has.
+    """
     env = {k: v for k, v in os.environ.items() if k != "UNLEARNJAX_DATA_DIR"}
+    flags = (compiler.QUICK if quick else env.get("XLA_FLAGS", ""), extra.pop("XLA_FLAGS", ""))
     return {
         **env,
+        "XLA_FLAGS": " ".join(flags).strip(),
         "TFDS_DATA_DIR": str(tfds_dir),
         "UNLEARNJAX_COMPILATION_CACHE": str(tfds_dir / "compiled"),
         "COLUMNS": "200",

@@ -6,7 +6,7 @@ from configs import continual as config_lib
 from tests.experiments import cli
 
 CONFIG = "configs/continual.py:digits,stream=interleaved,method=acu_gram+acu_inverse+ascent"
-FLAGS = ("--config.num_features=64", "--config.head.retrain_epochs=5")
+FLAGS = ("--config.num_features=64", "--config.head.retrain_epochs=2")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_backbone_trained_on_the_base_phase_serves_fashion_mnist(
         "method=acu_gram+acu_inverse",
         experiment="continual",
     )
-    process = cli.run(command, tfds_dir)
+    process = cli.run(command, tfds_dir, quick=False)
     assert process.returncode == 0, process.stderr_text
     rows = rows_of(tmp_path / "run")
     for method in ("acu_gram", "acu_inverse"):

@@ -41,42 +41,42 @@ def numbers(workdir):
 
 
 @pytest.mark.slow
-def test_attributors_predict_models_that_they_never_saw_and_a_killed_run_goes_on(
-    tmp_path, tfds_dir
-):
-    process = cli.run(command(tmp_path / "whole"), tfds_dir)
+def test_attributors_predict_models_that_they_never_saw(tmp_path, tfds_dir):
+    process = cli.run(command(tmp_path / "run"), tfds_dir)
     assert process.returncode == 0, process.stderr_text
-    rows = {row["attributor"]: row for row in results(tmp_path / "whole")["rows"]}
+    rows = {row["attributor"]: row for row in results(tmp_path / "run")["rows"]}
     assert set(rows) == set(config_lib.ATTRIBUTORS)
     for name, row in rows.items():
         assert row["training_low"] <= row["training_lds"] <= row["training_high"]
         assert row["training_low"] > 0.05, name  # chance is 0
     assert "training LDS" in process.stdout_text
-    assert (tmp_path / "whole" / "report.html").exists()
-    kill_and_go_on(command(tmp_path / "killed"), tmp_path, tfds_dir, "subsets_*.json", 3)
+    assert (tmp_path / "run" / "report.html").exists()
 
 
-def kill_and_go_on(command, tmp_path, tfds_dir, pattern, enough):
-    """A run killed with so many files of the pattern finished ends as one that was left alone."""
-    killed = tmp_path / "killed"
-    process = cli.start(command, tfds_dir)
+def wait_for(run, pattern, enough):
+    """Until a run has finished so many files of the pattern."""
     deadline = time.time() + 240
-    while len(list((killed / "rows").glob(pattern))) < enough and time.time() < deadline:
+    while len(list((run / "rows").glob(pattern))) < enough and time.time() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    finished = list((killed / "rows").glob("*.json"))
-    assert enough <= len(finished) and not (killed / "results.json").exists()
-    before = {path: path.stat().st_mtime_ns for path in finished}
-    process = cli.run(command, tfds_dir)
-    assert process.returncode == 0, process.stderr_text
-    assert {path: path.stat().st_mtime_ns for path in finished} == before
-    assert numbers(killed) == numbers(tmp_path / "whole")
+
+
+def finished(run):
+    """Files by the time when they were written."""
+    return {path: path.stat().st_mtime_ns for path in (run / "rows").glob("*.json")}
+
+
+# For what does not ask how well anything is predicted or forgotten.
+SMALL = (
+    "--config.ensemble.num_models=48",
+    "--config.ensemble.num_held_out=16",
+    "--config.ensemble.chunk=16",
+    "--config.train.num_epochs=4",
+)
 
 
 @pytest.mark.slow
 def test_one_process_goes_on_from_the_chunks_of_two(tmp_path, tfds_dir):
-    flags = ("--config.attributors=('ridge',)",)
+    flags = (*SMALL, "--config.attributors=('ridge',)")
     process = cli.run(command(tmp_path / "whole", *flags), tfds_dir)
     assert process.returncode == 0, process.stderr_text
     shared, port = tmp_path / "shared", cli.free_port()
@@ -85,17 +85,15 @@ def test_one_process_goes_on_from_the_chunks_of_two(tmp_path, tfds_dir):
         cli.start(command(shared, *flags, *addresses, f"--process_id={i}"), tfds_dir)
         for i in range(2)
     ]
-    deadline = time.time() + 240
-    while len(list((shared / "rows").glob("subsets_*.json"))) < 2 and time.time() < deadline:
-        time.sleep(0.02)
+    wait_for(shared, "subsets_*.json", 2)
     for process in processes:
         process.kill()
         process.communicate()
-    before = {path: path.stat().st_mtime_ns for path in (shared / "rows").glob("*.json")}
+    before = finished(shared)
     assert len(before) >= 2 and not (shared / "results.json").exists()
     process = cli.run(command(shared, *flags), tfds_dir)
     assert process.returncode == 0, process.stderr_text
-    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert before.items() <= finished(shared).items()
     # On other devices sums round differently.
     for row, whole in zip(numbers(shared), numbers(tmp_path / "whole"), strict=True):
         assert row["training_lds"] == pytest.approx(whole["training_lds"], abs=0.02)
@@ -106,53 +104,76 @@ FEW = (
     "--config.ensemble.num_models=256",
     "--config.train.num_epochs=30",
     "--config.influence.damping=0.1",
+    "--config.spaces.oracle_matching.learning_rate=(3e-4,1e-3)",
+    "--config.spaces.oracle_matching.num_epochs=(60,)",
+    "--config.spaces.dmm.learning_rate=(1e-3,3e-3)",
+    "--config.spaces.dmm.num_epochs=(20,)",
 )
 
 
 @pytest.mark.slow
-def test_populations_are_unlearned_and_judged(tmp_path, tfds_dir):
-    process = cli.run(command(tmp_path / "whole", *FEW, config=UNLEARN), tfds_dir)
+def test_populations_are_unlearned_and_judged_the_same_on_one_device_and_four(tmp_path, tfds_dir):
+    run = lambda name: command(tmp_path / name, *FEW, config=UNLEARN)
+    process = cli.run(run("one"), tfds_dir)
     assert process.returncode == 0, process.stderr_text
     assert "KLoM wants 100 models on each side, got 40" in process.stdout_text
-    summary = {r["method"]: r for r in results(tmp_path / "whole")["summary"] if "method" in r}
-    rows = results(tmp_path / "whole")["rows"]
-    for name in ("component:1:4/2",):
-        chosen = {r["method"]: r for r in rows if r["forget_set"] == name and r["chosen"]}
-        assert set(chosen) == set(summary)
-        assert chosen["oracle"]["klom_forget"] < chosen["original"]["klom_forget"]
-        assert chosen["oracle_matching"]["klom_forget"] < chosen["original"]["klom_forget"]
-        assert chosen["original"]["compute"] == 0 < chosen["dmm"]["compute"] < 1
-        assert all(0 <= r["u_lira_auc"] <= 1 for r in chosen.values())
+    alone = results(tmp_path / "one")["summary"]
+    summary = {r["method"]: r for r in alone if "method" in r}
+    name = "component:1:4/2"
+    rows = [r for r in results(tmp_path / "one")["rows"] if r["forget_set"] == name]
+    assert len([r for r in rows if r["method"] == "dmm"]) == 2
+    chosen = {r["method"]: r for r in rows if r["chosen"]}
+    assert set(chosen) == set(summary)
+    assert chosen["oracle"]["klom_forget"] < chosen["original"]["klom_forget"]
+    assert chosen["oracle_matching"]["klom_forget"] < chosen["original"]["klom_forget"]
+    assert chosen["original"]["compute"] == 0 < chosen["dmm"]["compute"] < 1
+    assert all(0 <= r["u_lira_auc"] <= 1 for r in chosen.values())
     assert summary["original"]["u_lira_auc"] > 0.6
     # Every original gives the digit up a little where the datamodels say so.
-    assert summary["dmm"]["effect: component:1:4/2"] > 0.1
+    assert summary["dmm"][f"effect: {name}"] > 0.1
     for figure in ("compute", "klom", "roc", "margins"):
-        assert (tmp_path / "whole" / "plots" / f"{figure}.png").stat().st_size > 5000
-    page = (tmp_path / "whole" / "report.html").read_text()
+        assert (tmp_path / "one" / "plots" / f"{figure}.png").stat().st_size > 5000
+    page = (tmp_path / "one" / "report.html").read_text()
     assert "KLoM by forget set" in page and "attribution" in page
 
-
-@pytest.mark.slow
-def test_killed_populations_go_on(tmp_path, tfds_dir):
-    config = UNLEARN.replace("oracle_matching", "dm_direct+dmm_ekfac+ssd") + "+class:3"
-    process = cli.run(command(tmp_path / "whole", *FEW, config=config), tfds_dir)
-    assert process.returncode == 0, process.stderr_text
-    killed = command(tmp_path / "killed", *FEW, config=config)
-    kill_and_go_on(killed, tmp_path, tfds_dir, "class-3_*.json", 5)
-
-
-@pytest.mark.slow
-def test_models_spread_over_devices_give_the_same_audits(tmp_path, tfds_dir):
-    run = lambda name: command(tmp_path / name, *FEW, config=UNLEARN)
-    one = cli.run(run("one"), tfds_dir)
     four = cli.run(run("four"), tfds_dir, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    assert four.returncode == 0, four.stderr_text
     assert "on 4 x" in four.stderr_text
-    assert one.returncode == four.returncode == 0, four.stderr_text
-    alone, spread = (results(tmp_path / name)["summary"] for name in ("one", "four"))
-    for a, b in zip(alone, spread, strict=True):
+    for a, b in zip(alone, results(tmp_path / "four")["summary"], strict=True):
         for column in ("klom_retain", "u_lira_auc", "training_lds"):
             # Batched products round differently, and training carries that on.
             assert b.get(column, 0) == pytest.approx(a.get(column, 0), abs=0.1), column
+
+
+@pytest.mark.slow
+def test_runs_that_are_killed_and_killed_again_go_on(tmp_path, tfds_dir):
+    """Once while the ensemble is trained, once while a population is unlearned."""
+    config = UNLEARN.replace("oracle_matching+dmm", "dm_direct+dmm_ekfac+ssd")
+    config = config.replace("lasso", "lasso+trak") + "+class:3"
+    flags = (
+        *SMALL,
+        "--config.num_originals=8",
+        "--config.spaces.dmm_ekfac.learning_rate=(1e-3,)",
+        "--config.spaces.dmm_ekfac.num_epochs=(2,)",
+        "--config.spaces.ssd.alpha=(1.0,10.0)",
+        "--config.spaces.ssd.dampening=(1.0,)",
+    )
+    run = lambda name: command(tmp_path / name, *flags, config=config)
+    process = cli.run(run("whole"), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    killed, before = tmp_path / "killed", {}
+    for pattern, enough in (("subsets_*.json", 2), ("class-3_*.json", 4)):
+        process = cli.start(run("killed"), tfds_dir)
+        wait_for(killed, pattern, enough)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert before.items() <= finished(killed).items()
+        before = finished(killed)
+        assert enough <= len(before) and not (killed / "results.json").exists()
+    process = cli.run(run("killed"), tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    assert before.items() <= finished(killed).items()
+    assert numbers(killed) == numbers(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,15 @@ FLAGS = (
 )
 
 
+# For what does not ask how good the sets are.
+FEW = (
+    "--config.num_references=8",
+    "--config.search.num_epochs=2",
+    "--config.easiest=('finetune',)",
+)
+ONE = CONFIG.replace("seeds=3", "seeds=2").replace("+random_label", "")
+
+
 def command(workdir, *flags, config=CONFIG):
     return cli.command(workdir, *FLAGS, *flags, config=config, experiment="worst_case")
 
@@ -54,20 +63,22 @@ def test_sets_are_searched_and_compared(tmp_path, tfds_dir):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path, tfds_dir):
-    process = cli.run(command(tmp_path / "whole"), tfds_dir)
+    flags = (*FEW, "--config.train.num_epochs=2", "--config.klom_sets=('worst:finetune',)")
+    run = lambda name: command(tmp_path / name, *flags, config=ONE)
+    process = cli.run(run("whole"), tfds_dir)
     assert process.returncode == 0, process.stderr_text
     summary = {row["method"]: row for row in results(tmp_path / "whole")["summary"]}
     assert set(summary) == {"oracle", "original", "finetune", "ssd"}
     assert all(np.isfinite(row["klom: worst:finetune"]) for row in summary.values())
     killed = tmp_path / "killed"
-    process = cli.start(command(killed), tfds_dir)
+    process = cli.start(run("killed"), tfds_dir)
     deadline = time.time() + 240
     while not list((killed / "rows").glob("finetune_*.json")) and time.time() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (killed / "results.json").exists()
-    process = cli.run(command(killed), tfds_dir)
+    process = cli.run(run("killed"), tfds_dir)
     assert process.returncode == 0, process.stderr_text
     assert results(killed)["rows"] == results(tmp_path / "whole")["rows"]
 
@@ -75,7 +86,8 @@ def test_a_killed_run_goes_on(tmp_path, tfds_dir):
 @pytest.mark.slow
 def test_classes_are_selected_as_wholes(tmp_path, tfds_dir):
     flags = ("--config.size=1", "--config.num_originals=0", "--config.ranked=('lowest_loss',)")
-    process = cli.run(command(tmp_path / "run", *flags, config=CONFIG + ",by=class"), tfds_dir)
+    config = ONE.replace("+ssd", "") + ",by=class"
+    process = cli.run(command(tmp_path / "run", *FEW, *flags, config=config), tfds_dir)
     assert process.returncode == 0, process.stderr_text
     oracle = next(r for r in results(tmp_path / "run")["summary"] if r["method"] == "oracle")
     assert oracle["gap: random"] == 1.0  # nobody knows a class that was never there

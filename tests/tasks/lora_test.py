@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
+from flax import nnx
 
 from tests import frameworks, problems
 from unlearnjax import curvature, tasks, training, trees, unlearning
@@ -175,6 +177,61 @@ def test_kernels_of_any_number_of_axes_are_matrices_to_their_outputs():
         "w": {"a": (18, 5), "b": (5, 5)},
     }
     assert wide((3, 3, 2, 5))["v"] is None
+
+
+class Attention(nn.Module):
+    """Beside attention, a convolution named as its queries are, with outputs of its own."""
+
+    @nn.compact
+    def __call__(self, inputs, train=False):
+        tokens = inputs[:, :, None] * jnp.ones(4)
+        seen = nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=6, name="heads")(tokens)
+        return nn.Dense(3)(seen.mean(1)) + Convolved(name="convolved")(tokens).mean((1, 2))[:, None]
+
+
+class Convolved(nn.Module):
+    @nn.compact
+    def __call__(self, tokens):
+        return nn.Conv(4, (3,), name="out")(nn.Conv(6, (3,), name="query")(tokens))
+
+
+class NNXAttention(nnx.Module):
+    def __init__(self, rngs):
+        self.heads = nnx.MultiHeadAttention(2, 4, 6, decode=False, rngs=rngs)
+        self.last = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, inputs):
+        return self.last(self.heads(inputs[:, :, None] * jnp.ones(4)).mean(1))
+
+
+@pytest.mark.parametrize("library", ["linen", "nnx"])
+def test_attention_is_changed_as_the_matrices_of_all_its_heads_together(library):
+    """As PEFT's `lora_A [r, D]` and `lora_B [H h, r]` of `[H h, D]`: of rank one there alone."""
+    model = {"linen": lambda: tasks.from_linen(Attention()),
+             "nnx": lambda: tasks.from_nnx(NNXAttention)}[library]()  # fmt: skip
+    task = tasks.classification(model)
+    for rank, vectors in ((9, True), (1, False)):
+        own = tasks.lora(task, rank, vectors=vectors)
+        base, variables = started(task, own)
+        edits = variables["params"]["heads"]
+        r, s = min(rank, 4), min(rank, 6)
+        for name, shapes in (("query", [(4, r), (r, 6)]), ("out", [(6, r), (r, 4)])):
+            assert [x.shape for x in edits[name]["kernel"].values()] == shapes, name
+        bias = {"offset": (6,)} if vectors else None
+        assert jax.tree.map(jnp.shape, edits["value"]["bias"]) == bias
+        if library == "linen":
+            shapes = {"a": (12, s), "b": (s, 6)}
+            assert (
+                jax.tree.map(jnp.shape, variables["params"]["convolved"]["query"]["kernel"])
+                == shapes
+            )
+        changed = {**variables, "params": frameworks.shaken(variables["params"])}
+        merged = tasks.merged(own, changed)
+        np.testing.assert_allclose(logits(task, merged), logits(own, changed), atol=1e-5)
+    old, new = (np.asarray(v["params"]["heads"]["key"]["kernel"]) for v in (base, merged))
+    matrix = (new - old).reshape(4, 6)
+    assert np.linalg.matrix_rank(matrix, tol=1e-5) == 1
+    assert np.linalg.matrix_rank((new - old).reshape(8, 3), tol=1e-5) > 1
 
 
 def test_types_stay_and_alpha_may_be_traced():

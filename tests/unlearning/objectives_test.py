@@ -141,11 +141,44 @@ def test_teachers_get_no_gradient(cached):
     assert (float(value), float(slope)) == (0.25 * 10, 0.5 * 10)
 
 
+def test_a_divergence_may_be_from_what_is_said_of_a_view():
+    """By a teacher, or by the student itself, which then moves on its own side alone."""
+    kl = lambda p, q: scipy.stats.entropy(
+        *(scipy.special.softmax(x, axis=1) for x in (p, q)), axis=1
+    )
+    teacher = {"logits": jnp.zeros((3, 3)), "seen.logits": jnp.asarray(TEACHER)}
+    found = term(objectives.divergence("old", at="seen"), old=teacher)
+    np.testing.assert_allclose(found, kl(TEACHER, LOGITS), rtol=1e-4, atol=1e-6)
+
+    def own(logits, seen):
+        outputs = {"logits": logits, "seen.logits": seen}
+        return objectives.divergence(None, at="seen")(TASK, outputs, {}, {}).sum()
+
+    both = jnp.asarray(LOGITS), jnp.asarray(TEACHER)
+    np.testing.assert_allclose(own(*both), kl(TEACHER, LOGITS).sum(), rtol=1e-4)
+    moved, still = jax.grad(own, (0, 1))(*both)
+    probs = [scipy.special.softmax(x, axis=1) for x in (LOGITS, TEACHER)]
+    np.testing.assert_allclose(moved, probs[0] - probs[1], atol=1e-6)
+    assert not still.any()
+    with pytest.raises(
+        ValueError, match="at must name a view where the student is its own teacher"
+    ):
+        objectives.divergence(None)
+
+
 def test_penalties():
     params, original = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([0.5, -2.0])}
     assert objectives.l1(2.0)(params, original) == pytest.approx(6.0)
     assert objectives.l2(2.0)(params, original) == pytest.approx(10.0)
     assert objectives.l2_to_original(2.0)(params, original) == pytest.approx(0.5)
+
+
+def test_a_penalty_may_weigh_each_parameter():
+    params = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0])}
+    original = {"a": jnp.array([0.0, 1.0]), "b": jnp.array([1.0])}
+    weight = {"a": jnp.array([2.0, 0.0]), "b": jnp.array([0.5])}
+    assert float(objectives.l2_to_original(10.0, weight)(params, original)) == 10 * (2 + 0.5 * 4)
+    assert float(objectives.l2_to_original(10.0)(params, original)) == 10 * (1 + 1 + 4)
 
 
 def test_random_targets_are_uniform_over_the_other_classes():

@@ -1,10 +1,8 @@
 """Diffusion: schedules and conversions, denoisers, guidance, samplers, and what they draw."""
 
-from unlearnjax.diffusion.denoiser import Denoise, Process, denoiser, guided, noise_of
+from unlearnjax.diffusion.denoiser import Process, denoiser, guided, noise_of
 from unlearnjax.diffusion.generation import answer_set, bank, draw_images, replay
 from unlearnjax.diffusion.samplers import (
-    Predict,
-    Sampler,
     Steps,
     ddim,
     ddim_steps,
@@ -29,10 +27,7 @@ from unlearnjax.diffusion.schedules import (
 )
 
 __all__ = [
-    "Denoise",
-    "Predict",
     "Process",
-    "Sampler",
     "Schedule",
     "Steps",
     "add_noise",

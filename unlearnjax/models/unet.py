@@ -100,7 +100,7 @@ class _MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         dense = partial(nn.Dense, self.features, kernel_init=_spread(1.0), dtype=self.dtype)
-        return dense()(nn.silu(dense()(x)))
+        return dense(name="out")(nn.silu(dense(name="in")(x)))
 
 
 class _Block(nn.Module):

@@ -212,18 +212,22 @@ def stream_curves(by_method: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 
 
 def training_curves(histories: Mapping[str, np.ndarray]) -> Figure:
-    """Training loss by epoch: `{label: [epochs]}`."""
+    """Training loss by epoch: `{label: [epochs]}`, or `[runs, epochs]`; NaN where there is none."""
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     ax = figure.subplots()
     for i, (label, values) in enumerate(histories.items()):
         color = COLORS[i % len(COLORS)]
         for j, curve in enumerate(np.atleast_2d(values)):
-            epochs = 1 + np.arange(len(curve))
-            ax.plot(epochs, curve, color=color, alpha=0.7, label=None if j else label)
-    ax.set_yscale("log")
+            there = np.flatnonzero(np.isfinite(curve))
+            name = None if j else label
+            ax.plot(1 + there, np.asarray(curve)[there], color=color, alpha=0.7, label=name)
+    lowest = min((line.get_ydata().min(initial=np.inf) for line in ax.lines), default=np.inf)
+    if lowest > 0:  # losses of players may have any sign
+        ax.set_yscale("log")
     ax.set_xlabel("epoch")
     ax.set_ylabel("training loss (nats)")
-    ax.legend()
+    if ax.lines:
+        ax.legend()
     return figure
 
 

@@ -56,13 +56,24 @@ def adapted(
       >>> bool((tasks.merged(shifted, variables)["params"]["Dense_0"]["bias"] == 0).all())
       True
     """
+    make = lambda rng, params: edits(rng, params, where, init, hint)
+    return edited_by(task, make, fn, collection)
+
+
+def edited_by(
+    task: Task,
+    make: Callable[[Array, PyTree], PyTree],
+    fn: Callable[[Array, PyTree], Array],
+    collection: str,
+) -> Task:
+    """As `adapted`, whose fresh edits are `make(key, shapes and types of the parameters)`."""
 
     def fresh(rng: Array, batch: Batch) -> Variables:
         shapes = jax.eval_shape(task.init, rng, batch)
         # Compiled, so that no base is made beside the one that there is; statistics often are none.
         rest = jax.jit(lambda *given: without(task.init(*given), "params"))
         others = rest(rng, batch) if len(shapes) > 1 else {}
-        return {**others, "params": edits(rng, shapes["params"], where, init, hint)}
+        return {**others, "params": make(rng, shapes["params"])}
 
     def whole(variables: Variables) -> Variables:
         base = held(variables, collection, "tasks.as_base")

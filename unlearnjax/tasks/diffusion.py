@@ -9,6 +9,7 @@ from unlearnjax import checks
 from unlearnjax import data as data_lib
 from unlearnjax import diffusion as diffusion_lib
 from unlearnjax.diffusion.denoiser import validate
+from unlearnjax.diffusion.samplers import Sampler
 from unlearnjax.tasks import draws
 from unlearnjax.tasks.adapters import Model, columns
 from unlearnjax.types import Array, Batch, Outputs, Task, Variables
@@ -20,7 +21,7 @@ def diffusion(
     *,
     condition_dropout: float = 0.1,
     num_draws: int = 16,
-    sampler: diffusion_lib.Sampler | None = None,
+    sampler: Sampler | None = None,
     guidance: float = 2.0,
 ) -> Task:
     """A Task whose loss is the mean squared error of what a network predicts of noised images.
@@ -51,7 +52,7 @@ def diffusion(
       condition_dropout: in [0, 1], how often a condition is null in training.
       num_draws: of time and noise that evaluation averages, at least 1; draw k of K has a time from
         the k-th part of all.
-      sampler: default `diffusion.ddim(process)`.
+      sampler: default `diffusion.ddim(process)`, its 25 steps or all times if there are fewer.
       guidance: of generation, see `diffusion.guided`.
 
     References:
@@ -63,8 +64,8 @@ def diffusion(
     checks.whole(num_draws=num_draws)
     checks.at_least(1, num_draws=num_draws)
     checks.finite(guidance=guidance)
-    sampler = diffusion_lib.ddim(process) if sampler is None else sampler
     schedule, steps = process.schedule, process.schedule.num_steps
+    sampler = diffusion_lib.ddim(process, min(25, steps)) if sampler is None else sampler
 
     def draw(rng: Array, example: Batch, train: bool) -> Batch:
         of_time, of_noise, of_condition = jax.random.split(rng, 3)
@@ -111,9 +112,7 @@ def diffusion(
     def loss(outputs: Outputs, batch: Batch) -> Array:
         del batch
         if "target" not in outputs:
-            raise ValueError(
-                "the loss needs the columns 'inputs' and 'noise', the batch lacks them"
-            )
+            raise ValueError("the loss needs images: 'inputs' in the batch, not x_t as 'noised'")
         return _mean_squared(outputs["prediction"] - outputs["target"])
 
     def metrics(outputs: Outputs, batch: Batch) -> dict[str, Array]:

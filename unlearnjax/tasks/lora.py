@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from unlearnjax import checks, trees
-from unlearnjax.tasks.adapted import adapted
+from unlearnjax.tasks.adapted import edited_by, edits
 from unlearnjax.tasks.scaled import added, scaled
 from unlearnjax.types import Array, PyTree, Task
 
@@ -46,10 +45,13 @@ def lora(
 ) -> Task:
     """The task whose parameters are low-rank changes of a frozen model: `W + alpha / rank a b`.
 
-    A parameter with two axes or more, seen as a matrix `[rows, columns]` with its last axis for
-    columns, has `{'a': [rows, r], 'b': [r, columns]}`, r at most its rank; b is first 0, so that
-    nothing is changed. It is a change of weights, for models of any library; `merged` exports it.
-    How a model comes in and is deployed says `adapted`.
+    A parameter with two axes or more, seen as the matrix `[rows, columns]` its layer multiplies
+    by, has `{'a': [rows, r], 'b': [r, columns]}`, r at most its rank; b is first 0, so that nothing
+    is changed. Columns are the last axis, as of a dense layer, a convolution `[h w c, d]` and the
+    outputs of attention `[H h, D]`. Of queries, keys and values of H heads, kernels `[D, H, h]`
+    beside that of 'out' as Linen and NNX have them, rows are the first axis alone: `[D, H h]`, as
+    in the paper and its implementations. It is a change of weights, for models of any library;
+    `merged` exports it. How a model comes in and is deployed says `adapted`.
 
     Changes, their products and sums are float32 at least, whatever the model is in. The changed
     weight has the type of W: of a base in bfloat16 it is rounded to 8 bits, so that a change below
@@ -64,8 +66,9 @@ def lora(
       alpha: the change is scaled by `alpha / rank`; `None` is not at all. May be traced.
       init: of a: 'uniform' in `+-1/sqrt(rows)`, 'normal' of variance `1 / rows`, or a function
         `(key, shape, dtype)`, such as of `jax.nn.initializers`.
-      vectors: whether parameters of one axis or none have a change of their own, `{'offset'}`, in
-        full; it is not scaled. Those of integers have none.
+      vectors: whether parameters of one axis or none, and those named 'bias' of any (of heads
+        `[H, h]`), have a change of their own, `{'offset'}`, flat and in full; it is not scaled.
+        Those of integers have none.
       column: of a batch, `[B]`, by which the whole change of an example is multiplied, offsets too;
         `None`: by 1. See `tasks.scaled.scaled` for what it costs and refuses, and for the shape
         `[B, 1, ...]` of hooked activations.
@@ -90,9 +93,8 @@ def lora(
       >>> jax.tree.map(jnp.shape, variables["params"]["Dense_0"]["kernel"])
       {'a': (4, 2), 'b': (2, 8)}
     """
+    checks.whole(rank=rank)
     checks.at_least(1, rank=rank)
-    if not isinstance(rank, int | np.integer) or isinstance(rank, bool):
-        raise ValueError(f"rank must be a whole number, got {rank}")
     if alpha is not None:
         checks.positive(alpha=alpha)
     if not callable(init):
@@ -105,7 +107,7 @@ def lora(
             return None
         if len(leaf.shape) < 2:
             return {"offset": jnp.zeros(leaf.shape, _wide(leaf))} if vectors else None
-        rows, columns = math.prod(leaf.shape[:-1]), leaf.shape[-1]
+        rows, columns = leaf.shape
         r = min(rank, rows, columns)
         return {
             "a": factor(key, (rows, r), _wide(leaf)),
@@ -114,14 +116,40 @@ def lora(
 
     def change(leaf: Array, edit: Mapping[str, Array]) -> Array:
         edit = {name: x.astype(_wide(leaf)) for name, x in edit.items()}
-        if "offset" in edit:
-            return edit["offset"]
-        return (scale * (edit["a"] @ edit["b"])).reshape(leaf.shape).astype(_wide(leaf))
+        found = edit["offset"] if "offset" in edit else scale * (edit["a"] @ edit["b"])
+        return found.reshape(leaf.shape).astype(_wide(leaf))
 
     hint = ", which are floats" if vectors else ", which are floats with two axes"
     add = lambda leaf, edit: added(leaf, change(leaf, edit))
-    student = adapted(task, where, fresh, add, collection, hint)
+    make = lambda rng, params: edits(rng, _matrices(params), where, fresh, hint)
+    student = edited_by(task, make, add, collection)
     return student if column is None else scaled(task, student, change, column, collection)
+
+
+def _matrices(params: PyTree) -> PyTree:
+    """Every parameter in the shape that its layer multiplies by, or adds: of two axes at most."""
+    leaves, treedef = jax.tree.flatten(params)
+    shapes = dict(zip(trees.names(params), (leaf.shape for leaf in leaves), strict=True))
+
+    def of_heads(path: str, shape: tuple[int, ...]) -> bool:
+        """Whether this is a kernel `[D, H, h]`, beside one `[H, h, D]` of the outputs."""
+        block, layer, name = ("", "", *path.rsplit(".", 2))[-3:]
+        out = shapes.get(f"{block}.out.kernel".removeprefix("."), ())
+        # Also a convolution may have such a name; no kernel of outputs fits to it.
+        named = name == "kernel" and layer in ("query", "key", "value")
+        return named and len(shape) == len(out) == 3 and out[:2] == shape[1:]
+
+    def matrix(path: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        shape = leaf.shape
+        if len(shape) > 1 and path.rpartition(".")[2] == "bias":
+            shape = (math.prod(shape),)
+        elif len(shape) > 2:
+            cut = 1 if of_heads(path, shape) else -1
+            shape = (math.prod(shape[:cut]), math.prod(shape[cut:]))
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+    pairs = zip(shapes, leaves, strict=True)
+    return treedef.unflatten([matrix(path, leaf) for path, leaf in pairs])
 
 
 def _wide(leaf: Array | jax.ShapeDtypeStruct) -> jnp.dtype:

@@ -15,11 +15,11 @@ from unlearnjax.types import Task, Variables
 
 
 class Context(NamedTuple):
-    """The problem, how a model that was never trained predicts the forget set, what is probed."""
+    """The problem, how a model predicts that was never trained, how one is probed."""
 
     bench: Bench
     novice: Callable[[], np.ndarray]
-    probed: probes.Probed | None
+    probe: Callable[[Task, Variables], np.ndarray] | None
 
 
 def prepare(run: runner.Run, bench: Bench) -> Context:
@@ -30,9 +30,10 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
         rng = runner.key(bench.config.seed, "incompetent")
         return sets.logits(bench, bench.task, fresh(bench.task, bench.train, rng), softmax=True)
 
-    # Runs published before there were probes have none.
-    probed = probes.prepare(bench) if hasattr(bench.config.evaluate, "probe") else None
-    return Context(bench, novice, probed)
+    probe = None
+    if "probe" in bench.config.evaluate:  # runs published before there were probes have none
+        probe = functools.partial(probes.observe, probes.prepare(bench), bench)
+    return Context(bench, novice, probe)
 
 
 def observe(context: Context, task: Task, variables: Variables) -> Arrays:
@@ -40,8 +41,8 @@ def observe(context: Context, task: Task, variables: Variables) -> Arrays:
     bench = context.bench
     arrays = sets.observe(bench, task, variables)
     arrays["predictions"] = sets.logits(bench, task, variables, softmax=True)
-    if hasattr(bench.config.evaluate, "probe"):
-        arrays["probe"] = probes.observe(context.probed, bench, task, variables)
+    if context.probe is not None:
+        arrays["probe"] = context.probe(task, variables)
     return arrays
 
 

@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 
 from configs import continual, sweep
 from configs import unlearn as config_lib
 from experiments.common import build
-from unlearnjax import unlearning
+from tests import problems
+from unlearnjax import training, unlearning
 
 
 def test_all_is_every_method_and_may_stand_beside_others():
@@ -60,6 +62,44 @@ def test_training_fields_are_validated(name, value, message):
     config.train[name] = value
     with pytest.raises(ValueError, match=message):
         build.training_optimizer(config, 100)
+
+
+def test_a_recipe_of_ones_own_makes_the_training_of_the_optimizer(tmp_path, monkeypatch):
+    (tmp_path / "own_recipes.py").write_text(
+        "from unlearnjax import training\n"
+        "def smooth(tx):\n"
+        "    return training.averaged(tx, decay=0.5)\n"
+        "def turns(tx):\n"
+        "    player = lambda task: training.Player(training.supervised(task), tx, part='')\n"
+        "    return lambda task: training.alternation(task, {'one': player(task)})\n"
+        "nothing, number = (lambda tx: None), 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = config_lib.get_config("digits,model=mlp,method=retrain")
+    config.train.update({"optimizer": "sgd", "schedule": "constant", "learning_rate": 0.25})
+    assert config.train.recipe is None
+    older = config.copy_and_resolve_references()
+    del older.train["recipe"]
+    one = np.ones(())
+    step = lambda tx: float(tx.update(one, tx.init(one), one)[0])
+    assert step(build.recipe(config, 9)) == step(build.recipe(older, 9)) == -0.25
+    config.train.recipe = "own_recipes:smooth"
+    smooth = build.recipe(config, 9)
+    state = smooth.update(one, smooth.init(one), one)[1]
+    assert float(state.average) == 0.875  # of 1 and 0.75
+    config.train.recipe = "own_recipes:turns"
+    task = problems.softmax_regression()
+    assert isinstance(training.recipe(task, build.recipe(config, 9)), training.Recipe)
+    for path, message in (
+        ("adam", "train.recipe must be an import path, 'module:function', got 'adam'"),
+        ("own_recipes:smoth", "'own_recipes:smoth' cannot be imported"),
+        ("own_recipes:nothing", "got 'own_recipes:nothing', which makes None"),
+        ("own_recipes:number", "got 'own_recipes:number', which makes None"),
+    ):
+        config.train.recipe = path
+        with pytest.raises(ValueError, match=message) as caught:
+            build.recipe(config, 9)
+        assert "\n" not in str(caught.value)
 
 
 def test_fields_of_an_unlearner_of_ones_own_are_its_arguments(tmp_path, monkeypatch):

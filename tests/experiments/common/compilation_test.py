@@ -10,6 +10,7 @@ import pytest
 from experiments.common import compilation
 from tests.experiments import cli
 
+CONFIG = "configs/unlearn.py:digits,model=mlp,seeds=1,method=finetune+ssd"
 # Runs an experiment and counts compilations, and how many of them the cache spared.
 COUNTED = """
 import atexit, json, sys
@@ -31,7 +32,7 @@ runner.launch(unlearn.story, "unlearn")
 
 
 def counts(workdir, tfds_dir, *flags, **extra):
-    arguments = cli.command(workdir, *cli.SMALL, *flags)[3:]
+    arguments = cli.command(workdir, *cli.SMALL, *flags, config=CONFIG)[3:]
     process = subprocess.run(
         [sys.executable, "-c", COUNTED, *arguments],
         cwd=cli.ROOT,

@@ -264,6 +264,7 @@ def test_diverging_training_stops_and_names_the_epoch_and_the_last_checkpoint(tm
     assert "lower train.learning_rate" in line
 
 
+@pytest.mark.slow
 def test_diverging_unlearner_stops_and_keeps_what_was_computed(tmp_path, tfds_dir):
     flags = (
         *cli.SMALL,
@@ -287,11 +288,14 @@ def test_diverging_unlearner_stops_and_keeps_what_was_computed(tmp_path, tfds_di
 @pytest.mark.slow
 def test_damaged_checkpoint_is_named(tmp_path, tfds_dir):
     workdir = tmp_path / "run"
-    assert cli.run(cli.command(workdir, *cli.SMALL), tfds_dir).returncode == 0
+    command = cli.command(
+        workdir, *cli.SMALL, config=CONFIG + "digits,model=mlp,seeds=1,method=ssd"
+    )
+    assert cli.run(command, tfds_dir).returncode == 0
     for path in (workdir / "checkpoints" / "original_seed0").rglob("*"):
         if path.is_file() and path.parent.name != "original_seed0":
             path.write_bytes(b"\x00garbage")
-    process = cli.run(cli.command(workdir, *cli.SMALL), tfds_dir)
+    process = cli.run(command, tfds_dir)
     assert process.returncode != 0
     (line,) = cli.error_lines(process)
     assert "original_seed0" in line and "damaged" in line

@@ -24,6 +24,22 @@ def test_only_what_a_player_that_rests_lacks_may_be_non_finite():
             fit_lib._stop_if_not_finite("a", 1, bad, None)
 
 
+def test_every_player_has_a_curve_of_its_loss():
+    history = {name: np.full(2, i) for i, name in enumerate(("d.loss", "d.weight", "g.h.loss"))}
+    curves = fit_lib.loss_curves(history)
+    assert {player: curve[0] for player, curve in curves.items()} == {"d": 0, "g.h": 2}
+    assert list(fit_lib.loss_curves({"loss": np.ones(2), "accuracy": np.ones(2)})) == [""]
+    assert fit_lib.loss_curves({"error": np.ones(2)}) == {}
+
+
+def test_what_is_unset_is_nothing_else_to_have_learned():
+    older = {"train": {"num_epochs": 2, "checkpoint_every": 1}}
+    newer = {"train": {"num_epochs": 2, "checkpoint_every": 5, "recipe": None}}
+    assert fit_lib.other_training(older, newer) == []
+    (line,) = fit_lib.other_training(older, {"train": {**newer["train"], "recipe": "a:b"}})
+    assert line == "config.train.recipe: stored None, now 'a:b'"
+
+
 class Killed(BaseException):
     pass
 

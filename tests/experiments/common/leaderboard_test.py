@@ -63,7 +63,7 @@ def test_it_runs_every_scenario_and_resumes(tmp_path, tfds_dir):
     command = cli.command(
         tmp_path / "run",
         *cli.SMALL,
-        config="configs/leaderboard.py:digits,model=mlp,seeds=2,method=ssd+finetune,"
+        config="configs/leaderboard.py:digits,model=mlp,seeds=1,method=ssd+finetune,"
         "forget=class:3/random:0.1",
     )
     process = cli.run(command, tfds_dir)

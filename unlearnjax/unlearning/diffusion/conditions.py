@@ -91,7 +91,8 @@ def rows(condition: Array, batch_size: int, start: int = 0) -> Data:
     """
     number = -(-condition.shape[0] // batch_size) * batch_size
     places = jnp.arange(number, dtype=jnp.int32)
-    return {"condition": condition[places % condition.shape[0]], "index": start + places}
+    repeated = jnp.asarray(condition)[places % condition.shape[0]]
+    return {"condition": repeated, "index": start + places}
 
 
 def keys(batch: Batch, rng: Array) -> Array:

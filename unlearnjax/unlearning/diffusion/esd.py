@@ -100,7 +100,7 @@ def erasing(
     bank: int | None,
     drawn_by: str,
 ) -> objectives.Objective:
-    """The objective of `esd`, of rows of conditions: a whole number of runs, where these are kept."""
+    """The objective of `esd`, of rows of conditions; with a bank, of a whole number of runs."""
     steps = diffusion.ddim_steps(process, sample_steps if bank is None else bank)
 
     def drawing(task: Task, variables: Variables, teachers, batch: Batch, rng: Array) -> Batch:

@@ -104,5 +104,5 @@ def test_runs_from_before_there_were_probes_have_no_column(monkeypatch):
     del own.config.evaluate.probe
     context = classification.prepare(None, own)
     arrays = classification.observe(context, TASK, MODEL)
-    assert set(arrays) == {"predictions"} and context.probed is None
+    assert set(arrays) == {"predictions"} and context.probe is None
     assert classification.numbers(context, arrays, 0) == {"mia": 0.5}

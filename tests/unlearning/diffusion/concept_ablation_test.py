@@ -1,0 +1,132 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.unlearning.diffusion import toy
+from unlearnjax import diffusion, tasks, unlearning
+from unlearnjax.types import PARTS, Request
+from unlearnjax.unlearning.diffusion import concept_ablation
+
+PROCESS = toy.PROCESS._replace(shape=(2, 2, 1), clip=None)
+TASK = toy.gaussian_task(PROCESS, sampler=diffusion.ddim(PROCESS, 5))
+MEAN, VAR = np.array([0.5, -0.5, 0.2, 0.0]), np.array([0.2, 0.1, 0.3, 1.0])
+START = jax.tree.map(lambda x: x.astype(jnp.float32), toy.variables_of(MEAN, np.log(VAR)))
+REQUEST = Request({"condition": jnp.zeros(7, jnp.int32), "targets": jnp.zeros(7)})
+
+
+def rows(rng, anchors):
+    batch = toy.images(rng, [0, 0, 1, 1], PROCESS)
+    part = jnp.full(4, PARTS.index("forget"))
+    return {**batch, "part": part, "anchor.condition": jnp.asarray(anchors)}
+
+
+def test_the_objective_is_the_distance_to_the_anchor_and_the_anchors_own_loss(rng):
+    teacher = toy.variables_of(MEAN + 0.3, np.log(VAR))
+    batch = rows(rng, [1, 2, 2, 0])
+    drawn = toy.drawn(TASK, batch, False)
+    at_anchor = {**drawn, "condition": batch["anchor.condition"]}
+    own = TASK.apply(START, drawn, None, False)[0]["noise"]
+    for name, model in (("original", teacher), (None, START)):
+        objective = concept_ablation.ablating(name, 0.4)
+        losses = toy.losses_of(objective, TASK, START, batch, {"original": teacher})
+        told = TASK.apply(model, at_anchor, None, False)[0]["noise"]
+        anchored = TASK.apply(START, at_anchor, None, False)[0]["noise"]
+        expected = np.mean((own - told) ** 2, axis=(1, 2, 3))
+        expected += 0.4 * np.mean((anchored - drawn["noise"]) ** 2, axis=(1, 2, 3))
+        np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("teacher", ["original", None])
+def test_where_the_anchor_is_the_target_nothing_is_to_be_learned(rng, teacher):
+    batch = rows(rng, [0, 0, 1, 1])
+    objective = concept_ablation.ablating(teacher, 0.0)
+    loss = lambda v: toy.losses_of(objective, TASK, v, batch, {"original": START}).sum()
+    assert not any(leaf.any() for leaf in jax.tree.leaves(jax.grad(loss)(START)))
+    other = {**batch, "anchor.condition": jnp.array([1, 2, 2, 0])}
+    loss = lambda v: toy.losses_of(objective, TASK, v, other, {"original": START}).sum()
+    gradient = jax.grad(loss)(START)["params"]["mean"]
+    # The teacher has no gradient: condition 2 is an anchor alone.
+    assert np.asarray(gradient[:2]).all() and not gradient[2]
+
+
+@pytest.mark.parametrize("teacher, anchor_weight", [("original", 1.0), ("student", 0.0)])
+def test_the_forgotten_condition_becomes_the_anchor_without_any_image(teacher, anchor_weight):
+    method = unlearning.concept_ablation(
+        optax.adam(0.05),
+        PROCESS,
+        teacher=teacher,
+        anchor_weight=anchor_weight,
+        num_images=24,
+        num_steps=150,
+    )
+    assert method.needs == {"forget"}
+    method = unlearning.enforce(method)
+    updated = jax.jit(lambda key: method.update(key, TASK, START, (), REQUEST)[0])(
+        jax.random.key(0)
+    )
+    mean, var = updated["params"]["mean"], np.exp(updated["params"]["log_var"])
+    np.testing.assert_allclose(mean[0], MEAN[1], atol=0.03)
+    np.testing.assert_allclose(var[0], VAR[1], rtol=0.2)
+    assert (np.asarray(mean)[2:] == np.float32(MEAN)[2:]).all()
+    # Its own loss moves the anchor to the mean of the images that were drawn of it.
+    assert (mean[1] != np.float32(MEAN[1])) == (anchor_weight > 0)
+
+
+def test_images_are_the_originals_of_the_anchors(monkeypatch):
+    seen = {}
+
+    def replay(task, variables, rng, conditions):
+        del task, rng
+        seen.update(model=variables, conditions=conditions)
+        n = conditions.shape[0]
+        return {"inputs": jnp.zeros((n, *PROCESS.shape)), "index": jnp.arange(n)}
+
+    monkeypatch.setattr(diffusion, "replay", replay)
+    other = toy.variables_of(MEAN + 1, np.log(VAR))
+    condition = jnp.array([0, 0, 0, 2])
+    method = unlearning.concept_ablation(
+        optax.sgd(0.0), PROCESS, anchor=1, num_images=8, num_steps=1, batch_size=4
+    )
+    method.update(
+        jax.random.key(0), TASK, START, (), Request({"condition": condition}, original=other)
+    )
+    assert seen["model"] is other and seen["conditions"].tolist() == [1] * 8
+    method = unlearning.concept_ablation(
+        optax.sgd(0.0), PROCESS, num_images=8, num_steps=1, batch_size=4
+    )
+    condition = jnp.array([0, 0, 0, 0])
+    method.update(jax.random.key(0), TASK, START, (), Request({"condition": condition}))
+    assert seen["model"] is START and seen["conditions"].tolist() == [1] * 8
+    # Spread over the examples, whatever their order and number.
+    assert jax.jit(
+        lambda c: (
+            (method.update(jax.random.key(0), TASK, START, (), Request({"condition": c})), 0)
+            and seen["conditions"]
+        )
+    )(jnp.array([0, 0, 1, 2])).tolist() == [1, 1, 1, 1, 2, 2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"anchor": 3}, "anchor must be a condition in 0..2, got 3"),
+        ({"teacher": "another"}, "teacher must be one of"),
+        ({"num_images": 0}, "num_images must be >= 1"),
+        ({"num_images": 2.5}, "num_images must be a whole number"),
+        ({"anchor_weight": -1.0}, "anchor_weight must be >= 0, got -1.0"),
+        ({"num_steps": 0}, "num_steps must be >= 1"),
+        ({"batch_size": 0}, "batch_size must be >= 1"),
+    ],
+)
+def test_bad_values_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        unlearning.concept_ablation(optax.sgd(0.1), PROCESS, **options)
+
+
+def test_a_forgotten_anchor_is_refused_before_any_compute():
+    method = unlearning.concept_ablation(optax.sgd(0.1), PROCESS, anchor=0)
+    with pytest.raises(ValueError, match=r"anchor must not be forgotten itself, got \[0\]"):
+        method.update(None, TASK, START, (), REQUEST)
+    assert tasks.generate(TASK, START, jax.random.key(0), REQUEST.forget)["images"].shape[0] == 7

@@ -1,0 +1,94 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.unlearning.diffusion import toy
+from unlearnjax.types import Request
+from unlearnjax.unlearning.diffusion import conditions
+
+
+def request(condition):
+    return Request({"condition": condition})
+
+
+def test_the_next_condition_or_the_anchor_takes_the_place():
+    condition = jnp.array([0, 1, 2, 0])
+    assert conditions.replaced(condition, None, toy.PROCESS).tolist() == [1, 2, 0, 1]
+    assert conditions.replaced(condition, 2, toy.PROCESS).tolist() == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("anchor", [-1, 3, 1.0, True])
+def test_an_anchor_is_a_condition_and_not_the_null_one(anchor):
+    with pytest.raises(ValueError, match="anchor must be a"):
+        conditions.validate_anchor(anchor, toy.PROCESS)
+    conditions.validate_anchor(None, toy.PROCESS)
+    conditions.validate_anchor(2, toy.PROCESS)
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ({"inputs": 1}, r"forget must have the column 'condition', got \['inputs'\]"),
+        ({"condition": np.ones((2, 3), int)}, r"condition of forget must be \[N\] integers"),
+        ({"condition": np.ones(2)}, r"condition of forget must be \[N\] integers, got float64"),
+        ({"condition": np.array([0, 3])}, r"condition of forget must be in 0..2, got \[3\]"),
+        ({"condition": jnp.array([0, -1])}, r"condition of forget must be in 0..2, got \[-1\]"),
+    ],
+)
+def test_bad_conditions_are_refused_in_one_line(data, message):
+    with pytest.raises(ValueError, match=message):
+        conditions.known(Request(data), toy.PROCESS)
+
+
+def test_anchors_must_not_be_forgotten():
+    conditions.validate_request(request([0, 0]), None, toy.PROCESS)
+    conditions.validate_request(request([0, 1]), 2, toy.PROCESS)
+    for condition, anchor, got in (([0, 1], None, r"\[1\] for \[0\]"), ([2, 1], 2, r"\[2, 2\]")):
+        message = f"anchor must not be forgotten itself, got {got}"
+        with pytest.raises(ValueError, match=message):
+            conditions.validate_request(request(condition), anchor, toy.PROCESS)
+    conditions.validate_replacement(request([0, 1]), None, toy.PROCESS)
+    with pytest.raises(ValueError, match="anchor must differ from what is forgotten, got 1"):
+        conditions.validate_replacement(request([0, 1]), 1, toy.PROCESS)
+
+
+def test_in_compiled_code_values_are_not_known():
+    def seen(condition):
+        conditions.validate_request(request(condition), 1, toy.PROCESS)
+        conditions.validate_replacement(request(condition), 1, toy.PROCESS)
+        return conditions.known(request(condition), toy.PROCESS)
+
+    assert jax.jit(seen)(jnp.array([1, 7])).tolist() == [1, 7]
+
+
+@pytest.mark.parametrize("number, batch_size, length", [(1, 4, 4), (4, 4, 4), (5, 4, 8)])
+def test_rows_are_full_batches_with_every_condition(number, batch_size, length):
+    rows = jax.jit(lambda: conditions.rows(np.arange(number), batch_size, start=10))()
+    assert rows["condition"].tolist() == [i % number for i in range(length)]
+    assert rows["index"].tolist() == list(range(10, 10 + length))
+
+
+def test_noise_is_uniform_and_each_rows_own():
+    batch = {"index": jnp.arange(500)}
+    noise = np.asarray(conditions.uniform(batch, jax.random.key(0), (2, 2, 1), 3.0))
+    assert noise.shape == (500, 2, 2, 1) and np.abs(noise).max() < 3
+    # Of n uniform numbers on [-3, 3] the mean has deviation sqrt(3 / n), the variance is 3.
+    assert abs(noise.mean()) < 4 * np.sqrt(3 / noise.size) and abs(noise.var() - 3) < 0.3
+    part = conditions.uniform({"index": jnp.array([7, 3])}, jax.random.key(0), (2, 2, 1), 3.0)
+    np.testing.assert_array_equal(part, noise[[7, 3]])
+
+
+def test_dropped_conditions_are_the_tasks_own_share_and_not_the_batchs():
+    task = toy.gaussian_task(condition_dropout=0.4)
+    batch = toy.images(np.random.default_rng(0), [1] * 2000, toy.PROCESS)
+    batch["anchor.condition"] = jnp.full(2000, 2)
+    own = np.asarray(toy.drawn(task, batch, True)["condition"]) == 3
+    rng = jax.random.key(3)
+    anchors = np.asarray(conditions.dropped(task, batch, "anchor.condition", rng))
+    assert set(anchors.tolist()) == {2, 3}
+    gone = anchors == 3
+    # A share of 2,000 has deviation 0.011.
+    assert abs(gone.mean() - 0.4) < 0.05 and abs((gone & own).mean() - 0.16) < 0.04
+    never = conditions.dropped(toy.gaussian_task(), batch, "anchor.condition", rng)
+    assert set(np.asarray(never).tolist()) == {2}
