@@ -51,7 +51,10 @@ def test_where_the_anchor_is_the_target_nothing_is_to_be_learned(rng, teacher):
     assert np.asarray(gradient[:2]).all() and not gradient[2]
 
 
-@pytest.mark.parametrize("teacher, anchor_weight", [("original", 1.0), ("student", 0.0)])
+@pytest.mark.parametrize(
+    "teacher, anchor_weight",
+    [("original", 1.0), pytest.param("student", 0.0, marks=pytest.mark.slow)],
+)
 def test_the_forgotten_condition_becomes_the_anchor_without_any_image(teacher, anchor_weight):
     method = unlearning.concept_ablation(
         optax.adam(0.05),

@@ -76,7 +76,7 @@ def test_the_loss_is_the_published_formula(rng):
     np.testing.assert_allclose(found, reduced, rtol=1e-9)  # alpha was 1
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("prediction", ["v", pytest.param("epsilon", marks=pytest.mark.slow)])
 def test_the_generators_loss_and_gradient_are_those_of_the_closed_form(rng, prediction):
     """Its images go through both scores; omega is a constant."""
     alpha, batch = 1.2, rows(rng)

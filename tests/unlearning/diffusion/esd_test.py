@@ -104,7 +104,7 @@ def test_with_eta_minus_one_the_original_has_no_loss(eta, zero):
     assert (float(value) < 1e-10) == zero and (largest < 1e-5) == zero
 
 
-@pytest.mark.parametrize("bank", [None, 5])
+@pytest.mark.parametrize("bank", [pytest.param(None, marks=pytest.mark.slow), 5])
 def test_the_mean_goes_beyond_the_null_conditions_without_any_image(bank):
     method = unlearning.esd(
         optax.adam(0.05), PROCESS, sample_steps=5, bank=bank, num_steps=100, batch_size=10

@@ -111,10 +111,11 @@ def test_the_mask_is_of_the_guided_loss_in_evaluation_mode(problem):
         assert mixed.shape == (n, number, *PROCESS.shape)
         return jnp.mean((mixed - seen["target"]) ** 2)
 
-    gradient = jax.grad(by_hand)(variables["params"])
+    gradient = jax.jit(jax.grad(by_hand))(variables["params"])
     flat = np.abs(np.concatenate([np.ravel(g) for g in jax.tree.leaves(gradient)]))
+    masked = jax.jit(lambda v, keep: saliency.mask(guided, v, request, keep))
     for keep in (0.5, 0.25):
-        mask = saliency.mask(guided, variables, request, keep)
+        mask = masked(variables, keep)
         chosen = np.concatenate([np.ravel(m) for m in jax.tree.leaves(mask)]) > 0
         assert chosen.sum() == round(keep * flat.size)
         assert flat[chosen].min() >= flat[~chosen].max() * (1 - 1e-4)

@@ -1,5 +1,3 @@
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,10 +18,10 @@ REQUEST = Request(
     {"condition": jnp.zeros(5, jnp.int32)},
     {"condition": jnp.array([1, 2] * 10), "targets": jnp.zeros(20, int)},
 )
-OPTIONS = {"num_steps": 2, "batch_size": 8, "t_init": 25, "t_min": 2, "t_max": 40}
+OPTIONS = {"num_steps": 1, "batch_size": 8, "t_init": 25, "t_min": 2, "t_max": 40}
 
 
-def run(method, seed=0, distil=False):
+def run(method, seed=1, distil=False):
     """The model and memory after `init` and, where not distilled alone, one request."""
     method = unlearning.enforce(method)
     variables, memory = method.init(jax.random.key(seed), TASK, START, None)
@@ -33,8 +31,8 @@ def run(method, seed=0, distil=False):
 
 
 @pytest.fixture(scope="module")
-def two_steps():
-    """Two steps of plain gradients, compiled once for all hyper-parameters."""
+def one_step():
+    """A step of plain gradients, compiled once for all hyper-parameters."""
 
     @jax.jit
     def compiled(values):
@@ -77,9 +75,9 @@ def test_the_generators_fixed_point_is_the_data_and_the_anchors_for_the_forgotte
     assert jax.tree.structure(variables) == jax.tree.structure(START)
 
 
-def test_both_parts_have_their_weights_in_both_losses(two_steps):
+def test_both_parts_have_their_weights_in_both_losses(one_step):
     for name, still, moving in (("forget_weight", [0], [1, 2]), ("retain_weight", [1, 2], [0])):
-        _, memory = two_steps(**{name: 0.0})
+        _, memory = one_step(**{name: 0.0})
         for player in ("generator", "fake_score"):
             params = memory.state.variables["params"][player]
             for key, before in START["params"].items():
@@ -87,21 +85,18 @@ def test_both_parts_have_their_weights_in_both_losses(two_steps):
                 assert not changed[still].any() and changed[moving].all()
 
 
-def test_the_fake_score_moves_first(two_steps):
+def test_the_fake_score_moves_first(one_step):
     """Else a retained condition's scores were equal in the first step, and nothing to learn."""
-    variables, memory = two_steps(decay=0.0)
+    variables, memory = one_step(decay=0.0)
     problems.assert_trees_equal(variables["params"], memory.state.variables["params"]["generator"])
-    options = {**OPTIONS, "num_steps": 1}
-    method = unlearning.score_forgetting(optax.sgd(1.0), PROCESS, clip=math.inf, **options)
-    _, memory = run(method, seed=1)
     moved = memory.state.variables["params"]["generator"]["mean"] - START["params"]["mean"]
     assert (np.abs(moved[1:3]) > 1e-3).all()
 
 
-def test_gradients_of_sums_over_pixels_are_clipped_by_value(two_steps):
-    """With rate 1, two steps go no further than twice `clip / pixels`; psi `score_rate` times."""
-    _, memory = two_steps(clip=1e-3, score_rate=3.0)
-    most = 2e-3 / 16
+def test_gradients_of_sums_over_pixels_are_clipped_by_value(one_step):
+    """With rate 1 a step goes no further than `clip / pixels`; psi `score_rate` times."""
+    _, memory = one_step(clip=1e-3, score_rate=3.0)
+    most = 1e-3 / 16
     for player, rate in (("generator", 1), ("fake_score", 3)):
         params = memory.state.variables["params"][player]
         moved = jax.tree.leaves(optax.tree.sub(params, START["params"]))
@@ -109,22 +104,23 @@ def test_gradients_of_sums_over_pixels_are_clipped_by_value(two_steps):
         assert largest == pytest.approx(rate * most, rel=0.01)  # rounding of sums near 1
 
 
-def test_the_average_is_deployed(two_steps):
-    still, _ = two_steps(decay=1.0)
+def test_the_average_is_deployed(one_step):
+    still, _ = one_step(decay=1.0)
     problems.assert_trees_equal(still["params"], START["params"])
-    half, memory = two_steps(decay=0.5)
+    half, memory = one_step(decay=0.5)
     raw = memory.state.variables["params"]["generator"]["mean"]
     between = np.asarray(half["params"]["mean"][:3])
     low, high = np.minimum(raw, MEAN)[:3], np.maximum(raw, MEAN)[:3]
     assert (low < between).all() and (between < high).all()
 
 
-def test_alpha_is_of_the_generators_loss(two_steps):
-    one, two = (two_steps(alpha=a)[1].state.variables["params"] for a in (0.5, 1.2))
+def test_alpha_is_of_the_generators_loss(one_step):
+    one, two = (one_step(alpha=a)[1].state.variables["params"] for a in (0.5, 1.2))
     apart = optax.tree.sub(one["generator"], two["generator"])
     assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(apart))
 
 
+@pytest.mark.slow
 def test_a_stream_of_requests_goes_on_and_distillation_comes_before_it():
     options = {**OPTIONS, "distil_steps": 3, "decay": 0.0}
     method = unlearning.score_forgetting(optax.adam(1e-2), PROCESS, **options)
@@ -140,12 +136,12 @@ def test_a_stream_of_requests_goes_on_and_distillation_comes_before_it():
     later, after = unlearning.enforce(method).update(
         jax.random.key(1), TASK, START, memory, REQUEST
     )
-    assert int(count(after)) == 5
+    assert int(count(after)) == 4
     assert int(after.state.step) == 3  # steps begin anew; a pass over 20 rows has three of 8
-    # Two steps of Adam at 0.01 from where it stood, not from the model itself.
+    # A step of Adam at 0.01 from where it stood, not from the model itself.
     apart = np.abs(later["params"]["mean"] - generator["mean"])[:3]
-    assert (apart < 0.0201).all() and (apart > 0).all()
-    assert (np.abs(generator["mean"] - START["params"]["mean"])[:3] > 0.0201).all()
+    assert (apart < 0.0101).all() and (apart > 0).all()
+    assert (np.abs(generator["mean"] - START["params"]["mean"])[:3] > 0.0101).all()
 
 
 def test_it_serves_a_task_of_one_step():

@@ -78,6 +78,7 @@ def test_the_objective_is_noise_for_the_forgotten_and_replay_for_the_others(rng)
     np.testing.assert_array_equal(again[2:], losses[2:])
 
 
+@pytest.mark.slow
 def test_with_much_strength_what_matters_stays(model, forgotten):
     """Weighed by importance; as strong as plain gradients at rate 0.02 take it."""
     task, variables = model
