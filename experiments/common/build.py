@@ -46,6 +46,11 @@ TRACED = (
     "retain_weight",
     "align_rate",
     "noise_decay",
+    "strength",
+    "eta",
+    "anchor_weight",
+    "replay_weight",
+    "score_rate",
 )
 
 
