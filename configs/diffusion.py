@@ -10,8 +10,9 @@ and, as a method, another oracle. A run with other methods takes the original fr
 Two judges, classifiers of real images, look at what the models draw. Where they are not sure enough
 of real images, or of what the originals draw, the run says so and erases nothing.
 
-Config strings as in configs/unlearn.py; `quick` tries two methods in half of the time. 28x28 and more belongs on accelerators; CIFAR-10 is set up as in the papers, their U-Net in
-bfloat16, and split over the devices that there are:
+Config strings as in configs/unlearn.py; `quick` tries two methods in half of the time. 28x28 and
+more belongs on accelerators; CIFAR-10 is set up as in the papers, their U-Net in bfloat16, and
+split over the devices that there are:
 
     --config=configs/diffusion.py:quick
     --config=configs/diffusion.py:digits,method=all,seeds=3
@@ -108,17 +109,19 @@ METHODS = {
         "num_images": 200,
         "anchor_weight": 1.0,
         "num_steps": 100,
+        "batch_size": 16,
     },
     "score_forgetting": {
         **_SLOW,
         **_ANCHOR,
+        "optimizer": "adam_without_momentum",
         "retain_weight": 1.0,
-        "forget_weight": 1.0,
+        "forget_weight": 0.1,
         "alpha": 1.2,
         "score_rate": 1.0,
         "clip": 1.0,
         "decay": 0.99,
-        "num_steps": 400,
+        "num_steps": 3000,  # most of them distil: then one pass draws an image
         "distil_steps": 0,
     },
 }
