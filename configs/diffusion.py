@@ -61,12 +61,12 @@ DATASETS = {
 OTHER_DATASET = DATASETS["cifar10"]
 
 _ADAM = {"optimizer": "adam", "learning_rate": 5e-4, "batch_size": 64}
-_SLOW = {**_ADAM, "learning_rate": 1e-4}  # of methods that look at no other class
+_SLOW = {**_ADAM, "learning_rate": 3e-5}  # of methods by which no other class is held
 _ANCHOR = {"anchor": config_dict.placeholder(int)}  # unset: each class's next
 METHODS = {
     "retrain": {},
     "finetune": {**_ADAM, "batch_size": 128, "num_epochs": 10},
-    "gradient_ascent": {**_SLOW, "learning_rate": 5e-5, "num_epochs": 10, "max_loss": 1.0},
+    "gradient_ascent": {**_SLOW, "num_epochs": 10, "max_loss": 1.0},
     "scrub": {
         **_ADAM,
         "num_epochs": 8,
@@ -112,9 +112,10 @@ METHODS = {
         "batch_size": 16,
     },
     "score_forgetting": {
-        **_SLOW,
+        **_ADAM,
         **_ANCHOR,
         "optimizer": "adam_without_momentum",
+        "learning_rate": 1e-4,
         "retain_weight": 1.0,
         "forget_weight": 0.1,
         "alpha": 1.2,
