@@ -242,8 +242,7 @@ def get_config(
             "augment": defaults.get("augment", False),
             "checkpoint_every": max(1, defaults["num_epochs"] // 5),
             "shard_parameters": False,  # split the model over devices, not only the batch
-            # 'module:function' of that optimizer, for averages, several players; see `build.recipe`
-            "recipe": config_dict.placeholder(str),
+            "recipe": config_dict.placeholder(str),  # 'module:function', see `build.recipe`
         }
     )
     config.evaluate = ConfigDict({"batch_size": 500})

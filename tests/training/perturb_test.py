@@ -107,28 +107,6 @@ def test_more_steps_never_lower_the_loss_of_a_convex_model():
         assert (values[1] >= values[0] - 1e-6).all() and (values[2] >= values[1] - 1e-6).all()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("side", [1.0, -1.0])
-def test_what_the_bounds_cut_off_does_not_come_back(norm, side):
-    """By hand: a step to the bound, past the best input, and one from there to the other side."""
-    best = 1 + 0.05 * side
-    apply = lambda variables, batch, *_: ({"logits": batch["inputs"]}, variables)
-    loss = lambda outputs, batch: -((batch["inputs"][:, 0] - best) ** 2)
-    task = tasks.classification(tasks.Model(lambda *_: {}, apply))._replace(loss=loss)
-    bounds = (-9.0, 1.1) if side > 0 else (0.9, 9.0)
-    attack = training.pgd(task, norm=norm, radius=1.0, num_steps=2, step_size=0.3, bounds=bounds)
-    attacked = attack(KEY, {}, {"inputs": jnp.ones((1, 1)), "index": jnp.arange(1)})["inputs"]
-    np.testing.assert_allclose(attacked, 1 + side * (0.1 - 0.3), rtol=1e-5)
-
-
-def test_the_edge_of_the_ball_is_reached_exactly_where_it_is_a_number_of_the_type():
-    variables, batch, w, sign = binary()
-    inputs = jnp.round(4 * batch["inputs"]) / 4
-    attack = training.pgd(linear.TASK, radius=0.5, num_steps=1, step_size=0.5)
-    attacked = attack(KEY, variables, {**batch, "inputs": inputs})["inputs"]
-    np.testing.assert_array_equal(attacked - inputs, -0.5 * sign[:, None] * np.sign(w))
-
-
 def test_the_default_step_is_one_and_a_half_radii_over_the_number_of_steps():
     variables, batch, *_ = binary()
     moved = training.pgd(linear.TASK, radius=0.4, num_steps=4, bounds=(-9.0, 9.0))
