@@ -29,7 +29,7 @@ from unlearnjax import data as data_lib
 from unlearnjax.training.fit import Training
 from unlearnjax.types import Data, Task, Unlearner, Variables
 
-OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adam_without_momentum")
 SCHEDULES = ("constant", "cosine", "warmup_cosine")
 WARMUP = 20  # one step in so many raises the learning rate
 # Fields that a compiled program can take as arguments: requests that differ in these share one.
@@ -46,6 +46,11 @@ TRACED = (
     "retain_weight",
     "align_rate",
     "noise_decay",
+    "strength",
+    "eta",
+    "anchor_weight",
+    "replay_weight",
+    "score_rate",
 )
 
 
@@ -222,12 +227,14 @@ def start(config: ConfigDict, dataset: data_lib.Dataset) -> Variables | None:
 
 
 def optimizer(name: str, learning_rate: float | optax.Schedule) -> optax.GradientTransformation:
-    """An optax optimizer by name; 'momentum' is SGD with 0.9."""
+    """An optax optimizer by name; 'momentum' is SGD with 0.9, and Adam without has b1 = 0."""
     checks.one_of(optimizer=(name, OPTIMIZERS))
     if not callable(learning_rate):
         checks.positive(learning_rate=learning_rate)
     if name == "momentum":
         return optax.sgd(learning_rate, momentum=0.9)
+    if name == "adam_without_momentum":
+        return optax.adam(learning_rate, b1=0.0)
     return getattr(optax, name)(learning_rate)
 
 

@@ -79,7 +79,7 @@ RANGES = {
     "stage_sizes": COUNT,
     "width": COUNT,
     # Audits.
-    "guidance": FINITE,
+    "guidance": STRENGTH,
     "least_real": SHARE,
     "least_samples": SHARE,
     "margin": STRENGTH,
@@ -105,7 +105,7 @@ RANGES = {
     "damping": STRENGTH,
     "decay": SHARE,
     "distil_steps": COUNT_OR_NONE,
-    "eta": FINITE,
+    "eta": STRENGTH,
     "feature_weight": STRENGTH,
     "forget_weight": STRENGTH,
     "gamma": STRENGTH,

@@ -1,4 +1,6 @@
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import continual, sweep
@@ -52,7 +54,11 @@ def test_shared_field_of_no_chosen_method_is_refused():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("optimizer", "adamm", r"optimizer must be one of \('sgd', 'momentum', 'adam', 'adamw'\)"),
+        (
+            "optimizer",
+            "adamm",
+            r"optimizer must be one of \('sgd', 'momentum', 'adam', .*did you mean 'adam'",
+        ),
         ("schedule", "linear", "train.schedule must be one of"),
         ("learning_rate", 0.0, "learning_rate must be > 0, got 0.0"),
     ],
@@ -127,13 +133,14 @@ def test_fields_of_an_unlearner_of_ones_own_are_its_arguments(tmp_path, monkeypa
 
 
 def test_every_optimizer_by_name_takes_a_step():
-    import jax.numpy as jnp
-
     for name in build.OPTIMIZERS:
         tx = build.optimizer(name, 0.1)
         params = jnp.ones(2)
-        updates, _ = tx.update(jnp.ones(2), tx.init(params), params)
+        updates, state = tx.update(jnp.ones(2), tx.init(params), params)
         assert (updates < 0).all()
+        # What is left of the first step when there is nothing more to descend.
+        still, _ = tx.update(jnp.zeros(2), state, optax.apply_updates(params, updates))
+        assert (abs(still) > 0.01).all() == (name in ("momentum", "adam", "adamw"))
 
 
 def test_problem_follows_the_seed_alone(tfds_dir):
