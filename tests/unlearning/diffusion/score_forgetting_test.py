@@ -168,6 +168,23 @@ def test_both_parts_are_rows_of_their_own(monkeypatch):
     assert (seen["over"], seen["along"], seen["num_steps"]) == ("paired", "retain", 1)
 
 
+def test_networks_run_in_training_mode_where_they_move():
+    """The generator that draws for psi, and both scores of what it draws, do not."""
+    modes = []
+
+    def apply(variables, batch, rng, train):
+        modes.append(train)
+        return TASK.apply(variables, batch, rng, train)
+
+    method = unlearning.score_forgetting(optax.sgd(1.0), PROCESS, **OPTIONS)
+    memory = method.init(None, TASK, START, None)[1]
+    task = TASK._replace(apply=apply)
+    jax.eval_shape(lambda key: method.update(key, task, START, memory, REQUEST), jax.random.key(0))
+    # Each loss may be traced several times, its passes in their order.
+    assert len(modes) % 5 == 0
+    assert modes[:2] == [False, True] and modes[-3:] == [True, False, False]
+
+
 def test_it_serves_a_task_of_one_step():
     served = unlearning.score_forgetting(optax.sgd(0.1), PROCESS, **OPTIONS).serve(TASK)
     batch = {"condition": jnp.array([0, 1]), "index": jnp.arange(2)}
