@@ -221,6 +221,7 @@ def accelerated():
     return config, dataset, recipe, start, data_lib.take(data, jnp.arange(8))
 
 
+@pytest.mark.slow
 def test_the_config_of_accelerators_trains_the_papers_network_in_bfloat16():
     config, dataset, recipe, start, batch = accelerated()
     assert config.train.shard_parameters and config.train.average == 0.9999
