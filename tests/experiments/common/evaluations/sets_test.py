@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from experiments.common.evaluations import classification, regression, sets
 from unlearnjax import tasks
@@ -35,7 +36,7 @@ def bench(task_of, targets):
     )
     forget = {name: value[problem.forget] for name, value in train.items()}
     return types.SimpleNamespace(
-        config=types.SimpleNamespace(evaluate=types.SimpleNamespace(batch_size=5), seed=3),
+        config=ConfigDict({"evaluate": {"batch_size": 5}, "seed": 3}),
         task=task_of(tasks.Model(init, apply)),
         problem=problem,
         train=train,
