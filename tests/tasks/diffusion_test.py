@@ -56,6 +56,19 @@ def test_loss_by_hand(prediction):
     np.testing.assert_allclose(error, mean(as_noise - noise), rtol=1e-5)
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_who_predicts_nothing_loses_what_the_schedule_says(prediction):
+    model = tasks.Model(None, lambda v, batch, r, t: ({"prediction": 0 * batch["noised"]}, v))
+    process = denoising.PROCESS._replace(prediction=prediction, shape=(40, 40, 1))
+    task = tasks.diffusion(model, process, num_draws=STEPS)  # each time once
+    data = {"inputs": jnp.full((4, 40, 40, 1), 0.5), "index": jnp.arange(4)}
+    found = training.evaluate(task, {}, {**data, "condition": jnp.zeros(4, int)})["loss"]
+    left = process.schedule.alphas_bar
+    expected = 1 if prediction == "epsilon" else (left + (1 - left) * 0.25).mean()
+    # A mean of 128,000 squares, each of deviation sqrt(2).
+    np.testing.assert_allclose(found.mean(), expected, rtol=0.02)
+
+
 def test_the_parametrisations_of_one_network_agree():
     """The same function as network of v and, converted, of noise: one noise error, one sample."""
     of_noise = denoising.PROCESS._replace(prediction="epsilon")
