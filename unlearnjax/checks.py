@@ -7,7 +7,7 @@ mapped over; what is traced is not checked.
 import difflib
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,44 +49,37 @@ def near(given: Iterable[Any], allowed: Iterable[Any], cutoff: float = 0.6) -> s
 
 def at_least(minimum: float, **values: float) -> None:
     """Raises `ValueError` unless each value is at least `minimum`; NaN is not."""
-    for name, value in values.items():
-        if not traced(value) and not value >= minimum:
-            raise ValueError(f"{name} must be >= {minimum}, got {value}")
+    _require(lambda value: value >= minimum, f"be >= {minimum}", values)
 
 
 def positive(**values: float) -> None:
     """Raises `ValueError` unless each value is above 0; NaN is not."""
-    for name, value in values.items():
-        if not traced(value) and not value > 0:
-            raise ValueError(f"{name} must be > 0, got {value}")
+    _require(lambda value: value > 0, "be > 0", values)
 
 
 def finite(**values: float) -> None:
     """Raises `ValueError` for NaN and infinity."""
-    for name, value in values.items():
-        if not traced(value) and not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value}")
+    _require(math.isfinite, "be finite", values)
+
+
+def within(low: float, high: float, **values: float) -> None:
+    """Raises `ValueError` unless each value lies in `[low, high]`."""
+    _require(lambda value: low <= value <= high, f"lie in [{low}, {high}]", values)
 
 
 def share(**values: float) -> None:
     """Raises `ValueError` unless each value lies in [0, 1]."""
-    for name, value in values.items():
-        if not traced(value) and not 0 <= value <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], got {value}")
+    within(0, 1, **values)
 
 
 def part(**values: float) -> None:
     """Raises `ValueError` unless each value lies in (0, 1]: a share, and not of nothing."""
-    for name, value in values.items():
-        if not traced(value) and not 0 < value <= 1:
-            raise ValueError(f"{name} must lie in (0, 1], got {value}")
+    _require(lambda value: 0 < value <= 1, "lie in (0, 1]", values)
 
 
 def open_share(**values: float) -> None:
     """Raises `ValueError` unless each value lies between 0 and 1, both excluded."""
-    for name, value in values.items():
-        if not traced(value) and not 0 < value < 1:
-            raise ValueError(f"{name} must lie in (0, 1), got {value}")
+    _require(lambda value: 0 < value < 1, "lie in (0, 1)", values)
 
 
 def floating(**arrays: Any) -> None:
@@ -124,3 +117,15 @@ def name(**values: Any) -> None:
     for field, value in values.items():
         if not isinstance(value, str) or not value:
             raise ValueError(f"{field} must be one name, such as 'a', got {value!r}")
+
+
+def _require(holds: Callable[[float], bool], what: str, values: Mapping[str, float]) -> None:
+    """Raises `ValueError` for each value that is known, and no number or not as it must be."""
+    for name, value in values.items():
+        if traced(value):
+            continue
+        number = isinstance(value, numbers.Real) or hasattr(value, "dtype")
+        if isinstance(value, str) or not number:
+            raise ValueError(f"{name} must be a number, got {value!r}")
+        if not holds(value):
+            raise ValueError(f"{name} must {what}, got {value}")

@@ -1,6 +1,6 @@
 """A trained task as what samplers and methods call: what noise is in this image?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,12 +19,15 @@ PREDICTIONS = ("epsilon", "v")
 class Process(NamedTuple):
     """How images become noise, and what the network says of it: shared by all that use the model.
 
-    It holds strings, so compiled functions close over it.
+    It holds strings, so compiled functions close over it. Hand the same one to the task, to
+    samplers and to methods: a task does not say which one it has, so that nothing can compare them,
+    and with another schedule, prediction or null condition all goes wrong in silence.
 
     Attributes:
       schedule: of T times.
       shape: `(H, W, C)` of one image.
-      null: the condition that says nothing; the number of classes, as a rule.
+      null: the condition that says nothing: the model's own, which for `models.DiT` and
+        `models.UNet` is the number of classes that they are made for.
       prediction: what the network predicts, 'epsilon' or 'v'.
       clip: bound of the images' absolute values, to which samplers clip what they predict of them;
         `None` for latents, which have none.
@@ -40,10 +43,11 @@ class Process(NamedTuple):
 def validate(process: Process) -> None:
     """Raises `ValueError` for a process that no network can be trained on."""
     checks.one_of(prediction=(process.prediction, PREDICTIONS))
-    checks.whole(null=process.null, **{f"shape[{i}]": n for i, n in enumerate(process.shape)})
+    shape = process.shape if isinstance(process.shape, Sequence) else ()
+    checks.whole(null=process.null, **{f"shape[{i}]": n for i, n in enumerate(shape)})
     checks.at_least(0, null=process.null)
     checks.positive(clip=1 if process.clip is None else process.clip)
-    if len(process.shape) != 3 or min(process.shape) < 1:
+    if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"shape must be (H, W, C), each >= 1, got {process.shape}")
 
 

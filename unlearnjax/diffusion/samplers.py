@@ -196,8 +196,7 @@ def _spaced(process: Process, num_steps: int) -> np.ndarray:
     """n times from T-1 down, evenly spaced up to rounding; the last one's step leads to x_0."""
     total = process.schedule.num_steps
     checks.whole(num_steps=num_steps)
-    if not 1 <= num_steps <= total:
-        raise ValueError(f"num_steps must lie in [1, {total}], got {num_steps}")
+    checks.within(1, total, num_steps=num_steps)
     return np.round(np.arange(num_steps, 0, -1) * total / num_steps).astype(np.int32) - 1
 
 

@@ -116,6 +116,7 @@ def descend(
         **{f"record[{i}]": (name, CURVES) for i, name in enumerate(record)},
     )
     parts_lib.validate_length(num_epochs, num_steps)
+    checks.whole(batch_size=batch_size)
     checks.at_least(1, batch_size=batch_size)
     checks.part(retain_fraction=retain_fraction)
     if select is not None and not record:

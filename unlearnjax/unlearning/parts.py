@@ -47,6 +47,7 @@ def run_parts(
     """
     rows, epochs = rows or {}, epochs or {}
     validate_length(num_epochs, num_steps)
+    checks.whole(batch_size=batch_size)
     checks.at_least(1, batch_size=batch_size)
     checks.one_of(over=(over, orders.ORDERS))
     named = {f"rows[{name!r}]": name for name in rows} | {f"epochs[{n!r}]": n for n in epochs}

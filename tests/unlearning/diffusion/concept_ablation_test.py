@@ -119,8 +119,7 @@ def test_images_are_the_originals_of_the_anchors(monkeypatch):
         ({"num_images": 0}, "num_images must be >= 1"),
         ({"num_images": 2.5}, "num_images must be a whole number"),
         ({"anchor_weight": -1.0}, "anchor_weight must be >= 0, got -1.0"),
-        ({"num_steps": 0}, "num_steps must be >= 1"),
-        ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"anchor_weight": float("inf")}, "anchor_weight must be finite, got inf"),
     ],
 )
 def test_bad_values_are_refused_by_name(options, message):

@@ -1,9 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tests.unlearning.diffusion import toy
+from unlearnjax import unlearning
 from unlearnjax.types import Request
 from unlearnjax.unlearning.diffusion import conditions
 
@@ -32,13 +34,57 @@ def test_an_anchor_is_a_condition_and_not_the_null_one(anchor):
         ({"inputs": 1}, r"forget must have the column 'condition', got \['inputs'\]"),
         ({"condition": np.ones((2, 3), int)}, r"condition of forget must be \[N\] integers"),
         ({"condition": np.ones(2)}, r"condition of forget must be \[N\] integers, got float64"),
+        ({"condition": np.ones(0, int)}, "forget must hold at least one example, got none"),
         ({"condition": np.array([0, 3])}, r"condition of forget must be in 0..2, got \[3\]"),
         ({"condition": jnp.array([0, -1])}, r"condition of forget must be in 0..2, got \[-1\]"),
     ],
 )
 def test_bad_conditions_are_refused_in_one_line(data, message):
     with pytest.raises(ValueError, match=message):
-        conditions.known(Request(data), toy.PROCESS)
+        conditions.forgotten(Request(data), toy.PROCESS)
+
+
+def test_retained_conditions_may_be_null_but_not_unknown():
+    retain = lambda *c: Request(None, {"condition": np.array(c, int)})
+    assert conditions.retained(retain(3, 0), toy.PROCESS).tolist() == [3, 0]
+    with pytest.raises(ValueError, match=r"condition of retain must be in 0..3, got \[4, 99\]"):
+        conditions.retained(retain(99, 0, 4), toy.PROCESS)
+    with pytest.raises(ValueError, match="retain must hold at least one example, got none"):
+        conditions.retained(retain(), toy.PROCESS)
+
+
+METHODS = ("salun_diffusion", "selective_amnesia", "esd", "concept_ablation", "score_forgetting")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_refuses_a_bad_process_and_a_bad_length(name):
+    method = getattr(unlearning, name)
+    bounded = toy.PROCESS._replace(clip=1.0)
+    for fields, message in (
+        ({"shape": 8}, r"shape must be \(H, W, C\), each >= 1, got 8"),
+        ({"prediction": "x"}, "prediction must be one of"),
+        ({"clip": "a"}, "clip must be a number, got 'a'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            method(optax.sgd(0.1), bounded._replace(**fields))
+    for field in ("batch_size", "num_steps"):
+        for value, message in ((0, ">= 1"), (1.5, "a whole number"), ("8", "a whole number")):
+            with pytest.raises(ValueError, match=f"{field} must be {message}, got"):
+                method(optax.sgd(0.1), bounded, **{field: value})
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("part", ["forget", "retain"])
+@pytest.mark.parametrize("condition", [[], [99]])
+def test_every_method_refuses_conditions_that_are_none_or_unknown(name, part, condition):
+    method = getattr(unlearning, name)(optax.sgd(0.1), toy.PROCESS._replace(clip=1.0))
+    if part not in method.needs:
+        return
+    of = lambda condition: {"condition": np.array(condition, int)}
+    request = Request(of([0]), of([1]))._replace(**{part: of(condition)})
+    message = f"condition of {part} must be" if condition else f"{part} must hold at least one"
+    with pytest.raises(ValueError, match=message):
+        method.update(jax.random.key(0), None, {}, None, request)
 
 
 def test_anchors_must_not_be_forgotten():
@@ -57,7 +103,7 @@ def test_in_compiled_code_values_are_not_known():
     def seen(condition):
         conditions.validate_request(request(condition), 1, toy.PROCESS)
         conditions.validate_replacement(request(condition), 1, toy.PROCESS)
-        return conditions.known(request(condition), toy.PROCESS)
+        return conditions.forgotten(request(condition), toy.PROCESS)
 
     assert jax.jit(seen)(jnp.array([1, 7])).tolist() == [1, 7]
 

@@ -191,9 +191,9 @@ def test_every_argument_reaches_the_loop(problem, monkeypatch):
         ({"keep": 0.0}, r"keep must lie in \(0, 1\], got 0.0"),
         ({"keep": 1.5}, r"keep must lie in \(0, 1\], got 1.5"),
         ({"retain_weight": -1.0}, "retain_weight must be >= 0, got -1.0"),
+        ({"retain_weight": float("inf")}, "retain_weight must be finite, got inf"),
         ({"guidance": float("nan")}, "guidance must be finite, got nan"),
-        ({"num_steps": 0}, "num_steps must be >= 1"),
-        ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"guidance": "a"}, "guidance must be a number, got 'a'"),
     ],
 )
 def test_bad_values_are_refused_by_name(options, message):

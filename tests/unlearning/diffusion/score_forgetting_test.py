@@ -208,12 +208,14 @@ def test_it_serves_a_task_of_one_step():
         ({"decay": 1.5}, "decay must lie in"),
         ({"t_init": 50}, "t_init must be in 0..49, got 50"),
         ({"t_min": 40, "t_max": 40}, "t_min must be less than t_max"),
-        ({"num_steps": 0}, "num_steps must be >= 1"),
-        ({"num_steps": 1.5}, "num_steps must be a whole number"),
+        ({"retain_weight": float("inf")}, "retain_weight must be finite, got inf"),
+        ({"forget_weight": float("inf")}, "forget_weight must be finite, got inf"),
+        ({"retain_weight": 0, "forget_weight": 0}, r"retain_weight \+ forget_weight must be > 0"),
+        ({"alpha": float("inf")}, "alpha must be finite, got inf"),
+        ({"score_rate": float("inf")}, "score_rate must be finite, got inf"),
+        ({"clip": "a"}, "clip must be a number, got 'a'"),
         ({"distil_steps": -1}, "distil_steps must be >= 0"),
         ({"distil_steps": 0.5}, "distil_steps must be a whole number"),
-        ({"batch_size": 0}, "batch_size must be >= 1"),
-        ({"batch_size": 1.5}, "batch_size must be a whole number"),
     ],
 )
 def test_bad_values_are_refused_by_name(options, message):

@@ -152,7 +152,7 @@ def test_it_remembers_what_the_original_drew_of_all_conditions(model, monkeypatc
     monkeypatch.setattr(selective_amnesia, "importances", importances)
     monkeypatch.setattr(selective_amnesia, "descend", descend)
     other = jax.tree.map(lambda x: x + 1, variables)
-    method = unlearning.selective_amnesia(optax.sgd(0.1), PROCESS, importance="summed", **OPTIONS)
+    method = unlearning.selective_amnesia(optax.sgd(0.1), PROCESS, **OPTIONS)
     method.update(jax.random.key(0), task, variables, (), REQUEST._replace(original=other))
     assert seen["model"] is other and seen["of"] is other and seen["importance"] == "summed"
     assert seen["num_times"] == 50
@@ -179,8 +179,8 @@ def test_it_remembers_what_the_original_drew_of_all_conditions(model, monkeypatc
         ({"importance": "max"}, "importance must be one of"),
         ({"num_images": 0}, "num_images must be >= 1"),
         ({"num_images": 1.5}, "num_images must be a whole number"),
-        ({"batch_size": 0}, "batch_size must be >= 1"),
-        ({"batch_size": 1.5}, "batch_size must be a whole number"),
+        ({"strength": float("inf")}, "strength must be finite, got inf"),
+        ({"replay_weight": float("inf")}, "replay_weight must be finite, got inf"),
         ({"process": PROCESS._replace(clip=None)}, "process must bound its images by clip"),
     ],
 )

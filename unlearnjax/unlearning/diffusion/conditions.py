@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unlearnjax import checks, tasks
-from unlearnjax.diffusion import Process
+from unlearnjax.diffusion.denoiser import Process, validate
 from unlearnjax.types import Array, Batch, Data, Request, Task
 
 
@@ -13,7 +13,7 @@ def of(data: Data, name: str) -> Array:
     """`[N]`, the column `condition` of the part `name`.
 
     Raises:
-      ValueError: without it, or if it is no whole numbers.
+      ValueError: without it, if it is no whole numbers, or none at all.
     """
     if "condition" not in data:
         raise ValueError(f"{name} must have the column 'condition', got {sorted(data)}")
@@ -24,6 +24,8 @@ def of(data: Data, name: str) -> Array:
             f"condition of {name} must be [N] integers, got {condition.dtype} "
             f"{list(condition.shape)}"
         )
+    if not condition.shape[0]:
+        raise ValueError(f"{name} must hold at least one example, got none")
     return condition.astype(np.int32)
 
 
@@ -41,24 +43,26 @@ def replaced(condition: Array, anchor: int | None, process: Process) -> Array:
 
 
 def validate_anchor(anchor: int | None, process: Process) -> None:
-    """Raises `ValueError` unless it is one of the process's conditions, or none is given."""
+    """Raises `ValueError` for a bad process, or an anchor that is none of its conditions."""
+    validate(process)
     if anchor is not None:
         checks.whole(anchor=anchor)
         if not checks.traced(anchor) and not 0 <= anchor < process.null:
             raise ValueError(f"anchor must be a condition in 0..{process.null - 1}, got {anchor}")
 
 
-def known(request: Request, process: Process) -> Array:
-    """`[N]`: the conditions of the forget set.
+def forgotten(request: Request, process: Process) -> Array:
+    """`[N]`: the conditions of the forget set; none may be null.
 
     Raises:
-      ValueError: for one that the process does not know, where they are no tracers.
+      ValueError: see `of`; and for one that the process does not know, where they are no tracers.
     """
-    condition = of(request.forget, "forget")
-    unknown = [c for c in _distinct(condition) if not 0 <= c < process.null]
-    if unknown:
-        raise ValueError(f"condition of forget must be in 0..{process.null - 1}, got {unknown[:5]}")
-    return condition
+    return _known(request.forget, "forget", process.null - 1)
+
+
+def retained(request: Request, process: Process) -> Array:
+    """The same of the retain set, which may have null ones."""
+    return _known(request.retain, "retain", process.null)
 
 
 def validate_request(request: Request, anchor: int | None, process: Process) -> None:
@@ -66,8 +70,8 @@ def validate_request(request: Request, anchor: int | None, process: Process) -> 
 
     In compiled code, where conditions are tracers, it sees only that there are any.
     """
-    forgotten = _distinct(known(request, process))
-    wrong = [c for c in forgotten if _becomes(c, anchor, process) in forgotten]
+    gone = _distinct(forgotten(request, process))
+    wrong = [c for c in gone if _becomes(c, anchor, process) in gone]
     if wrong:
         became = [_becomes(c, anchor, process) for c in wrong]
         raise ValueError(f"anchor must not be forgotten itself, got {became[:5]} for {wrong[:5]}")
@@ -75,8 +79,8 @@ def validate_request(request: Request, anchor: int | None, process: Process) -> 
 
 def validate_replacement(request: Request, anchor: int | None, process: Process) -> None:
     """The same for one that is unknown, or becomes itself."""
-    forgotten = _distinct(known(request, process))
-    wrong = [c for c in forgotten if _becomes(c, anchor, process) == c]
+    gone = _distinct(forgotten(request, process))
+    wrong = [c for c in gone if _becomes(c, anchor, process) == c]
     if wrong:
         raise ValueError(f"anchor must differ from what is forgotten, got {wrong[0]}")
 
@@ -111,6 +115,14 @@ def uniform(batch: Batch, rng: Array, shape: tuple[int, ...], bound: float) -> A
     """`[B, *shape]` noise, uniform between `-bound` and `bound`."""
     draw = lambda key: jax.random.uniform(key, shape, minval=-bound, maxval=bound)
     return jax.vmap(draw)(keys(batch, rng))
+
+
+def _known(data: Data, name: str, last: int) -> Array:
+    condition = of(data, name)
+    unknown = [c for c in _distinct(condition) if not 0 <= c <= last]
+    if unknown:
+        raise ValueError(f"condition of {name} must be in 0..{last}, got {unknown[:5]}")
+    return condition
 
 
 def _distinct(condition: Array) -> list[int]:

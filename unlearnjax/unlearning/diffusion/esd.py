@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from unlearnjax import checks, diffusion
-from unlearnjax.diffusion import Process
+from unlearnjax.diffusion.denoiser import Process, validate
 from unlearnjax.types import Array, Batch, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import objectives
 from unlearnjax.unlearning.descend import Transform, descend
@@ -40,9 +40,10 @@ def esd(
     combination.
 
     The first published code asks for times anywhere between x_t's own and the next one's, we for
-    its own. The present one draws x_t by the original ('original' here), with `eta = 2` and 200
-    updates by Adam 5e-5. Both move parts of the network; class-conditional models have no
-    cross-attention, so here it is all of it, or what `transforms.masked` leaves.
+    its own. The present one draws x_t by the original ('original' here), with 200 updates by Adam
+    5e-5; it counts from the conditional prediction, `o_c - 2 (o_c - o_0)`, which is `eta = 1` here.
+    Both move parts of the network; class-conditional models have no cross-attention, so here it is
+    all of it, or what `transforms.masked` leaves.
 
     Args:
       tx: optax transformation, or what makes one; Adam 1e-5 in the paper.
@@ -63,16 +64,17 @@ def esd(
       average, or twice `bank - 1` of `batch_size / bank` rows.
 
     Raises:
-      ValueError: for a value out of range, and at the request for an unknown condition.
+      ValueError: for a value out of range, and at the request for an unknown condition or none.
     """
     checks.one_of(drawn_by=(drawn_by, DRAWN_BY))
     checks.finite(eta=eta, guidance=guidance)
-    checks.whole(batch_size=batch_size, sample_steps=sample_steps)
-    if bank is not None:
-        checks.whole(bank=bank)
-        checks.at_least(1, bank=bank, batch_size=batch_size)
-        if batch_size % bank:
-            raise ValueError(f"bank must divide the batch_size of {batch_size}, got {bank}")
+    validate(process)
+    steps = {"sample_steps": sample_steps} if bank is None else {"bank": bank}
+    checks.whole(batch_size=batch_size, **steps)
+    checks.within(1, process.schedule.num_steps, **steps)
+    checks.at_least(1, batch_size=batch_size)
+    if bank is not None and batch_size % bank:
+        raise ValueError(f"bank must divide the batch_size of {batch_size}, got {bank}")
     loop = descend(
         erasing(process, eta, guidance, sample_steps, bank, drawn_by),
         tx,
@@ -85,8 +87,7 @@ def esd(
     )
 
     def update(rng, task, variables, memory, request: Request):
-        condition = conditions.known(request, process)
-        forget = conditions.rows(condition, batch_size)
+        forget = conditions.rows(conditions.forgotten(request, process), batch_size)
         return loop.update(rng, task, variables, memory, request._replace(forget=forget))
 
     return loop._replace(update=update)

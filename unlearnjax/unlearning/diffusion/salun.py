@@ -54,15 +54,16 @@ def salun_diffusion(
 
     Returns:
       An unlearner that needs the images of forget and retain data and no labels. Cost: per step
-      four forward passes of a batch and the gradient of two; one pass for the mask.
+      four forward passes of a batch, of which that of the retain examples under another condition
+      is for nothing, and the gradient of two; one pass for the mask.
 
     Raises:
-      ValueError: for a value out of range, and at the request for a forgotten condition that is
-        unknown or its own replacement.
+      ValueError: for a value out of range, and at the request for an unknown condition or none,
+        and a forgotten one that is its own replacement.
     """
     conditions.validate_anchor(anchor, process)
+    checks.finite(retain_weight=retain_weight, guidance=guidance)
     checks.at_least(0, retain_weight=retain_weight)
-    checks.finite(guidance=guidance)
     loop = descend(
         replacing(retain_weight),
         saliency.salient(tx, keep, lambda task: guided_task(task, guidance, process.null)),
@@ -74,6 +75,7 @@ def salun_diffusion(
 
     def update(rng, task, variables, memory, request: Request):
         conditions.validate_replacement(request, anchor, process)
+        conditions.retained(request, process)
         condition = conditions.of(request.forget, "forget")
         becomes = {"anchor.condition": conditions.replaced(condition, anchor, process)}
         forget = {**request.forget, **becomes}

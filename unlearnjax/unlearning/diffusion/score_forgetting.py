@@ -73,7 +73,7 @@ def score_forgetting(
       tx: optax transformation, one for each of both; published is Adam 1e-5 with b1 = 0.
       process: the task's.
       anchor: what forgotten conditions become; `None` is each one's next.
-      retain_weight, forget_weight: of either part in both losses, >= 0.
+      retain_weight, forget_weight: of either part in both losses, >= 0 and not both 0.
       alpha: of `distillation.sid_loss`, > 0; 1.2 on CIFAR-10.
       score_rate: updates of psi, by the same transformation, are so many times as large, > 0.
       clip: bound of each entry of the gradients, > 0; infinity is none.
@@ -91,11 +91,14 @@ def score_forgetting(
       generator, phi and psi and back.
 
     Raises:
-      ValueError: for a value out of range, and at the request for a forgotten condition that is
-        unknown or among the anchors.
+      ValueError: for a value out of range, and at the request for an unknown condition or none,
+        and a forgotten one that is among the anchors.
     """
     conditions.validate_anchor(anchor, process)
+    checks.finite(retain_weight=retain_weight, forget_weight=forget_weight)
+    checks.finite(alpha=alpha, score_rate=score_rate)
     checks.at_least(0, retain_weight=retain_weight, forget_weight=forget_weight)
+    checks.positive(**{"retain_weight + forget_weight": retain_weight + forget_weight})
     checks.positive(alpha=alpha, score_rate=score_rate, clip=clip)
     checks.share(decay=decay)
     checks.whole(num_steps=num_steps, distil_steps=distil_steps, batch_size=batch_size)
@@ -148,8 +151,8 @@ def score_forgetting(
     def update(rng, task, variables, memory, request: Request):
         del variables
         conditions.validate_request(request, anchor, process)
-        forgotten = conditions.known(request, process)
-        retain = conditions.rows(conditions.of(request.retain, "retain"), batch_size)
+        forgotten = conditions.forgotten(request, process)
+        retain = conditions.rows(conditions.retained(request, process), batch_size)
         forget = conditions.rows(forgotten, batch_size, start=retain["index"].shape[0])
         becomes = conditions.replaced(forget["condition"], anchor, process)
         parts = {"forget": _to(becomes, forget), "retain": _to(retain["condition"], retain)}

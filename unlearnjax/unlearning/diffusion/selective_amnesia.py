@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from unlearnjax import checks, curvature, diffusion
 from unlearnjax import data as data_lib
-from unlearnjax.diffusion import Process
+from unlearnjax.diffusion.denoiser import Process, validate
 from unlearnjax.types import Array, Batch, Data, PyTree, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import objectives
 from unlearnjax.unlearning.descend import Transform, descend, init_nothing
 from unlearnjax.unlearning.diffusion import conditions
+from unlearnjax.unlearning.parts import validate_length
 from unlearnjax.unlearning.teachers import original
 
 IMPORTANCES = ("mean", "summed")
@@ -25,7 +26,7 @@ def selective_amnesia(
     *,
     strength: float = 30_720.0,
     replay_weight: float = 1.0,
-    importance: str = "mean",
+    importance: str = "summed",
     num_images: int = 5000,
     num_steps: int = 20_000,
     batch_size: int = 128,
@@ -38,17 +39,22 @@ def selective_amnesia(
     condition is dropped.
 
     The authors' code sums l over the P pixels, which turns its lambda into `strength = lambda P`
-    here: 10 into 30,720 on CIFAR-10. Its F squares, image by image, the gradient summed over all T
-    times ('summed' here); the Fisher diagonal of the loss that is minimised is the mean of squared
-    gradients over images, times and noise ('mean'), which is T to T^2 times smaller. It draws as
-    many images of every condition, we as many as there are examples of it.
+    here: 10 into 30,720 on CIFAR-10. That goes with its F, which squares, image by image, the
+    gradient summed over all T times ('summed' here). The Fisher diagonal of the loss that is
+    minimised is the mean of squared gradients over images, times and noise ('mean'), T to T^2 times
+    smaller, and wants as much more strength. Ours takes the task's `num_draws` K for all times, so
+    that 'summed' has the variance of that sample on top, at most `T^2 / K` of one draw's.
+
+    The authors' F drops a tenth of the conditions; their steps clip the gradient of the sums to
+    norm 1, which is `optax.clip_by_global_norm(1 / P)` in `tx`. They draw as many images of every
+    condition, we as many as there are examples of it.
 
     Args:
       tx: optax transformation, or what makes one; Adam 1e-4 in the paper.
       process: the task's; it must bound its images.
       strength: of the penalty, >= 0.
       replay_weight: gamma, >= 0.
-      importance: of parameters, 'mean' or 'summed'.
+      importance: of parameters, 'summed' or 'mean'.
       num_images: that are drawn of retained conditions, and as many more of the forgotten ones as
         there are in proportion.
       num_steps: updates.
@@ -60,9 +66,12 @@ def selective_amnesia(
       step the gradient of two batches.
 
     Raises:
-      ValueError: for a value out of range, and at the request for an unknown condition.
+      ValueError: for a value out of range, and at the request for an unknown condition or none.
     """
+    validate(process)
+    checks.finite(strength=strength, replay_weight=replay_weight)
     checks.at_least(0, strength=strength, replay_weight=replay_weight)
+    validate_length(None, num_steps)
     checks.one_of(importance=(importance, IMPORTANCES))
     checks.whole(num_images=num_images, batch_size=batch_size)
     checks.at_least(1, num_images=num_images, batch_size=batch_size)
@@ -71,8 +80,8 @@ def selective_amnesia(
 
     def update(rng, task, variables, memory, request: Request):
         choice_rng, draw_rng, loop_rng = jax.random.split(rng, 3)
-        forgotten = jnp.asarray(conditions.known(request, process))
-        retained = jnp.asarray(conditions.of(request.retain, "retain"))
+        forgotten = jnp.asarray(conditions.forgotten(request, process))
+        retained = jnp.asarray(conditions.retained(request, process))
         share = forgotten.shape[0] / retained.shape[0]
         sizes = num_images, max(1, round(num_images * share))
         parts = zip(jax.random.split(choice_rng), (retained, forgotten), sizes, strict=True)
