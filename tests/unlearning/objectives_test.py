@@ -260,12 +260,7 @@ def test_every_way_over_the_request_visits_what_it_says(over, digits):
     )
     visits, _ = loop.update(jax.random.key(0), task, {"params": jnp.zeros(45)}, (), request)
     visits = -np.asarray(visits["params"])
-    expected = {
-        "forget": (3, 0),
-        "retain": (0, 3),
-        "union": (3, 3),
-        "alternate": (2, 3),
-    }
+    expected = {"forget": (3, 0), "retain": (0, 3), "union": (3, 3), "alternate": (2, 3)}
     if over == "paired":  # 5 retain batches an epoch, beside 5 of the 2 forget batches' rounds
         np.testing.assert_allclose(visits[retain], 3)
         assert visits[forget].min() >= 6 and visits[forget].max() <= 9
