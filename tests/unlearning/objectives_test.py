@@ -388,6 +388,7 @@ def test_weights_of_one_part_count_as_ones_in_the_other(over, weighted):
         ({"record": ("test",)}, r"record\[0\] must be one of .* got 'test'"),
         ({"retain_fraction": 0.0}, r"retain_fraction must lie in \(0, 1\], got 0.0"),
         ({"select": lambda seen, request: 0}, "select needs record"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number, got 1.5"),
     ],
 )
 def test_bad_options_of_the_loop_are_named(options, message):

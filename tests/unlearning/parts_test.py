@@ -283,6 +283,7 @@ def test_a_column_of_one_part_only_reaches_its_term():
         ({"num_epochs": None}, "one of num_epochs and num_steps"),
         ({"num_epochs": 0}, "num_epochs must be"),
         ({"batch_size": 0}, "batch_size must be"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number"),
         ({"parts": {}}, "parts must be some of"),
         ({"parts": {"forget": {"inputs": np.ones(2), "part": np.ones(2)}}}, "no column 'part'"),
         ({"cache_teachers": True}, "cache_teachers must be several names, .* got True"),

@@ -14,7 +14,7 @@ PROCESS = toy.PROCESS._replace(shape=(2, 2, 1), prediction="v", clip=1.0)
 ADAM = optax.adam(1e-2)
 SHORT = {"num_epochs": 2, "batch_size": 8}
 METHODS = {
-    "retrain": unlearning.retrain(ADAM, **SHORT),
+    "retrain": unlearning.retrain(optax.adam(2e-2), num_epochs=100, batch_size=16),
     "finetune": unlearning.finetune(ADAM, **SHORT),
     "gradient_ascent": unlearning.gradient_ascent(ADAM, max_loss=1.0, **SHORT),
     "gradient_ascent_plus": unlearning.gradient_ascent_plus(ADAM, max_loss=1.0, beta=0.5, **SHORT),
@@ -41,30 +41,32 @@ def problem():
     return task, state.variables, data, Request(part(slice(8)), part(slice(8, 24)))
 
 
+def untrained():
+    """For what looks at shapes alone."""
+    data = toy.images(np.random.default_rng(0), [0] * 8 + [1, 2] * 8, PROCESS)
+    data["targets"] = data["condition"]
+    task = toy.network_task(PROCESS)
+    variables = jax.eval_shape(lambda key: task.init(key, data), jax.random.key(0))
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
+    part = lambda rows: {name: value[rows] for name, value in data.items()}
+    return task, variables, data, Request(part(slice(8)), part(slice(8, 24)))
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_it_can_be_compiled(problem, name):
-    task, variables, data, request = problem
+def test_it_can_be_compiled(name):
+    task, variables, data, request = untrained()
     method = unlearning.enforce(METHODS[name])
 
     def run(key):
         deployed, memory = method.init(key, task, variables, data)
         return method.update(key, task, deployed, memory, request)[0]
 
-    shapes = jax.eval_shape(run, jax.random.key(1))
-    assert jax.tree.structure(shapes) == jax.tree.structure(variables)
+    form = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert form(jax.eval_shape(run, jax.random.key(1))) == form(variables)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "gradient_ascent_plus",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in METHODS
-            if name != "gradient_ascent_plus"
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
 def test_it_runs_and_forgets_no_less_than_it_remembers(problem, name):
     task, variables, data, request = problem
     method = unlearning.enforce(METHODS[name])
@@ -84,13 +86,17 @@ def test_it_runs_and_forgets_no_less_than_it_remembers(problem, name):
     assert jax.tree.structure(after) == jax.tree.structure(variables)
     assert np.isfinite(losses).all()
     (forget_before, retain_before), (forget, retain) = np.asarray(losses)
-    if name in ("gradient_ascent", "gradient_ascent_plus", "ssd", "scrub"):
-        assert forget > forget_before
-        assert forget - forget_before > retain - retain_before
+    if name == "finetune":
+        assert retain < retain_before
+        return
+    assert forget > forget_before
+    assert forget - forget_before > retain - retain_before
+    if name == "retrain":  # who never saw bright images is far off, and else as good
+        assert forget > 4 * retain and retain < 1.2 * retain_before
 
 
-def test_bounds_and_temperatures_that_do_not_fit_are_refused_by_name(problem):
-    task, variables, _, request = problem
+def test_bounds_and_temperatures_that_do_not_fit_are_refused_by_name():
+    task, variables, _, request = untrained()
     update = lambda method: jax.eval_shape(
         lambda key: method.update(key, task, variables, (), request)[0], jax.random.key(0)
     )

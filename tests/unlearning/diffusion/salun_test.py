@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,9 +35,13 @@ def batch_of(request, anchors):
     return {**joined, "part": jnp.concatenate(places), "anchor.condition": jnp.asarray(anchors)}
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def outputs_of(task, variables, batch, train=False):
+    return task.apply(variables, batch, jax.random.key(0) if train else None, train)[0]
+
+
 def said(task, variables, batch, train=False):
-    key = jax.random.key(0) if train else None
-    return np.asarray(task.apply(variables, batch, key, train)[0]["prediction"])
+    return np.asarray(outputs_of(task, variables, batch, train)["prediction"])
 
 
 def test_the_objective_is_the_distance_to_another_condition_and_the_retain_loss(problem):
@@ -47,7 +53,7 @@ def test_the_objective_is_the_distance_to_another_condition_and_the_retain_loss(
     losses = toy.losses_of(salun.replacing(0.7), task, variables, batch)
     drawn = toy.drawn(task, batch, True)
     other = said(task, variables, {**drawn, "condition": batch["anchor.condition"]}, True)
-    own = task.apply(variables, drawn, jax.random.key(0), True)[0]
+    own = outputs_of(task, variables, drawn, True)
     forget = ((np.asarray(own["prediction"]) - other) ** 2).mean((1, 2, 3))[:4]
     retain = np.asarray(task.loss(own, drawn))[4:]
     # Of 10 rows: a part's mean times 10 is the sum over rows of what they are here.
@@ -70,14 +76,14 @@ def test_the_gradient_is_that_of_the_one_side_and_zero_where_conditions_agree(pr
         losses = toy.losses_of(objective, task, {"params": params}, batch)
         return losses.mean()
 
-    expected = jax.grad(by_hand)(variables["params"])
-    found = jax.grad(ours)(variables["params"], batch)
+    expected = jax.jit(jax.grad(by_hand))(variables["params"])
+    gradient_on = jax.jit(jax.grad(ours))
+    found = gradient_on(variables["params"], batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
     assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(found)) > 1e-3
     same = {**batch, "anchor.condition": batch["condition"]}
-    assert not any(
-        leaf.any() for leaf in jax.tree.leaves(jax.grad(ours)(variables["params"], same))
-    )
+    still = gradient_on(variables["params"], same)
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(still))
 
 
 def test_both_sides_drop_their_conditions_apart(problem):
@@ -119,20 +125,14 @@ def test_the_mask_is_of_the_guided_loss_in_evaluation_mode(problem):
         chosen = np.concatenate([np.ravel(m) for m in jax.tree.leaves(mask)]) > 0
         assert chosen.sum() == round(keep * flat.size)
         assert flat[chosen].min() >= flat[~chosen].max() * (1 - 1e-4)
-    outputs = guided.apply(variables, toy.drawn(task, request.forget, False), None, False)[0]
-    parts = {
-        c: task.apply(
-            variables,
-            {**toy.drawn(task, request.forget, False), "condition": jnp.full(n, c)},
-            None,
-            False,
-        )[0]["noise"]
-        for c in (1, PROCESS.null)
-    }
-    expected = 3 * parts[1] - 2 * parts[PROCESS.null]
-    np.testing.assert_allclose(outputs["noise"][:3], expected[:3], rtol=1e-4, atol=1e-5)
+    drawn = toy.drawn(task, request.forget, False)
+    found = np.asarray(outputs_of(guided, variables, drawn)["noise"])
+    under = lambda c: outputs_of(task, variables, {**drawn, "condition": jnp.full(n, c)})["noise"]
+    expected = 3 * np.asarray(under(1)) - 2 * np.asarray(under(PROCESS.null))
+    np.testing.assert_allclose(found[:3], expected[:3], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_not_salient_stays_bit_equal_and_the_condition_becomes_the_next(problem):
     task, variables, request = problem
     only = {name: value[:3] for name, value in request.forget.items()}  # condition 1

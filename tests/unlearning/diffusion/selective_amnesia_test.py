@@ -108,7 +108,8 @@ def test_importances_are_mean_squares_or_squares_of_sums(rng):
         def loss(params, row):
             return single.loss(single.apply({"params": params}, row, None, False)[0], row).sum()
 
-        return lambda row: jax.jit(jax.grad(loss))(variables["params"], row)
+        gradient = jax.jit(jax.grad(loss))
+        return lambda row: jax.tree.map(np.asarray, gradient(variables["params"], row))
 
     def mean(trees):
         return jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *trees)
@@ -116,7 +117,7 @@ def test_importances_are_mean_squares_or_squares_of_sums(rng):
     # Each draw as that of an example with an index of its own.
     once = gradient_of(task._replace(num_draws=1))
     apart = [{**row, "index": row["index"] + 3 * k} for row in rows for k in range(3)]
-    squares = mean([jax.tree.map(jnp.square, once(row)) for row in apart])
+    squares = mean([jax.tree.map(np.square, once(row)) for row in apart])
     # The sum over 50 times as 50 times the mean over draws, one in each third of them.
     several = gradient_of(task)
     summed = mean([jax.tree.map(lambda g: (50 * g) ** 2, several(row)) for row in rows])
