@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.common import build, denoising, runner
+from experiments.common import build, runner
 from experiments.common import judges as judges_lib
 from experiments.common.evaluations import Arrays, Evaluation, Gap, Relearn, sets
 from experiments.common.measure import Bench, place
@@ -51,15 +51,14 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
 
     Raises:
       ValueError: for a forget set that changes the data, conditions that a method cannot forget
-        (see `denoising.validate`), and judges that real images confuse.
+        (see `build.validate_request`), and judges that real images confuse.
     """
     config, problem = bench.config, bench.problem
     if config.forget.partition(":")[0] in corruption.KINDS:
         raise ValueError(
             f"forget must leave the data as it is where classes are drawn, got {config.forget!r}"
         )
-    if config.task == "diffusion":
-        _validate_conditions(bench)
+    build.validate_request(config, problem)
     judges = judges_lib.train(bench, run)
     real = judges_lib.pixels(problem.held_out["inputs"])
     opinions = judges_lib.judge(judges, real)
@@ -89,7 +88,8 @@ def approve(context: Context, arrays: Sequence[Arrays]) -> None:
     """Says what each judge recognises of each original's samples.
 
     Raises:
-      ValueError: if one of these is too little: whether something is forgotten could then not be seen.
+      ValueError: if one of these is too little: whether something is forgotten could then not be
+        seen.
     """
     broken = int(np.sum([own["broken"] for own in arrays]))
     if broken:
@@ -189,16 +189,6 @@ def figures(
     )
     losses = sets.figures(bench, summary, arrays, metric="loss", scale=1, unit="squared error")
     return {"samples": (caption, grid), **losses}
-
-
-def _validate_conditions(bench: Bench) -> None:
-    config, problem = bench.config, bench.problem
-    given = build.given(config, problem.dataset)
-    unlearners = {
-        name: build.unlearner(name, config, len(problem.retain), given) for name in config.methods
-    }
-    sets = (problem.train["condition"][rows] for rows in (problem.forget, problem.retain))
-    denoising.validate(config, problem.dataset, *sets, unlearners)
 
 
 def _require(right: Sequence[float], least: float, what: str, remedy: str) -> None:
