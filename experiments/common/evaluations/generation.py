@@ -259,6 +259,10 @@ _FLOOR = "; its floor is that of as many real training images"
 _ORACLE = (
     " to an oracle's samples from the same noise, mean over oracles (an oracle's to the others)"
 )
+_ONE_STEP = (
+    "; of a generator of one step (score_forgetting), which is asked at one time alone, no more "
+    "than what its network says at the times that nobody asks it about"
+)
 COLUMNS = table.Columns(
     definitions={
         "unlearning_accuracy": "UA: 1 - share of the samples drawn for the forgotten classes that "
@@ -285,13 +289,13 @@ COLUMNS = table.Columns(
         **{f"{name}_floor": f"{name} of real images to real images" for name in DISTANCES},
         "mia": "balanced accuracy of a cross-validated logistic regression on the denoising loss, "
         "mean over draws of time and noise, forget set against unseen examples of its "
-        "distribution; 0.5 is chance",
+        "distribution; 0.5 is chance" + _ONE_STEP,
         "mia_auc": "area under the ROC curve of that attack",
         "average_gap": "mean absolute difference to the oracle's mean over unlearning accuracy "
         "(where a class is forgotten as a whole), retained accuracy, precision and recall; an "
         "oracle's own is the spread between oracles",
         "relearn_steps": "steps of fine-tuning on (a part of) the forget set until its loss is "
-        "back within a margin of the original's; the bound of steps where it never is",
+        "back within a margin of the original's; the bound of steps where it never is" + _ONE_STEP,
         "anamnesis": "relearn_steps by the oracles' mean; ideal 1, below it relearns too fast",
         **sets.LOSSES,
     },
