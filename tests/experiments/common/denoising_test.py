@@ -13,6 +13,7 @@ from experiments.common import build, denoising
 from experiments.common.fit import other_training
 from unlearnjax import data as data_lib
 from unlearnjax import diffusion, parallel, tasks, training
+from unlearnjax.types import Request
 
 SMALL = {
     "dit": {"width": 8, "depth": 1, "num_heads": 1},
@@ -276,6 +277,30 @@ def test_what_is_drawn_by_class_is_mirrored_and_never_cropped():
     assert sum(mirrored) + sum(same) == 20 and min(sum(mirrored), sum(same)) > 2
     calm = task.draw(RNG, example, False)["inputs"]
     np.testing.assert_array_equal(calm, image)
+
+
+@pytest.mark.slow
+def test_every_method_can_do_with_images_that_are_mirrored():
+    """Those too that train on conditions and have no images in the batch."""
+    config, dataset = config_of("cifar10,method=all,model=dit"), toy(3)
+    config.model.options.update(SMALL["dit"])
+    config.unlearn.batch_size = config.train.batch_size = 4
+    task = build.task(config, dataset)
+    data = {name: jnp.asarray(value) for name, value in dataset.train.items()}
+    variables = jax.eval_shape(lambda: training.init_variables(task, data, RNG))
+    forgotten = np.asarray(data["targets"]) == 2
+    sets = ({k: v[rows] for k, v in data.items()} for rows in (forgotten, ~forgotten))
+    request, given = Request(*sets), build.given(config, dataset)
+    for name in config.methods:
+        method = build.unlearner(name, config, 8, given)
+
+        def forget(variables, method=method):
+            train = data if "train" in method.needs else None
+            started, memory = method.init(RNG, task, variables, train)
+            return method.update(RNG, task, started, memory, request)[0]
+
+        found = jax.eval_shape(forget, variables)
+        assert jax.tree.leaves(found), name
 
 
 def accelerated():
