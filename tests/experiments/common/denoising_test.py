@@ -57,13 +57,14 @@ def test_the_task_draws_as_the_config_says():
     task = build.task(config, dataset)
     assert task.num_draws == 5
     batch = {name: jnp.asarray(value[:2]) for name, value in dataset.train.items()}
-    variables = training.init_variables(task, batch, jax.random.key(0))
+    variables = jax.jit(lambda: training.init_variables(task, batch, jax.random.key(0)))()
     moved = jax.tree.map(lambda x: x + 0.1, variables)  # at first it predicts nothing
     process = denoising.process(config, dataset)
     model = tasks.from_linen(build.model(config, dataset), denoising.ARGUMENTS)
     same = tasks.diffusion(model, process, sampler=diffusion.ddim(process, 3), guidance=1.5)
     rng = jax.random.key(1)
-    found, expected = (tasks.generate(t, moved, rng, batch)["images"] for t in (task, same))
+    drawn = lambda t: jax.jit(lambda v: tasks.generate(t, v, rng, batch)["images"])(moved)
+    found, expected = drawn(task), drawn(same)
     np.testing.assert_array_equal(found, expected)
     assert (tasks.drawn(task, batch, train=True)["condition"] == process.null).all()
 
@@ -270,7 +271,7 @@ def test_what_is_drawn_by_class_is_mirrored_and_never_cropped():
     task = build.task(config, dataset)
     example = {name: jnp.asarray(value[0]) for name, value in dataset.train.items()}
     example["stratum"] = jnp.array([0.0, 1.0])
-    draw = jax.vmap(lambda key: task.draw(key, example, True)["inputs"])
+    draw = jax.jit(jax.vmap(lambda key: task.draw(key, example, True)["inputs"]))
     image, found = np.asarray(example["inputs"]), np.asarray(draw(jax.random.split(RNG, 20)))
     mirrored = [np.array_equal(x, image[:, ::-1]) for x in found]
     same = [np.array_equal(x, image) for x in found]

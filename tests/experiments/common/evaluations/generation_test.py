@@ -200,6 +200,7 @@ def run(tfds_dir, tmp_path_factory):
     return workdir, json.loads((workdir / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_generator_goes_through_the_main_job(run, tfds_dir):
     workdir, results = run
     rows = {row["method"]: row for row in results["rows"]}
