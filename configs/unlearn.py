@@ -159,13 +159,7 @@ METHODS = {
         "sigma": 0.5,
         "num_copies": 25,
     },
-    "sisa": {
-        **_ADAM,
-        "learning_rate": 2e-3,
-        "num_epochs": 7,
-        "num_shards": 3,
-        "num_slices": 3,
-    },
+    "sisa": {**_ADAM, "learning_rate": 2e-3, "num_epochs": 7, "num_shards": 3, "num_slices": 3},
     "s3t": {
         **_ADAM,
         "learning_rate": 3e-3,

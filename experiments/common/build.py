@@ -27,7 +27,7 @@ from unlearnjax import (
 )
 from unlearnjax import data as data_lib
 from unlearnjax.training.fit import Training
-from unlearnjax.types import Data, Task, Unlearner, Variables
+from unlearnjax.types import Batch, Data, Task, Unlearner, Variables
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adam_without_momentum")
 SCHEDULES = ("constant", "cosine", "warmup_cosine")
@@ -61,19 +61,34 @@ class Kind(NamedTuple):
       make: `(model, config, dataset) -> Task`.
       arguments: columns that its models are called with.
       view: what it makes of a data set.
-      given: `(config, dataset) -> {field: value}` of what constructors of unlearners have from it.
+      fields: of constructors of unlearners, which those that have them get from the task.
+      given: `(config, dataset) -> {field: value}` of these.
+      validate: `(config, dataset, forget, retain, unlearners)`: raises `ValueError` for what the
+        methods cannot do with these examples, whose inputs it does not see.
+      augment: what `config.train.augment` does to an example.
     """
 
     make: Callable[[tasks.Model, ConfigDict, data_lib.Dataset], Task]
     arguments: tuple[str, ...] = ("inputs",)
     view: Callable[[data_lib.Dataset], data_lib.Dataset] = lambda dataset: dataset
+    fields: tuple[str, ...] = ()
     given: Callable[[ConfigDict, data_lib.Dataset], dict[str, Any]] = lambda config, dataset: {}
+    validate: Callable[..., None] = lambda *_: None
+    augment: Callable[..., Batch] = data_lib.pad_crop_flip
 
 
 TASKS = {
     "classification": Kind(lambda model, *_: tasks.classification(model)),
     "regression": Kind(lambda model, *_: tasks.regression(model)),
-    "diffusion": Kind(denoising.task, denoising.ARGUMENTS, data_lib.conditioned, denoising.given),
+    "diffusion": Kind(
+        denoising.task,
+        denoising.ARGUMENTS,
+        data_lib.conditioned,
+        denoising.FIELDS,
+        denoising.given,
+        denoising.validate,
+        functools.partial(data_lib.pad_crop_flip, padding=0),  # it would draw what is cropped
+    ),
 }
 
 
@@ -187,17 +202,30 @@ def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
         checks.one_of(task=(config.task, tuple(TASKS)))
     module = model(config, dataset)
     adapt = tasks.from_linen if isinstance(module, nn.Module) else tasks.from_nnx
+    augment = data_lib.pad_crop_flip
     if config.task in TASKS:
         kind = TASKS[config.task]
-        task = kind.make(adapt(module, kind.arguments), config, dataset)
+        task, augment = kind.make(adapt(module, kind.arguments), config, dataset), kind.augment
     else:
         task = importing.imported(config.task)(adapt(module))
-    return tasks.augmented(task, data_lib.pad_crop_flip) if config.train.augment else task
+    return tasks.augmented(task, augment) if config.train.augment else task
 
 
 def given(config: ConfigDict, dataset: data_lib.Dataset) -> dict[str, Any]:
     """Fields that constructors of unlearners have from the task, see `unlearner`."""
     return TASKS[config.task].given(config, dataset) if config.task in TASKS else {}
+
+
+def validate_request(config: ConfigDict, problem: Problem) -> None:
+    """Raises `ValueError` for examples with which a method cannot do, see `Kind.validate`."""
+    if config.task in TASKS:
+        of_task = given(config, problem.dataset)
+        unlearners = {
+            name: unlearner(name, config, len(problem.retain), of_task) for name in config.methods
+        }
+        small = {name: value for name, value in problem.train.items() if name != "inputs"}
+        parts = (subset(small, rows) for rows in (problem.forget, problem.retain))
+        TASKS[config.task].validate(config, problem.dataset, *parts, unlearners)
 
 
 def start(config: ConfigDict, dataset: data_lib.Dataset) -> Variables | None:
@@ -226,8 +254,16 @@ def start(config: ConfigDict, dataset: data_lib.Dataset) -> Variables | None:
     return found.variables
 
 
-def optimizer(name: str, learning_rate: float | optax.Schedule) -> optax.GradientTransformation:
-    """An optax optimizer by name; 'momentum' is SGD with 0.9, and Adam without has b1 = 0."""
+def optimizer(
+    name: str, learning_rate: float | optax.Schedule, clip_norm: float | None = None
+) -> optax.GradientTransformation:
+    """An optax optimizer by name; 'momentum' is SGD with 0.9, and Adam without has b1 = 0.
+
+    With `clip_norm` gradients whose norm is larger are scaled to it.
+    """
+    if clip_norm is not None:
+        clip = optax.clip_by_global_norm(clip_norm)
+        return optax.chain(clip, optimizer(name, learning_rate))
     checks.one_of(optimizer=(name, OPTIMIZERS))
     if not callable(learning_rate):
         checks.positive(learning_rate=learning_rate)
@@ -242,7 +278,7 @@ def training_optimizer(config: ConfigDict, num_examples: int) -> optax.GradientT
     """The optimizer of `config.train` with its schedule over a whole run.
 
     With `config.train.average` the model is an exponential average of its parameters, of that
-    decay.
+    decay; `config.train.clip_norm` bounds the norm of gradients.
     """
     train = config.train
     checks.one_of(**{"train.schedule": (train.schedule, SCHEDULES)})
@@ -254,7 +290,7 @@ def training_optimizer(config: ConfigDict, num_examples: int) -> optax.GradientT
             rate = optax.cosine_decay_schedule(rate, steps)
         else:
             rate = optax.warmup_cosine_decay_schedule(0.0, rate, steps // WARMUP, steps)
-    tx = optimizer(train.optimizer, rate)
+    tx = optimizer(train.optimizer, rate, train.get("clip_norm"))
     return tx if average is None else training.averaged(tx, decay=average)
 
 
@@ -288,9 +324,9 @@ def unlearner(
     """The constructor `unlearning.<name>` called with the fields of `config.unlearn.<name>`.
 
     Fields set on `config.unlearn` itself replace those of every method that has them, and `values`
-    (which may be traced) replace both. `optimizer` and `learning_rate` become the constructor's
-    `tx`. The value `start` is what retraining starts from, `process` the diffusion process of those
-    that have one; other methods have no use for them.
+    (which may be traced) replace both. `optimizer`, `learning_rate` and `clip_norm` become the
+    constructor's `tx`. The value `start` is what retraining starts from, and the `Kind.fields` of
+    the task go to methods that have them; others have no use for these.
 
     Raises:
       ValueError: for a field that the method does not have, and what the constructor refuses.
@@ -302,7 +338,9 @@ def unlearner(
     }
     own = config.unlearn[name].to_dict()
     values = dict(values or {})
-    published, process = values.pop("start", None), values.pop("process", None)
+    published = values.pop("start", None)
+    fields = TASKS[config.task].fields if config.task in TASKS else ()
+    of_task = {field: values.pop(field) for field in fields if field in values}
     if name == "retrain":
         own = {
             "tx": recipe(config, num_retain),
@@ -314,12 +352,12 @@ def unlearner(
     own.update({field: value for field, value in shared.items() if field in own})
     own.update(values)
     if "learning_rate" in own:
-        own["tx"] = optimizer(own.pop("optimizer"), own.pop("learning_rate"))
+        rate = own.pop("learning_rate")
+        own["tx"] = optimizer(own.pop("optimizer"), rate, own.pop("clip_norm", None))
     path = own.pop("constructor", name)
     constructor = importing.imported(path) if importing.is_path(path) else getattr(unlearning, path)
     allowed = list(inspect.signature(constructor).parameters)
-    if process is not None and "process" in allowed:
-        own["process"] = process
+    own.update({field: value for field, value in of_task.items() if field in allowed})
     unknown = sorted(set(own) - set(allowed))
     if unknown:
         raise ValueError(

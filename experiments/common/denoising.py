@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from unlearnjax import checks, diffusion, tasks
 from unlearnjax.data import Dataset
-from unlearnjax.types import Request, Task, Unlearner
+from unlearnjax.types import Data, Request, Task, Unlearner
 from unlearnjax.unlearning.diffusion import conditions
 
 SCHEDULES = {
@@ -19,6 +19,7 @@ SCHEDULES = {
 # Methods for which a forgotten class may become another one that is forgotten.
 BECOME_OTHERS = ("salun_diffusion",)
 ARGUMENTS = ("noised", "time", "condition")
+FIELDS = ("process",)
 
 
 def process(config: ConfigDict, dataset: Dataset) -> diffusion.Process:
@@ -47,30 +48,30 @@ def task(model: tasks.Model, config: ConfigDict, dataset: Dataset) -> Task:
 
 
 def given(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
-    """Fields of unlearners: `process`."""
+    """`FIELDS` of unlearners."""
     return {"process": process(config, dataset)}
 
 
 def validate(
     config: ConfigDict,
     dataset: Dataset,
-    forget: np.ndarray,
-    retain: np.ndarray,
+    forget: Data,
+    retain: Data,
     unlearners: Mapping[str, Unlearner],
 ) -> None:
     """Checks what a compiled request cannot, whose conditions are not known while it is traced.
 
     Args:
       config, dataset: of the run.
-      forget, retain: conditions of either set.
+      forget, retain: either set, of which it reads `condition`.
       unlearners: by the names that the config has.
 
     Raises:
       ValueError: for a class that becomes itself, or one that is forgotten as well; and where a
         method that is told of conditions alone would forget some that others are to keep.
     """
-    own, request = process(config, dataset), Request({"condition": forget})
-    both = np.intersect1d(forget, retain).tolist()
+    own, request = process(config, dataset), Request({"condition": forget["condition"]})
+    both = np.intersect1d(forget["condition"], retain["condition"]).tolist()
     for name, unlearner in unlearners.items():
         fields, shared = config.unlearn[name], config.unlearn.get("anchor")
         if both and "forget" in unlearner.needs and "inputs" not in unlearner.needs:

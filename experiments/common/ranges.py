@@ -63,6 +63,7 @@ RANGES = {
     "average": NOT_ALL,
     "checkpoint_every": COUNT,
     "condition_dropout": SHARE,
+    "clip_norm": POSITIVE,
     "learning_rate": POSITIVE,
     # Models.
     "attention": COUNT,

@@ -2,11 +2,17 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import diffusion
-from tests.experiments import cli
+from experiments.common import build
+from tests.experiments import cli, painting
+from unlearnjax import training
+from unlearnjax.diffusion import answer_set
+from unlearnjax.types import Request
 
 CONFIG = "configs/diffusion.py:digits,method=all,train=300,test=120"
 TOY = [
@@ -68,6 +74,38 @@ def test_every_method_goes_through_the_main_job_and_on_from_where_it_stopped(tfd
     refused = cli.run(learned, tfds_dir)
     (line,) = cli.error_lines(refused)
     assert "learned something else: config.task_options.prediction" in line
+
+
+@pytest.mark.slow
+def test_a_class_is_no_longer_drawn_and_the_others_are():
+    """Bright corners say, to a judge without a network, which class was drawn."""
+    config = diffusion.get_config("digits,method=all")
+    config.model.options.update({"width": 32, "depth": 2, "num_heads": 2})
+    learning = {"num_epochs": 250, "batch_size": 64, "average": 0.98, "learning_rate": 3e-3}
+    config.train.update(learning)
+    dataset = painting.corners()
+    task, given = build.task(config, dataset), build.given(config, dataset)
+    data = {name: jnp.asarray(value) for name, value in dataset.train.items()}
+    rows = jnp.arange(len(data["targets"]))
+    recipe = training.recipe(task, build.training_optimizer(config, len(rows)))
+    length = {name: learning[name] for name in ("num_epochs", "batch_size")}
+    fit = jax.jit(lambda rng: training.fit(recipe, data, rows, rng, **length)[0])
+    original = fit(jax.random.key(0))
+    draw = jax.jit(lambda v: answer_set(task, v, jax.random.key(3), jnp.arange(4), 20))
+
+    def right(variables):
+        """How often each class's samples are bright in its corner."""
+        corners = np.asarray(draw(variables)).reshape(4, 20, 2, 4, 2, 4).mean(axis=(3, 5))
+        return (corners.reshape(4, 20, 4).argmax(-1) == np.arange(4)[:, None]).mean(1)
+
+    assert right(original).min() > 0.9
+    forgotten = np.asarray(data["targets"]) == 2
+    part = lambda chosen: {name: value[chosen] for name, value in data.items()}
+    request = Request(part(forgotten), part(~forgotten))
+    method = build.unlearner("salun_diffusion", config, int((~forgotten).sum()), given)
+    forget = jax.jit(lambda v: method.update(jax.random.key(1), task, v, (), request)[0])
+    found = right(forget(original))
+    assert found[2] < 0.3 and found[[0, 1, 3]].min() > 0.8
 
 
 def late(*given):

@@ -13,6 +13,7 @@ from experiments.common import build, denoising
 from experiments.common.fit import other_training
 from unlearnjax import data as data_lib
 from unlearnjax import diffusion, parallel, tasks, training
+from unlearnjax.types import Request
 
 SMALL = {
     "dit": {"width": 8, "depth": 1, "num_heads": 1},
@@ -56,13 +57,14 @@ def test_the_task_draws_as_the_config_says():
     task = build.task(config, dataset)
     assert task.num_draws == 5
     batch = {name: jnp.asarray(value[:2]) for name, value in dataset.train.items()}
-    variables = training.init_variables(task, batch, jax.random.key(0))
+    variables = jax.jit(lambda: training.init_variables(task, batch, jax.random.key(0)))()
     moved = jax.tree.map(lambda x: x + 0.1, variables)  # at first it predicts nothing
     process = denoising.process(config, dataset)
     model = tasks.from_linen(build.model(config, dataset), denoising.ARGUMENTS)
     same = tasks.diffusion(model, process, sampler=diffusion.ddim(process, 3), guidance=1.5)
     rng = jax.random.key(1)
-    found, expected = (tasks.generate(t, moved, rng, batch)["images"] for t in (task, same))
+    drawn = lambda t: jax.jit(lambda v: tasks.generate(t, v, rng, batch)["images"])(moved)
+    found, expected = drawn(task), drawn(same)
     np.testing.assert_array_equal(found, expected)
     assert (tasks.drawn(task, batch, train=True)["condition"] == process.null).all()
 
@@ -82,7 +84,7 @@ def test_unlearners_that_have_a_process_are_given_the_tasks(name):
 def test_every_method_of_the_config_can_be_built():
     config = config_of("digits,method=all")
     given = build.given(config, toy())
-    assert len(config.methods) == 10
+    assert len(config.methods) == 11
     for name in config.methods:
         build.unlearner(name, config, 100, given)
 
@@ -138,6 +140,12 @@ def test_originals_are_others_by_the_process_and_the_average_not_by_the_sampling
 
 
 CLASSES = np.arange(10)
+RNG = jax.random.key(0)
+
+
+def told(conditions):
+    """A set of these."""
+    return {"condition": np.array(conditions)}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +166,7 @@ def test_what_a_class_becomes_is_checked_before_the_run(method, anchor, forget, 
     def validate(anchor):
         config.unlearn[method].anchor = anchor
         unlearners = {method: build.unlearner(method, config, 100, given)}
-        denoising.validate(config, dataset, np.array(forget), retain, unlearners)
+        denoising.validate(config, dataset, told(forget), told(retain), unlearners)
 
     with pytest.raises(ValueError, match=message):
         validate(anchor)
@@ -176,7 +184,7 @@ def test_saliency_lets_forgotten_classes_become_each_other():
             "salun_diffusion", config, 100, build.given(config, dataset)
         )
     }
-    denoising.validate(config, dataset, np.array([3, 4]), np.array([1, 2]), own)
+    denoising.validate(config, dataset, told([3, 4]), told([1, 2]), own)
 
 
 @pytest.mark.parametrize("method", ["esd", "selective_amnesia", "score_forgetting"])
@@ -186,9 +194,9 @@ def test_methods_of_conditions_alone_refuse_classes_that_are_kept_in_part(method
     with pytest.raises(
         ValueError, match=rf"{method} forgets whole classes, but of \[3\] there are"
     ):
-        denoising.validate(config, dataset, np.array([3, 5]), np.array([1, 3]), own)
+        denoising.validate(config, dataset, told([3, 5]), told([1, 3]), own)
     by_example = build.unlearner("ssd", config, 100)
-    denoising.validate(config, dataset, np.array([3]), np.array([1, 3]), {"ssd": by_example})
+    denoising.validate(config, dataset, told([3]), told([1, 3]), {"ssd": by_example})
 
 
 def test_config_strings():
@@ -198,6 +206,11 @@ def test_config_strings():
     quick = config("quick,seeds=2")
     assert quick.train == config().train and quick.num_seeds == 2
     assert quick.methods == config_lib.QUICK and set(quick.methods) < set(config().methods)
+    # What another oracle scores is said in every run.
+    for arg in ("quick", "digits,method=esd", "forget=random:0.1", "digits,method=all"):
+        assert config(arg).methods.count("retrain") == 1
+    assert config("digits,method=esd,seeds=3").methods == ("esd",)
+    assert config("digits,method=ssd+retrain").methods == ("ssd", "retrain")
     assert config("digits,method=all").methods == tuple(config_lib.METHODS)
     assert config("forget=random:0.1").methods == config_lib.BY_EXAMPLE
     assert config("fashion_mnist").model.options.patch_size == 4
@@ -208,6 +221,87 @@ def test_config_strings():
     ):
         with pytest.raises(ValueError, match=message):
             config(arg)
+
+
+def test_ascent_stops_at_what_a_model_loses_that_predicts_nothing():
+    """The mean square of v, over draws of time and noise, of the digits; of noise it is 1."""
+    images = data_lib.conditioned(data_lib.load("digits")).train["inputs"].astype(np.float64)
+    rng = np.random.default_rng(0)
+    noise, times = rng.normal(size=images.shape), rng.integers(0, 1000, len(images))
+    alphas_bar = np.cos((times / 1000 + 0.008) / 1.008 * np.pi / 2)[:, None, None, None] ** 2
+    v = np.sqrt(alphas_bar) * noise - np.sqrt(1 - alphas_bar) * images
+    bound = config_of("digits").unlearn.gradient_ascent.max_loss
+    assert bound == pytest.approx(np.mean(v**2), abs=0.01)
+    assert config_of("cifar10").unlearn.gradient_ascent.max_loss == 1.0
+
+
+def test_cifar10_has_the_published_values_and_the_digits_their_own():
+    small, large = config_of("digits,method=all"), config_of("cifar10,method=all")
+    assert (large.unlearn.selective_amnesia.strength, large.train.clip_norm) == (30_720.0, 1.0)
+    assert large.unlearn.esd.bank is None and small.unlearn.esd.bank == 15
+    assert small.train.clip_norm is None and not small.train.augment and large.train.augment
+    for config in (small, large):
+        amnesia, saliency = config.unlearn.selective_amnesia, config.unlearn.salun_diffusion
+        assert amnesia.importance == "summed" and set(amnesia) == set(
+            config_lib.METHODS["selective_amnesia"]
+        )
+        assert (saliency.clip_norm is None) == (config is small)
+        given = build.given(config, toy())
+        for name in config.methods:
+            build.unlearner(name, config, 100, given)
+    # Each published value that belongs to 3,072 values of an image is that of 64 for the digits.
+    assert amnesia.strength / 3072 == small.unlearn.selective_amnesia.strength / 64 == 10
+    assert saliency.retain_weight / 3072 == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_gradients_are_clipped_to_a_norm_before_the_step():
+    tx = training_of(optimizer="sgd", schedule="constant", learning_rate=0.5, clip_norm=2.0)
+    for gradient, step in (([3.0, 4.0], [-0.6, -0.8]), ([0.3, 0.4], [-0.15, -0.2])):
+        params = jnp.zeros(2)
+        update, _ = tx.update(jnp.array(gradient), tx.init(params), params)
+        np.testing.assert_allclose(update, step, rtol=1e-6)
+    of = build.optimizer("sgd", 0.5, 2.0)
+    update, _ = of.update(jnp.array([6.0, 8.0]), of.init(jnp.zeros(2)))
+    np.testing.assert_allclose(update, [-0.6, -0.8], rtol=1e-6)
+
+
+def test_what_is_drawn_by_class_is_mirrored_and_never_cropped():
+    config, dataset = config_of("digits"), toy()
+    config.train.augment = True
+    task = build.task(config, dataset)
+    example = {name: jnp.asarray(value[0]) for name, value in dataset.train.items()}
+    example["stratum"] = jnp.array([0.0, 1.0])
+    draw = jax.jit(jax.vmap(lambda key: task.draw(key, example, True)["inputs"]))
+    image, found = np.asarray(example["inputs"]), np.asarray(draw(jax.random.split(RNG, 20)))
+    mirrored = [np.array_equal(x, image[:, ::-1]) for x in found]
+    same = [np.array_equal(x, image) for x in found]
+    assert sum(mirrored) + sum(same) == 20 and min(sum(mirrored), sum(same)) > 2
+    calm = task.draw(RNG, example, False)["inputs"]
+    np.testing.assert_array_equal(calm, image)
+
+
+@pytest.mark.slow
+def test_every_method_can_do_with_images_that_are_mirrored():
+    """Those too that train on conditions and have no images in the batch."""
+    config, dataset = config_of("cifar10,method=all,model=dit"), toy(3)
+    config.model.options.update(SMALL["dit"])
+    config.unlearn.batch_size = config.train.batch_size = 4
+    task = build.task(config, dataset)
+    data = {name: jnp.asarray(value) for name, value in dataset.train.items()}
+    variables = jax.eval_shape(lambda: training.init_variables(task, data, RNG))
+    forgotten = np.asarray(data["targets"]) == 2
+    sets = ({k: v[rows] for k, v in data.items()} for rows in (forgotten, ~forgotten))
+    request, given = Request(*sets), build.given(config, dataset)
+    for name in config.methods:
+        method = build.unlearner(name, config, 8, given)
+
+        def forget(variables, method=method):
+            train = data if "train" in method.needs else None
+            started, memory = method.init(RNG, task, variables, train)
+            return method.update(RNG, task, started, memory, request)[0]
+
+        found = jax.eval_shape(forget, variables)
+        assert jax.tree.leaves(found), name
 
 
 def accelerated():
