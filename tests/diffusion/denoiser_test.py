@@ -104,6 +104,7 @@ def test_a_process_that_is_none_is_refused(fields, message):
 
 
 def test_latents_are_not_clipped():
+    assert denoising.PROCESS.clip == 1.0
     process = denoising.PROCESS._replace(clip=None)
     predict = functools.partial(diffusion.denoiser(denoising.task(process)), denoising.VARIABLES)
     sampler = diffusion.ddim(process, 3)

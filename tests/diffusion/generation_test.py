@@ -98,6 +98,7 @@ def test_a_bank_is_every_step_of_one_run():
     [
         ({"per_condition": 0}, "per_condition must be >= 1, got 0"),
         ({"per_condition": 1.5}, "per_condition must be a whole number, got 1.5"),
+        ({"conditions": jnp.zeros(0, jnp.int32)}, "conditions must be at least one, got none"),
         ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
         ({"batch_size": 2.0}, "batch_size must be a whole number, got 2.0"),
         ({"task": TASK._replace(generate=None)}, "task must generate images"),

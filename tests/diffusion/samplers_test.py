@@ -229,6 +229,15 @@ def test_heun_by_hand(given):
     assert scan.params["length"] == len(asked) == 2 * n - 1
 
 
+def test_defaults_are_the_papers(given):
+    assert len(diffusion.ddim_steps(FULL).times) == 25
+    program = jax.make_jaxpr(lambda x: diffusion.heun(SMALL)(None, lambda x, *_: x, x, None))
+    (scan,) = [e for e in program(given[1]).eqns if e.primitive.name == "scan"]
+    assert scan.params["length"] == 2 * 18 - 1
+    found = [run(diffusion.heun(SMALL, 4, *rho), SMALL, *given) for rho in ((), (7.0,))]
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.7])
 def test_part_of_the_way_is_the_first_steps_and_says_its_time(given, eta):
     keys, start, condition = given

@@ -28,6 +28,8 @@ def test_shares_of_the_signal_by_hand():
     f = np.cos((np.arange(5) / 4 + 0.1) / 1.1 * np.pi / 2) ** 2
     expected = [*(f[1:4] / f[0]), f[3] / f[0] * 0.001]  # the last step would leave nothing
     np.testing.assert_allclose(diffusion.cosine(4, 0.1).alphas_bar, expected)
+    first, second = (np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2 for t in (0, 0.001))
+    np.testing.assert_allclose(diffusion.cosine().alphas_bar[0], second / first)
 
 
 @pytest.mark.parametrize(

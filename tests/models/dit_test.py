@@ -91,16 +91,16 @@ def test_it_starts_as_zero_and_its_blocks_as_the_identity():
     assert len(modulations) == 6 and not any(leaf.any() for leaf in modulations)
 
 
-def test_number_of_parameters():
-    """Of width 64 and depth 3 on digits, counted by hand."""
-    module = models.DiT(10, width=64, depth=3)
+@pytest.mark.parametrize(("own", "w", "depth"), [({"width": 64, "depth": 3}, 64, 3), ({}, 96, 4)])
+def test_number_of_parameters(own, w, depth):
+    """On digits, counted by hand."""
+    module = models.DiT(10, **own)
     given = jnp.ones((1, 8, 8, 1)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), *given)
-    w = 64
     told = 2 * (w * w + w) + 11 * w
     block = (w * 6 * w + 6 * w) + (w * 3 * w + 3 * w) + (w * w + w) + (8 * w * w + 5 * w)
     ends = (4 * w + w) + (w * 2 * w + 2 * w) + (w * 4 + 4)
-    assert trees.size(shapes) == told + 3 * block + ends
+    assert trees.size(shapes) == told + depth * block + ends
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])

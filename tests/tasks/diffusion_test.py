@@ -106,6 +106,8 @@ def test_times_are_uniform_in_their_stratum_and_noise_is_normal():
     assert abs(noise.var() - 1) < 4 * np.sqrt(2 / noise.size)
     part = draw(keys, 0.25, 0.5)["time"]
     assert (part.min(), part.max()) == (5, 9)
+    # Were a draw rounded up to the end of all, it would be the last time.
+    assert set(draw(keys, 1.0, 1.0)["time"].tolist()) == {STEPS - 1}
 
 
 def test_conditions_are_dropped_in_training_alone():
@@ -122,6 +124,24 @@ def test_conditions_are_dropped_in_training_alone():
     assert trained.dtype == jnp.int32
     never = denoising.task(condition_dropout=0.0).draw(keys[0], example, True)
     assert int(never["condition"]) == 1
+
+
+def test_defaults_are_those_of_the_papers():
+    example = {"condition": jnp.int32(1), "stratum": jnp.array([0.0, 1.0])}
+    tenth = denoising.task(condition_dropout=0.1, guidance=2.0)
+
+    @jax.jit
+    def dropped(keys):
+        of = lambda task: jax.vmap(lambda key: task.draw(key, example, True)["condition"])
+        return of(TASK)(keys), of(tenth)(keys)
+
+    np.testing.assert_array_equal(*dropped(jax.random.split(RNG, 4000)))
+    np.testing.assert_array_equal(generated(TASK, DATA), generated(tenth, DATA))
+    assert TASK.num_draws == 16
+    long = denoising.task(denoising.PROCESS._replace(schedule=diffusion.cosine(30)))
+    program = jax.make_jaxpr(lambda v: tasks.generate(long, v, RNG, DATA))(VARIABLES)
+    lengths = [e.params["length"] for e in program.eqns if e.primitive.name == "scan"]
+    assert lengths == [25]
 
 
 def test_a_data_free_batch_is_drawn_for():

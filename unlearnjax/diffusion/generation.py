@@ -71,7 +71,7 @@ def draw_images(
     One compiled loop over chunks, each split over the devices of the mesh that is set.
 
     Raises:
-      ValueError: for a task that generates nothing, or data without these columns.
+      ValueError: for a task that generates nothing, or data without these columns or any row.
     """
     if task.generate is None:
         raise ValueError("task must generate images, such as `tasks.diffusion`")
@@ -82,6 +82,8 @@ def draw_images(
         raise ValueError(f"data must have the columns 'condition' and 'index', lacks {missing}")
     given = {name: jnp.asarray(data[name]) for name in ("condition", "index")}
     n = data_lib.num_examples(given)
+    if not n:
+        raise ValueError("conditions must be at least one, got none")
     rows = data_lib.pad_indices(jnp.arange(n), min(batch_size, n))
 
     def chunk(row: Array) -> Array:

@@ -32,7 +32,10 @@ def grid_positions(rows: int, cols: int, width: int) -> Array:
 
 
 class Classes(nn.Module):
-    """A row for each class `[B]`, and one more, number `num_classes`, for none: `[B, width]`."""
+    """A row for each class `[B]`, and one more, number `num_classes`, for none: `[B, width]`.
+
+    Numbers of no class, negative ones too, give NaN.
+    """
 
     num_classes: int
     width: int
@@ -45,4 +48,5 @@ class Classes(nn.Module):
         table = nn.Embed(
             self.num_classes + 1, self.width, dtype=self.dtype, embedding_init=init, name="rows"
         )
-        return table(condition)
+        known = jnp.where(condition < 0, self.num_classes + 1, condition)  # else from the end
+        return table(known)
