@@ -152,6 +152,7 @@ METHODS = {
     },
     "esd": {
         **_SLOW,
+        "learning_rate": 1e-5,
         "eta": 1.0,
         "guidance": 3.0,
         "sample_steps": 25,
