@@ -39,7 +39,7 @@ def forgotten(model):
     @jax.jit
     def compiled(strength):
         method = unlearning.selective_amnesia(
-            optax.sgd(0.02), PROCESS, strength=strength, **OPTIONS
+            optax.sgd(0.02), PROCESS, strength=strength, importance="mean", **OPTIONS
         )
         assert method.needs == {"forget", "retain"}
         method = unlearning.enforce(method)
