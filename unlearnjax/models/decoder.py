@@ -170,9 +170,32 @@ class Decoder(nn.Module):
         if config.tie_embeddings:
             head = table.embedding.T
         else:
-            head = self.param("head", nn.initializers.lecun_normal(), (config.width, config.vocab_size))
+            head = self.param(
+                "head", nn.initializers.lecun_normal(), (config.width, config.vocab_size)
+            )
         head = head.astype(hidden.dtype)
         return {"hidden": hidden, "head": head, "logits": logits(hidden, head), **made}
+
+
+def sized(
+    num_classes: int,
+    dtype: Any = None,
+    width: int = 128,
+    depth: int = 4,
+    num_heads: int = 4,
+    num_kv_heads: int = 2,
+    mlp_width: int = 320,
+    remat: bool = False,
+) -> Decoder:
+    """A decoder of the Llama kind by its size; other kinds are switches of a `DecoderConfig`.
+
+    Args:
+      num_classes: V, number of tokens.
+      dtype, remat: see `Decoder`.
+      width, depth, num_heads, num_kv_heads, mlp_width: see `DecoderConfig`.
+    """
+    sizes = (num_classes, width, depth, num_heads, num_kv_heads)
+    return Decoder(DecoderConfig(*sizes, mlp_width=mlp_width), dtype, remat)
 
 
 class _Block(nn.Module):
@@ -333,7 +356,9 @@ def _norm(config: DecoderConfig, dtype: Any, name: str) -> nn.Module:
     )
 
 
-def _dense(features: int, biased: bool, dtype: Any, name: str, depth: int | None = None) -> nn.Dense:
+def _dense(
+    features: int, biased: bool, dtype: Any, name: str, depth: int | None = None
+) -> nn.Dense:
     """A product; with `depth` one that is added to the stream, as one of two in each block."""
     scale = 1.0 if depth is None else 1 / (2 * depth)
     init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
