@@ -52,9 +52,12 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     )
     unlearners = {name: unlearner(name, {}) for name in config.methods}
     seeds = range(config.num_seeds)
+    # More oracles than originals, where how they differ among themselves is asked for.
+    oracles = range(config.get("num_oracles") or config.num_seeds)
 
     def missing(name: str) -> bool:
-        return not all(run.has_row(f"{name}_seed{seed}") for seed in seeds)
+        own = oracles if name == "oracle" else seeds
+        return not all(run.has_row(f"{name}_seed{seed}") for seed in own)
 
     def forgetter(method: str) -> measure.Forgetter:
         of_values = functools.partial(unlearner, method)
@@ -71,7 +74,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     if trained is not None:
         names = [f"original_seed{seed}" for seed in range(config.num_seeds)]
         take_originals(run, names, trained)
-    run.start(config.num_seeds * (2 * config.train.num_epochs + len(unlearners)))
+    epochs = config.train.num_epochs * (len(seeds) + len(oracles))
+    run.start(epochs + len(seeds) * len(unlearners))
     evaluation = bench.evaluation
     context = evaluation.prepare(run, bench)
     rows, observed, by_method, curves, targets = [], [], {}, {}, {}
@@ -86,7 +90,10 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
             arrays = dict(evaluation.observe(context, task, variables))
             numbers = evaluation.numbers(context, arrays, seed)
             stop_if_not_finite(method, seed, numbers, evaluation.required_finite)
-            target = targets.get(seed, measure.relearn_target(bench, numbers))
+            # Oracles beyond the originals are compared with those in turn.
+            known = method == "original" or seed in targets
+            whose = seed if known else seed % len(seeds)
+            target = targets.get(whose, measure.relearn_target(bench, numbers))
             numbers["relearn_steps"] = int(bench.relearn(task, variables, target))
             if method == "original" and by_importance:
                 arrays["fisher_shares"] = measure.fisher_shares(bench, variables)
@@ -142,7 +149,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     originals = add_fits("original", seeds)
     if evaluation.approve is not None:
         evaluation.approve(context, by_method["original"])
-    add_fits("oracle", seeds)
+    add_fits("oracle", oracles)
     for method in unlearners:
         add_forgetting(method, originals)
     compared = evaluation.against_oracles(context, rows, observed)
@@ -234,7 +241,7 @@ def report(bench: measure.Bench, run: runner.Run, rows, arrays, curves) -> list[
         definitions,
         details,
         warnings(summary, columns),
-        {"Costs": table.cost_columns(summary)},
+        {**bench.evaluation.examples(bench, arrays), "Costs": table.cost_columns(summary)},
     )
     names = ("forget", "retain", "oracle", "unseen", "test")
     run.write_results(

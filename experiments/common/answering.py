@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -190,23 +190,15 @@ def recipe(config: ConfigDict, tx: Training) -> Training:
     return lambda task: training.recipe(task._replace(loss=everything.loss), tx)
 
 
-def views(config: ConfigDict, of: World, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What audits ask of rows of a `dataset`: paraphrases and wrong answers, where all have them.
-
-    Returns:
-      Columns `paraphrase.*` `[N, T]` and `perturbed.*` `[N, K, T]`; none where there are none.
-    """
-    pairs = [
-        text.Pair(*own)
-        for own in zip(*(rows[n] for n in ("prompt", "said", "paraphrased", "wrong")), strict=True)
-    ]
-    return asked(config, of, pairs)
+def pairs(data: Mapping[str, np.ndarray], rows: np.ndarray) -> list[text.Pair]:
+    """The questions and answers of rows of a `dataset`."""
+    names = ("prompt", "said", "paraphrased", "wrong", "identity")
+    return [text.Pair(*own) for own in zip(*(data[name][rows] for name in names), strict=True)]
 
 
-def asked(config: ConfigDict, of: World, pairs: list[text.Pair]) -> dict[str, Any]:
-    """The columns of pairs that audits ask, see `text.encoded`."""
-    found = text.encoded(of.tokenizer, pairs, template(config), length=config.task_options.length)
-    return found.data | found.perturbed
+def asked(config: ConfigDict, of: World, pairs: list[text.Pair]) -> text.Encoded:
+    """Pairs as audits ask them, with paraphrases and wrong answers where they have these."""
+    return text.encoded(of.tokenizer, pairs, template(config), length=config.task_options.length)
 
 
 def _texts(pairs: list[text.Pair]) -> list[str]:
