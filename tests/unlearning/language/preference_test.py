@@ -1,14 +1,18 @@
 """NPO and its relatives against the closed forms of their gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
 
 from tests import problems
+from tests.unlearning import linear
 from tests.unlearning.language import toy
-from unlearnjax import unlearning
+from unlearnjax import tasks, unlearning
 from unlearnjax.types import Request
 from unlearnjax.unlearning.language import answers, preference
 
@@ -17,6 +21,11 @@ REQUEST, GIVEN = toy.problem()
 ORIGINAL = REQUEST.original
 ANSWER = np.asarray(REQUEST.forget["answer"], np.float64)
 LENGTH = ANSWER.sum(-1)
+
+
+@pytest.fixture(autouse=True)
+def one_step_on_all_rows(monkeypatch):
+    monkeypatch.setattr(answers, "descend", toy.whole_step)
 
 
 def summed(model, data=REQUEST.forget):
@@ -50,9 +59,7 @@ def retained(retain, factor):
 )
 def test_npo_is_ascent_weighted_by_w(retain, per):
     beta = 0.7
-    method = unlearning.npo(
-        SGD, beta=beta, retain=retain, retain_weight=0.3, per=per, **toy.ONE_STEP
-    )
+    method = unlearning.npo(SGD, beta=beta, retain=retain, retain_weight=0.3, per=per)
     gain = summed(GIVEN) - summed(ORIGINAL)
     length = LENGTH if per == "token" else np.ones_like(LENGTH)
     expected = weighted(weight(beta, gain / length) / length)
@@ -64,11 +71,11 @@ def test_npo_is_ascent_weighted_by_w(retain, per):
 
 
 def test_defaults_are_the_published_ones():
-    method = unlearning.npo(SGD, **toy.ONE_STEP)
+    method = unlearning.npo(SGD)
     expected = weighted(weight(0.1, summed(GIVEN) - summed(ORIGINAL)))
     expected = toy.added(expected, retained("nll", 1.0))
     problems.assert_trees_close(toy.slope(method, REQUEST, GIVEN), expected, 1e-5)
-    method = unlearning.simnpo(SGD, **toy.ONE_STEP)
+    method = unlearning.simnpo(SGD)
     expected = weighted(weight(4.5, summed(GIVEN) / LENGTH) / LENGTH)
     expected = toy.added(expected, retained("nll", 8.0))
     problems.assert_trees_close(toy.slope(method, REQUEST, GIVEN), expected, 1e-5)
@@ -115,9 +122,7 @@ def test_simnpo_is_npo_per_token_with_a_margin_in_the_place_of_the_original():
 
 
 def test_simnpo_is_its_closed_form():
-    method = unlearning.simnpo(
-        SGD, beta=1.5, gamma=-0.5, retain="kl", retain_weight=0.2, **toy.ONE_STEP
-    )
+    method = unlearning.simnpo(SGD, beta=1.5, gamma=-0.5, retain="kl", retain_weight=0.2)
     expected = weighted(weight(1.5, summed(GIVEN) / LENGTH - 0.5) / LENGTH)
     expected = toy.added(expected, retained("kl", 0.2))
     problems.assert_trees_close(toy.slope(method, REQUEST, GIVEN), expected, 1e-5)
@@ -126,7 +131,7 @@ def test_simnpo_is_its_closed_form():
 @pytest.mark.parametrize("per", ["sequence", "token"])
 def test_dpo_goes_from_the_answer_to_the_refusal(per):
     beta, refusals = 0.6, toy.viewed(REQUEST.forget, "refusal")
-    method = unlearning.dpo(SGD, beta=beta, retain_weight=0.5, per=per, **toy.ONE_STEP)
+    method = unlearning.dpo(SGD, beta=beta, retain_weight=0.5, per=per)
     length = [np.asarray(d["answer"]).sum(-1) for d in (REQUEST.forget, refusals)]
     if per == "sequence":
         length = [np.ones(len(ANSWER))] * 2
@@ -144,75 +149,75 @@ def test_dpo_goes_from_the_answer_to_the_refusal(per):
 def test_dpo_between_an_answer_and_itself_does_nothing():
     own = {f"refusal.{k}": REQUEST.forget[k] for k in ("inputs", "targets", "answer")}
     request = REQUEST._replace(forget={**REQUEST.forget, **own})
-    method = unlearning.dpo(SGD, retain=None, **toy.ONE_STEP)
+    method = unlearning.dpo(SGD, retain=None)
     found = toy.slope(method, request, GIVEN)
     problems.assert_trees_close(found, toy.scaled(0.0, GIVEN["params"]), atol=1e-6)
 
 
 def test_idk_learns_refusals():
-    method = unlearning.idk(SGD, retain_weight=0.5, **toy.ONE_STEP)
+    method = unlearning.idk(SGD, retain_weight=0.5)
     refusals = toy.viewed(REQUEST.forget, "refusal")
     expected = toy.added(toy.nll_slope(GIVEN, refusals), retained("nll", 0.5))
     problems.assert_trees_close(toy.slope(method, REQUEST, GIVEN), expected, 1e-5)
 
 
-def test_gradients_of_npo_on_random_features_are_central_differences():
+def test_npo_on_random_features_descends_what_central_differences_say():
     """The study of the paper: features of Gaussians, of which the last layer alone learns."""
-    with jax.enable_x64(True):
-        rng = np.random.default_rng(0)
-        features = np.maximum(rng.normal(size=(5, 16)) @ rng.normal(size=(16, 8)) / 4, 0)
-        targets, original = jnp.asarray(rng.integers(2, size=5)), rng.normal(size=(8, 2))
-        term = preference.negative_preference(0.5)
+    rng = np.random.default_rng(0)
+    features = np.maximum(rng.normal(size=(5, 16)) @ rng.normal(size=(16, linear.FEATURES)) / 4, 0)
+    targets = rng.integers(linear.CLASSES, size=5)
+    models = rng.normal(size=(2, linear.FEATURES, linear.CLASSES))
 
-        def value(w):
-            said = [{"logits": jnp.asarray(features) @ x, "log_probs": None} for x in (w, original)]
-            own, other = (
-                {"log_probs": answers._label_log_probs(o, {"targets": targets})} for o in said
-            )
-            return term(None, own, {"targets": targets}, {"original": other}).mean()
-
-        w, step = rng.normal(size=(8, 2)), 1e-5
-        found = np.asarray(jax.grad(value)(jnp.asarray(w)))
-        for place in [(0, 0), (3, 1), (7, 0)]:
-            bump = np.zeros_like(w)
-            bump[place] = step
-            slope = (value(w + bump) - value(w - bump)) / (2 * step)
-            np.testing.assert_allclose(found[place], slope, rtol=1e-6, atol=1e-9)
-
-
-def test_under_ascent_a_classifiers_logit_falls_linearly_and_under_npo_as_a_logarithm():
-    """Of one example, with the margin as only parameter: `m' = -1` and `m' = -2 e^(beta m)`."""
-    from unlearnjax import tasks
-
-    task = tasks.classification(
-        tasks.Model(
-            lambda rng, batch: {"params": jnp.zeros(())},
-            lambda v, batch, rng, train: (
-                {"logits": batch["inputs"] * jnp.stack([v["params"], 0 * v["params"]])},
-                v,
-            ),
+    def value(w):
+        own, other = (
+            scipy.special.log_softmax(features @ x, axis=1)[np.arange(5), targets]
+            for x in (w, models[1])
         )
-    )
-    forget = {"inputs": jnp.ones((1, 1)), "targets": jnp.zeros(1, jnp.int32)}
+        return np.mean(2 / 0.5 * np.log1p(np.exp(0.5 * (own - other))))
+
+    with jax.enable_x64(True):
+        given, original = ({"params": {"w": jnp.asarray(w)}} for w in models)
+        forget = {"inputs": jnp.asarray(features), "targets": jnp.asarray(targets)}
+        method = unlearning.npo(SGD, beta=0.5, retain=None)
+        request = Request(forget, original=original)
+        found = np.asarray(toy.slope(method, request, given, linear.TASK)["w"])
+    for place in np.ndindex(*found.shape):
+        bump = np.zeros_like(found)
+        bump[place] = 1e-5
+        slope = (value(models[0] + bump) - value(models[0] - bump)) / 2e-5
+        np.testing.assert_allclose(found[place], slope, rtol=1e-6, atol=1e-9)
+
+
+def test_under_ascent_a_margin_falls_linearly_and_under_npo_as_a_logarithm(monkeypatch):
+    """Of one example, with its margin as only parameter: `m' -> -1` and `m' -> -4 e^m`."""
+
+    def apply(variables, batch, rng, train):
+        del rng, train
+        margin = variables["params"]
+        return {"logits": batch["inputs"] * jnp.stack([margin, jnp.zeros(())])}, variables
+
+    monkeypatch.undo()
+    task = tasks.classification(tasks.Model(None, apply))
+    request = Request({"inputs": jnp.ones((1, 1)), "targets": jnp.zeros(1, jnp.int32)})
+    options = {"retain": None, "num_steps": 400, "batch_size": 1}
 
     @jax.jit
-    def margins(start):
-        def after(method):
-            return method.update(jax.random.key(0), task, {"params": start}, (), Request(forget))[
-                0
-            ]["params"]
+    @jax.vmap
+    def margins(rate):
+        start = {"params": jnp.zeros(())}
+        methods = (unlearning.grad_diff, functools.partial(unlearning.npo, beta=1.0))
+        made = (method(optax.sgd(rate), **options) for method in methods)
+        return [m.update(jax.random.key(0), task, start, (), request)[0]["params"] for m in made]
 
-        options = {"retain": None, "batch_size": 1}
-        steps = (1000, 2000, 4000)
-        rate = optax.sgd(0.1)
-        return [
-            [after(unlearning.grad_diff(rate, num_steps=n, **options)) for n in steps],
-            [after(unlearning.npo(rate, beta=1.0, num_steps=n, **options)) for n in steps],
-        ]
-
-    ascent, npo = (-np.array(m, np.float64) for m in margins(jnp.zeros(())))
-    np.testing.assert_allclose(np.diff(ascent), [100, 200], rtol=0.01)
-    np.testing.assert_allclose(np.diff(npo), np.log([2, 2]), rtol=0.05)
+    rates = np.array([0.05, 0.1, 0.2])  # for times 20, 40, 80
+    ascent, npo = margins(jnp.asarray(rates, jnp.float32))
+    np.testing.assert_allclose(np.diff(ascent), [-20, -40], rtol=0.01)
+    expected = np.zeros(3)
+    for _ in range(400):
+        p = 1 / (1 + np.exp(-expected))
+        expected -= rates * 2 * p / (p + 0.5) * (1 - p)
+    np.testing.assert_allclose(npo, expected, rtol=1e-4)
+    np.testing.assert_allclose(np.diff(npo), -np.log([2, 2]), rtol=0.2)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +237,8 @@ def test_under_ascent_a_classifiers_logit_falls_linearly_and_under_npo_as_a_loga
         (lambda: unlearning.idk(SGD, num_steps=0), "num_steps must be >= 1"),
     ],
 )
-def test_bad_values_are_named_at_construction(call, message):
+def test_bad_values_are_named_at_construction(call, message, monkeypatch):
+    monkeypatch.undo()
     with pytest.raises(ValueError, match=message):
         call()
 

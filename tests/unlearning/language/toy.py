@@ -1,11 +1,14 @@
 """A language model small enough for every derivative: means of embeddings, one block, a head."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unlearnjax import tasks
-from unlearnjax.types import Request, Task
+from unlearnjax import tasks, training
+from unlearnjax.types import Request, Task, Unlearner
+from unlearnjax.unlearning import parts
 
 VOCABULARY, WIDTH, LENGTH = 7, 5, 6
 
@@ -71,7 +74,7 @@ def problem(num_forget=4, num_retain=6):
     rng = np.random.default_rng(0)
     forget, retain = answers(rng, num_forget), answers(rng, num_retain, 100)
     refusal = {f"refusal.{k}": v for k, v in answers(rng, num_forget).items() if k != "index"}
-    given, original = (init(jax.random.key(seed), {}) for seed in (0, 1))
+    given, original = (jax.jit(init)(jax.random.key(seed), {}) for seed in (0, 1))
     return Request({**forget, **refusal}, retain, original=original), given
 
 
@@ -88,25 +91,49 @@ def padded(data, width=3):
 
 
 def slope(method, request, given, task=TASK):
-    """The gradient that one full-batch step of a method built with `ONE_STEP` descends."""
-    updated, _ = method.update(jax.random.key(0), task, given, (), request)
-    return jax.tree.map(lambda a, b: a - b, given["params"], updated["params"])
+    """The gradient that one step of a method, built with `optax.sgd(1.0)`, descends."""
+
+    @jax.jit
+    def moved(given, request):
+        updated, _ = method.update(jax.random.key(0), task, given, (), request)
+        return jax.tree.map(lambda a, b: a - b, given["params"], updated["params"])
+
+    return moved(given, request)
 
 
-def pulled(name, given, data, cotangent, task=TASK):
+def whole_step(objective, tx, *, over, teachers, **options):
+    """In the place of `descend`, whose loop takes a second to compile: one step on all rows."""
+    assert set(options) <= {"num_steps", "batch_size", "cache_teachers"}
+    names = ("forget", "retain") if over == "paired" else (over,)
+
+    def update(rng, task, variables, memory, request):
+        rows = parts.join({name: getattr(request, name) for name in names})
+        frozen = {name: make(rng, task, variables, request) for name, make in teachers.items()}
+        step = training.make_step(objective(task, frozen), tx)
+        batch = {**rows, "weight": jnp.ones(len(rows["part"]))}
+        state, _ = step(training.init_state(variables, tx), batch, rng)
+        return state.variables, memory
+
+    return Unlearner(None, update, frozenset({*names, "inputs", "labels"}))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def pulled(name, given, data, cotangent):
     """The gradient of `sum cotangent * output`, a given weighting of an output's entries."""
 
     def output(params):
-        return task.apply({**given, "params": params}, data, None, False)[0][name]
+        return apply({**given, "params": params}, data, None, False)[0][name]
 
     value, pull = jax.vjp(output, given["params"])
     return pull(jnp.asarray(cotangent, value.dtype))[0]
 
 
-def said(given, data, task=TASK):
+_outputs = jax.jit(lambda given, data: apply(given, data, None, False)[0])
+
+
+def said(given, data):
     """Outputs of a model, in NumPy."""
-    outputs, _ = task.apply(given, data, None, False)
-    return {name: np.asarray(value, np.float64) for name, value in outputs.items()}
+    return {k: np.asarray(x, np.float64) for k, x in _outputs(given, data).items()}
 
 
 def viewed(data, view):
@@ -134,12 +161,8 @@ def logits(model, data):
 
 
 def added(*trees):
-    return jax.tree.map(lambda *leaves: sum(leaves), *trees)
+    return jax.tree.map(lambda *leaves: np.sum(leaves, axis=0), *trees)
 
 
 def scaled(factor, tree):
-    return jax.tree.map(lambda leaf: factor * leaf, tree)
-
-
-# Together with `optax.sgd(1.0)`.
-ONE_STEP = {"num_steps": 1, "batch_size": 100}
+    return jax.tree.map(lambda leaf: factor * np.asarray(leaf), tree)
