@@ -170,7 +170,9 @@ class Decoder(nn.Module):
         if config.tie_embeddings:
             head = table.embedding.T
         else:
-            head = self.param("head", nn.initializers.lecun_normal(), (config.width, config.vocab_size))
+            head = self.param(
+                "head", nn.initializers.lecun_normal(), (config.width, config.vocab_size)
+            )
         head = head.astype(hidden.dtype)
         return {"hidden": hidden, "head": head, "logits": logits(hidden, head), **made}
 
@@ -333,7 +335,9 @@ def _norm(config: DecoderConfig, dtype: Any, name: str) -> nn.Module:
     )
 
 
-def _dense(features: int, biased: bool, dtype: Any, name: str, depth: int | None = None) -> nn.Dense:
+def _dense(
+    features: int, biased: bool, dtype: Any, name: str, depth: int | None = None
+) -> nn.Dense:
     """A product; with `depth` one that is added to the stream, as one of two in each block."""
     scale = 1.0 if depth is None else 1 / (2 * depth)
     init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")

@@ -1,6 +1,5 @@
 """Language modelling: a decoder, the likelihood of answers, and what it says by itself."""
 
-import functools
 from collections.abc import Sequence
 
 import jax
