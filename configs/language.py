@@ -150,7 +150,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task_options.update(defaults["language"])
     if config.model.name == "decoder":
         config.model.options.update(models.default_options("decoder") | defaults["options"])
-    config.train.update({"optimizer": "adamw", "schedule": "warmup_cosine", **defaults["train"]})
+    train = {"optimizer": "adamw", "schedule": "warmup_cosine", "augment": False}
+    config.train.update({**train, **defaults["train"]})
     config.train.checkpoint_every = config.train.num_epochs
     config.rounding.num_perturbed = 0
     config.evaluate.update({"batch_size": 64, "num_retain": 200, "num_examples": 8})

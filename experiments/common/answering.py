@@ -11,7 +11,6 @@ from unlearnjax import checks, language, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.data import authors, text, tofu
 from unlearnjax.language import tokens
-from unlearnjax.tasks import language_modelling
 from unlearnjax.training.fit import Training
 from unlearnjax.types import Task
 
@@ -169,6 +168,8 @@ def split(train: dict, held_out: dict, fraction: float, rng: np.random.Generator
 
 def task(model: tasks.Model, config: ConfigDict, dataset: data_lib.Dataset) -> Task:
     """Answers are learned, generated as long as the longest one that is known."""
+    if config.train.augment:
+        raise ValueError("train.augment must be False: text is not cropped or mirrored")
     longest = config.task_options.max_new_tokens
     if longest is None:
         longest = int(max(part["answer"].sum(1).max() for part in (dataset.train, dataset.test)))
@@ -183,10 +184,9 @@ def task(model: tasks.Model, config: ConfigDict, dataset: data_lib.Dataset) -> T
 def recipe(config: ConfigDict, tx: Training) -> Training:
     """Trains on the tokens that `config.task_options.over` names, of questions too or not."""
     over = config.task_options.over
-    checks.one_of(**{"task_options.over": (over, language_modelling.OVER)})
-    if over == "answer":
-        return tx
     everything = tasks.language_modelling(tasks.Model(None, None), over=over)
+    if over == "answer":  # the task's own
+        return tx
     return lambda task: training.recipe(task._replace(loss=everything.loss), tx)
 
 
