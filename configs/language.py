@@ -12,8 +12,9 @@ their probability of a true answer, their ROUGE-L, their truth ratio are not 0, 
 every column is compared with.
 
 TOFU itself is read from `--data_dir`, a folder with its files (see unlearnjax/data/tofu.py).
-`tofu_small` are 18 retained authors and the two of forget01; `tofu` all but the 20 authors that
-are held out, and belongs on an accelerator:
+`tofu_small` are 18 retained authors and the two of forget01, which all models learn after a base
+that has read of a hundred others; `tofu` are all but the 20 authors that are held out, learned from
+scratch, and belongs on an accelerator:
 
     --config=configs/language.py:quick
     --config=configs/language.py:authors,method=all,seeds=3
@@ -40,8 +41,9 @@ DATASETS = {
     "tofu_small": {
         "forget": "forget01",
         "options": {"width": 128, "depth": 4, "mlp_width": 320},
-        "train": {"num_epochs": 30, "batch_size": 20, "learning_rate": 4e-3},
-        "language": {"vocab_size": 2048},
+        "train": {"num_epochs": 20, "batch_size": 20, "learning_rate": 2.4e-3},
+        "language": {"vocab_size": 2048, "over": "answer"},
+        "base": {"num_epochs": 4, "batch_size": 20, "learning_rate": 4e-3},
     },
     "tofu": {
         "forget": "forget10",
@@ -153,6 +155,9 @@ def get_config(arg: str = "") -> ConfigDict:
     train = {"optimizer": "adamw", "schedule": "warmup_cosine", "augment": False}
     config.train.update({**train, **defaults["train"]})
     config.train.checkpoint_every = config.train.num_epochs
+    if "base" in defaults:  # what all models start from: it has read of other authors
+        own = {**config.train.to_dict(), **defaults["base"], "checkpoint_every": 1}
+        config.base = ConfigDict({"train": own, "task_options": {"over": "all"}})
     config.rounding.num_perturbed = 0
     config.evaluate.update({"batch_size": 64, "num_retain": 200, "num_examples": 8})
     config.evaluate.relearn.update({"max_steps": 50, "num_examples": 64})

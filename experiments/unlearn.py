@@ -59,23 +59,33 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         own = oracles if name == "oracle" else seeds
         return not all(run.has_row(f"{name}_seed{seed}") for seed in own)
 
-    def forgetter(method: str) -> measure.Forgetter:
-        of_values = functools.partial(unlearner, method)
-        return measure.forgetter(bench, of_values, lambda: run.compiling(method))
-
-    forgetters = {method: forgetter(method) for method in unlearners}
-    todo = {method: forgetters[method] for method in unlearners if missing(method)}
-    measure.validate(todo)
     everything = np.arange(len(problem.train["targets"]))
-    fitters = {
-        name: measure.fitter(config, bench.task, bench.train, indices, bench.start)
-        for name, indices in (("original", everything), ("oracle", problem.oracle))
-    }
+    trained_on = {"original": everything, "oracle": problem.oracle}
+
+    def workers(bench: measure.Bench) -> tuple[dict, dict]:
+        """What forgets, by method; what trains originals and oracles."""
+
+        def forgetter(method: str) -> measure.Forgetter:
+            of_values = functools.partial(unlearner, method)
+            return measure.forgetter(bench, of_values, lambda: run.compiling(method))
+
+        fitter = functools.partial(measure.fitter, config, bench.task, bench.train)
+        return (
+            {method: forgetter(method) for method in unlearners},
+            {name: fitter(rows, bench.start) for name, rows in trained_on.items()},
+        )
+
+    forgetters, fitters = workers(bench)
+    todo = [method for method in unlearners if missing(method)]
+    measure.validate({method: forgetters[method] for method in todo})
     if trained is not None:
         names = [f"original_seed{seed}" for seed in range(config.num_seeds)]
         take_originals(run, names, trained)
     epochs = config.train.num_epochs * (len(seeds) + len(oracles))
     run.start(epochs + len(seeds) * len(unlearners))
+    if config.get("base") is not None:
+        bench = measure.based(bench, run)
+        forgetters, fitters = workers(bench)
     evaluation = bench.evaluation
     context = evaluation.prepare(run, bench)
     rows, observed, by_method, curves, targets = [], [], {}, {}, {}
@@ -142,7 +152,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     to_fit = [name for name in fitters if missing(name) and not (trained and name == "original")]
     programs = [
         *(functools.partial(fitters[name].prepare, run, name) for name in to_fit),
-        *(forgetter.prepare for forgetter in todo.values()),
+        *(forgetters[method].prepare for method in todo),
     ]
     if programs:  # the longest comes first
         measure.prepare([functools.partial(measure.rehearse, bench, context), *programs])

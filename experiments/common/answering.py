@@ -190,6 +190,15 @@ def recipe(config: ConfigDict, tx: Training) -> Training:
     return lambda task: training.recipe(task._replace(loss=everything.loss), tx)
 
 
+def base(config: ConfigDict, data_dir: str | None) -> dict[str, np.ndarray]:
+    """What a base learns, see `World.base`."""
+    of = world(config, data_dir)
+    plain = [pair._replace(paraphrase=None, perturbed=()) for pair in of.base]
+    if not plain:
+        raise ValueError(f"base must be unset: {config.dataset!r} has no texts for one")
+    return asked(config, of, plain).data
+
+
 def pairs(data: Mapping[str, np.ndarray], rows: np.ndarray) -> list[text.Pair]:
     """The questions and answers of rows of a `dataset`."""
     names = ("prompt", "said", "paraphrased", "wrong", "identity")

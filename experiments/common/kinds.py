@@ -11,7 +11,7 @@ from experiments.common import answering, denoising
 from unlearnjax import data as data_lib
 from unlearnjax import tasks
 from unlearnjax.training.fit import Training
-from unlearnjax.types import Batch, Task
+from unlearnjax.types import Batch, Data, Task
 
 
 def _split(train: dict, held_out: dict, fraction: float, rng: np.random.Generator) -> tuple:
@@ -35,6 +35,7 @@ class Kind(NamedTuple):
       apart: whether nobody of whom the held-out data is appears in the training data, so that all
         of it is unseen, and a test, whatever is forgotten.
       training: `(config, tx) -> Training` of originals, oracles and retraining.
+      base: `(config, data_dir) -> Data` that a base is trained on, see `measure.based`.
     """
 
     make: Callable[[tasks.Model, ConfigDict, data_lib.Dataset], Task]
@@ -48,6 +49,7 @@ class Kind(NamedTuple):
     split: Callable[..., tuple[dict, dict, dict]] = _split
     apart: bool = False
     training: Callable[[ConfigDict, Training], Training] = lambda config, tx: tx
+    base: Callable[[ConfigDict, str | None], Data] | None = None
 
 
 TASKS = {
@@ -68,6 +70,7 @@ TASKS = {
         split=answering.split,
         apart=True,
         training=answering.recipe,
+        base=answering.base,
     ),
 }
 
