@@ -15,6 +15,7 @@ from flax import nnx
 from unlearnjax import checks, importing
 from unlearnjax.models import layers
 from unlearnjax.models.convnet import ConvNet
+from unlearnjax.models.decoder import Decoder, DecoderConfig, RopeScaling
 from unlearnjax.models.dit import DiT
 from unlearnjax.models.mlp import MLP
 from unlearnjax.models.resnet import ResNet
@@ -134,8 +135,11 @@ __all__ = [
     "MLP",
     "VAE",
     "ConvNet",
+    "Decoder",
+    "DecoderConfig",
     "DiT",
     "ResNet",
+    "RopeScaling",
     "UNet",
     "ViT",
     "by_name",
