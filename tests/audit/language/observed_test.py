@@ -13,25 +13,36 @@ DATA = REQUEST.forget
 
 
 def test_what_is_observed_is_what_outputs_say():
-    observe = lambda size, share: jax.jit(
-        lambda v, d: language.observed(toy.TASK, v, d, batch_size=size, share=share)
-    )(GIVEN, DATA)
-    found, apart = observe(32, 0.5), observe(2, 0.5)
-    outputs, _ = toy.TASK.apply(GIVEN, DATA, None, False)
-    answer, correct = DATA["answer"], outputs["logits"].argmax(-1) == DATA["targets"]
-    values = language.standardised(outputs["logits"], DATA["targets"])
-    expected = {
-        "loss": toy.loss(outputs, DATA),
-        "probability": jnp.exp(-toy.loss(outputs, DATA)),
-        "min_k": language.min_k(outputs["log_probs"], answer, 0.5),
-        "min_k_plus_plus": language.min_k(values, answer, 0.5),
-        "exact_memorisation": language.exact_memorisation(correct, answer),
-        "extraction_strength": language.extraction_strength(correct, answer),
-    }
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-5)
-        np.testing.assert_allclose(apart[name], value, rtol=1e-5)
+    @jax.jit
+    def values(variables, data):
+        found = [
+            language.observed(toy.TASK, variables, data, batch_size=n, share=0.5) for n in (9, 2)
+        ]
+        outputs, _ = toy.TASK.apply(variables, data, None, False)
+        answer, correct = data["answer"], outputs["logits"].argmax(-1) == data["targets"]
+        surprise = language.standardised(outputs["logits"], data["targets"])
+        expected = {
+            "loss": toy.loss(outputs, data),
+            "probability": jnp.exp(-toy.loss(outputs, data)),
+            "min_k": language.min_k(outputs["log_probs"], answer, 0.5),
+            "min_k_plus_plus": language.min_k(surprise, answer, 0.5),
+            "exact_memorisation": language.exact_memorisation(correct, answer),
+            "extraction_strength": language.extraction_strength(correct, answer),
+        }
+        return expected, found
+
+    expected, found = values(GIVEN, DATA)
+    for seen in found:
+        assert seen.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(seen[name], value, rtol=1e-5)
+
+
+def test_shares_and_batches_have_defaults():
+    run = lambda **options: language.observed(toy.TASK, GIVEN, DATA, **options)["min_k"]
+    found = jax.jit(lambda: [run(), run(share=0.2, batch_size=3), run(share=0.9)])()
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    assert not np.allclose(found[0], found[2])
 
 
 def test_a_task_without_logits_is_observed_as_far_as_it_goes():
@@ -39,7 +50,8 @@ def test_a_task_without_logits_is_observed_as_far_as_it_goes():
         outputs, variables = toy.apply(*args)
         return {"log_probs": outputs["log_probs"]}, variables
 
-    found = language.observed(toy.TASK._replace(apply=apply), GIVEN, DATA)
+    task = toy.TASK._replace(apply=apply)
+    found = jax.eval_shape(lambda v: language.observed(task, v, DATA), GIVEN)
     assert sorted(found) == ["loss", "min_k", "probability"]
 
 
@@ -56,14 +68,17 @@ def test_losses_of_several_answers_to_each_question():
         return toy.apply(variables, batch, rng, train)
 
     task = toy.TASK._replace(apply=apply)
-    found = language.losses(task, GIVEN, data, "perturbed", batch_size=4)
-    alone = jax.jit(lambda d: toy.loss(toy.apply(GIVEN, d, None, False)[0], d))
-    expected = np.stack([alone(s) for s in sets], axis=1)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert set(map(tuple, seen)) == {("answer", "index", "inputs", "targets")}
-    np.testing.assert_allclose(language.losses(task, GIVEN, data), alone(DATA), rtol=1e-5)
-    refused = language.losses(task, GIVEN, data, "refusal")
-    np.testing.assert_allclose(refused, alone(toy.viewed(DATA, "refusal")), rtol=1e-5)
+    views = ("perturbed", None, "refusal")
+    found = jax.jit(lambda v: [language.losses(task, v, data, x, batch_size=4) for x in views])(
+        GIVEN
+    )
+    assert set(map(tuple, seen)) == {("answer", "index", "inputs", "targets", "weight")}
+    alone = lambda rows: (
+        -(toy.said(GIVEN, rows)["log_probs"] * rows["answer"]).sum(-1) / np.sum(rows["answer"], -1)
+    )
+    np.testing.assert_allclose(found[0], np.stack([alone(s) for s in sets], axis=1), rtol=1e-5)
+    np.testing.assert_allclose(found[1], alone(DATA), rtol=1e-5)
+    np.testing.assert_allclose(found[2], alone(toy.viewed(DATA, "refusal")), rtol=1e-5)
 
 
 def test_a_missing_view_is_named():

@@ -14,27 +14,34 @@ ANSWER = (np.arange(14) >= 2) & (np.arange(14) < 2 + LENGTHS[:, None])
 LOG_PROBS = np.log(RNG.uniform(size=ANSWER.shape))
 
 
+probability = jax.jit(language.probability)
+exact_memorisation = jax.jit(language.exact_memorisation)
+extraction_strength = jax.jit(language.extraction_strength)
+min_k = jax.jit(language.min_k, static_argnums=2)
+standardised = jax.jit(language.standardised)
+
+
 def answers(values):
     """Those of the answers' tokens, row by row."""
     return [row[spoken] for row, spoken in zip(values, ANSWER, strict=True)]
 
 
 def test_probability_is_the_geometric_mean_over_the_answer():
-    found = jax.jit(language.probability)(LOG_PROBS, ANSWER)
+    found = probability(LOG_PROBS, ANSWER)
     expected = [np.prod(np.exp(x)) ** (1 / len(x)) for x in answers(LOG_PROBS)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_what_is_masked_may_be_impossible():
     log_probs = np.where(ANSWER, LOG_PROBS, -np.inf)
-    for function in (language.probability, language.min_k):
+    for function in (probability, min_k):
         expected = function(LOG_PROBS, ANSWER)
         np.testing.assert_array_equal(function(log_probs, ANSWER), expected)
 
 
 def test_exact_memorisation_is_the_share_of_right_tokens():
     correct = RNG.integers(2, size=ANSWER.shape).astype(bool)
-    found = jax.jit(language.exact_memorisation)(correct, ANSWER)
+    found = exact_memorisation(correct, ANSWER)
     np.testing.assert_allclose(found, [x.mean() for x in answers(correct)], rtol=1e-6)
 
 
@@ -46,11 +53,11 @@ def test_extraction_strength_is_brute_force_over_prefixes():
 
     for share in (0.3, 0.8, 1.0):
         correct = RNG.uniform(size=ANSWER.shape) < share
-        found = jax.jit(language.extraction_strength)(correct, ANSWER)
+        found = extraction_strength(correct, ANSWER)
         np.testing.assert_allclose(found, [brute_force(x) for x in answers(correct)], rtol=1e-6)
     # Only the last counted token: 0 where it is wrong, whatever the end is.
     wrong = ~(np.arange(14) == 2 + LENGTHS[:, None] - 2)
-    np.testing.assert_array_equal(language.extraction_strength(wrong, ANSWER), 0)
+    np.testing.assert_array_equal(extraction_strength(wrong, ANSWER), 0)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.3, 0.4, 0.5, 1.0])
@@ -59,30 +66,28 @@ def test_min_k_is_the_mean_of_the_lowest_by_sorting(share):
         size = max(1, int(np.floor(round(share * len(values), 9))))
         return np.mean(sorted(values)[:size])
 
-    found = jax.jit(language.min_k, static_argnums=2)(LOG_PROBS, ANSWER, share)
+    found = min_k(LOG_PROBS, ANSWER, share)
     np.testing.assert_allclose(found, [lowest(x) for x in answers(LOG_PROBS)], rtol=1e-5)
 
 
 def test_a_share_is_of_the_number_that_it_looks_like():
-    """0.29 * 100 is below 29 in float64: three tenths of ten are three all the same."""
+    """0.29 * 100 is below 29 in float64."""
     values = -np.arange(100.0)[None]
-    found = float(language.min_k(values, np.ones((1, 100)), 0.29)[0])
+    found = float(min_k(values, np.ones((1, 100)), 0.29)[0])
     assert found == -np.arange(71, 100).mean()
 
 
-def test_default_shares_and_lengths_of_nothing():
-    expected = language.min_k(LOG_PROBS, ANSWER, 0.2)
-    np.testing.assert_array_equal(language.min_k(LOG_PROBS, ANSWER), expected)
-    nothing = np.zeros((1, 3))
-    assert np.isnan(language.min_k(nothing - 1, nothing)[0])
-    assert np.isnan(language.probability(nothing - 1, nothing)[0])
-    assert language.extraction_strength(nothing, nothing)[0] == 0
+def test_default_share_and_answers_of_nothing():
+    np.testing.assert_array_equal(min_k(LOG_PROBS, ANSWER), min_k(LOG_PROBS, ANSWER, 0.2))
+    nothing = np.zeros_like(ANSWER)
+    assert np.isnan(min_k(LOG_PROBS, nothing)).all()
+    assert np.isnan(probability(LOG_PROBS, nothing)).all()
+    np.testing.assert_array_equal(extraction_strength(ANSWER, nothing), 0)
 
 
 def test_standardised_log_probabilities_have_mean_0_and_variance_1_under_the_model():
     logits = 3 * RNG.normal(size=(2, 4, 9))
-    standard = jax.jit(language.standardised)
-    every = np.stack([standard(logits, np.full((2, 4), token)) for token in range(9)], -1)
+    every = np.stack([standardised(logits, np.full((2, 4), token)) for token in range(9)], -1)
     p = scipy.special.softmax(logits, axis=-1)
     np.testing.assert_allclose((p * every).sum(-1), 0, atol=1e-5)
     np.testing.assert_allclose((p * every**2).sum(-1), 1, rtol=1e-5)
@@ -93,21 +98,19 @@ def test_standardised_log_probabilities_have_mean_0_and_variance_1_under_the_mod
 
 
 def test_certain_and_uniform_and_impossible_tokens_have_finite_scores():
-    logits = np.array([[[0.0, 0, 0], [100, 0, 0], [1, 1, -np.inf]]])
-    found = language.standardised(logits, np.array([[0, 0, 1]]))
-    np.testing.assert_allclose(found, [[0, 0, 0]], atol=1e-3)
-    # A surprise of a model that is all but sure: 10 nats by the least deviation, 0.001.
-    far = float(language.standardised(np.array([[[50.0, 0, 0]]]), np.array([[1]]))[0, 0])
-    np.testing.assert_allclose(far, -50 / 1e-3, rtol=1e-4)
+    logits = np.array([[[0.0, 0, 0], [100, 0, 0], [1, 1, -np.inf], [50, 0, 0]]])
+    found = standardised(logits, np.array([[0, 0, 1, 1]]))
+    # The last is a surprise of a model that is all but sure: by the least deviation, 0.001.
+    np.testing.assert_allclose(found, [[0, 0, 0, -50 / 1e-3]], rtol=1e-4, atol=1e-3)
 
 
 def test_short_floats_are_widened():
-    low = jnp.full((1, 300), -1.0, jnp.bfloat16)
-    one = np.ones((1, 300))
-    for function in (language.probability, language.min_k):
-        assert function(low, one).dtype == jnp.float32
-    np.testing.assert_allclose(language.probability(low, one), np.exp(-1), rtol=1e-6)
-    assert language.standardised(jnp.zeros((1, 2, 3), jnp.bfloat16), np.zeros((1, 2), int)).dtype
+    low, one = jnp.full((1, 300), -1.0, jnp.bfloat16), np.ones((1, 300))
+    np.testing.assert_allclose(probability(low, one), np.exp(-1), rtol=1e-6)
+    assert min_k(low, one, 1.0).tolist() == [-1.0]
+    logits = jax.ShapeDtypeStruct((1, 2, 3), jnp.bfloat16)
+    targets = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    assert jax.eval_shape(language.standardised, logits, targets).dtype == jnp.float32
 
 
 @pytest.mark.parametrize(

@@ -28,17 +28,17 @@ def test_what_is_reported():
     log_ratios = language.log_truth_ratio(TRUE, FALSE)
     ratios = np.exp(log_ratios)
     expected = np.mean(np.minimum(ratios, 1 / ratios))
-    np.testing.assert_allclose(language.undecided(log_ratios), expected, rtol=1e-12)
+    np.testing.assert_allclose(language.forget_truth(log_ratios), expected, rtol=1e-12)
     expected = np.mean(np.maximum(0, 1 - ratios))
-    np.testing.assert_allclose(language.truth(log_ratios), expected, rtol=1e-12)
+    np.testing.assert_allclose(language.retain_truth(log_ratios), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("mean", ["geometric", "arithmetic"])
 def test_a_collapsed_model_has_the_ratio_that_it_has(mean):
     found = language.log_truth_ratio(TRUE + 5000, FALSE + 5000, mean)
     np.testing.assert_allclose(found, language.log_truth_ratio(TRUE, FALSE, mean), atol=1e-10)
-    assert language.undecided([9000.0, -9000.0]) == 0
-    assert language.truth([9000.0, -9000.0]) == 0.5
+    assert language.forget_truth([9000.0, -9000.0]) == 0
+    assert language.retain_truth([9000.0, -9000.0]) == 0.5
 
 
 def test_forget_quality_is_the_test_of_scipy_on_ratios_or_their_logs():
@@ -99,8 +99,8 @@ def test_models_that_do_not_differ_pass():
         (lambda: language.log_truth_ratio(FALSE, FALSE), "of the same questions"),
         (lambda: language.log_truth_ratio(TRUE, FALSE[:, :0]), "of the same questions"),
         (lambda: language.log_truth_ratio(TRUE * np.nan, FALSE), "true_losses must be finite"),
-        (lambda: language.undecided([]), "log_ratios must be"),
-        (lambda: language.truth([np.inf]), "log_ratios must be finite"),
+        (lambda: language.forget_truth([]), "log_ratios must be"),
+        (lambda: language.retain_truth([np.inf]), "log_ratios must be finite"),
         (lambda: language.forget_quality([1.0], []), "oracle must be"),
         (
             lambda: language.calibrated_forget_quality(TRUE, FALSE.T[:1]),

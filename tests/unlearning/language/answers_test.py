@@ -65,7 +65,7 @@ def test_sums_of_short_floats_are_wide():
     assert found.dtype == jnp.float32 and float(found[0]) == -300.0
 
 
-@pytest.mark.parametrize("name", ["npo", "simnpo", "dpo", "wga", "undial", "ce_u"])
+@pytest.mark.parametrize("name", ["dpo", "undial"])
 def test_padding_changes_nothing(name, monkeypatch):
     """Nor what it is filled with."""
     monkeypatch.setattr(answers, "descend", toy.whole_step)
@@ -100,11 +100,11 @@ def test_the_original_is_asked_once_about_the_forget_set_and_never_in_the_loop()
 
 
 def test_without_an_original_the_given_model_is_the_original(monkeypatch):
+    """At which NPO is ascent."""
     monkeypatch.setattr(answers, "descend", toy.whole_step)
-    method = unlearning.npo(SGD, retain=None)
-    ascent = unlearning.grad_diff(SGD, retain=None, per="sequence")
-    request = REQUEST._replace(original=None)
-    found, expected = (toy.slope(m, request, GIVEN) for m in (method, ascent))
+    found = toy.slope(unlearning.npo(SGD, retain=None), REQUEST._replace(original=None), GIVEN)
+    answer = np.asarray(REQUEST.forget["answer"])
+    expected = toy.pulled("log_probs", GIVEN, REQUEST.forget, answer / len(answer))
     problems.assert_trees_close(found, expected, 1e-5)
 
 
@@ -123,21 +123,15 @@ def test_what_has_no_answers_is_refused(column):
     )
     method = unlearning.npo(SGD, retain=None)
     with pytest.raises(ValueError, match=message):
-        method.update(jax.random.key(0), task, given, (), request._replace(forget=data))
+        toy.slope(method, request._replace(forget=data), given, task)
 
 
-def test_parameters_keep_their_types():
+@pytest.mark.parametrize("name", ["dpo", "satimp", "ce_u", "rmu", "task_vector"])
+def test_parameters_keep_their_types(name):
     low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), GIVEN)
-    methods = {
-        name: getattr(unlearning, name)(optax.adam(1e-3), **ONE_STEP)
-        for name in ("npo", "simnpo", "dpo", "idk", "grad_diff", "wga", "satimp", "undial", "ce_u")
-    }
-    methods["rmu"] = unlearning.rmu(optax.adam(1e-3), layer="block_0", where=["block_0.down"])
-    methods["task_vector"] = unlearning.task_vector(optax.adam(1e-3))
+    options = {"layer": "block_0", "where": ["block_0.down"]} if name == "rmu" else {}
+    method = getattr(unlearning, name)(optax.adam(1e-3), batch_size=4, **options)
     request = REQUEST._replace(original=None)
-    for method in methods.values():
-        update = lambda v, m=method: m.update(jax.random.key(0), toy.TASK, v, (), request)[0]
-        found = jax.eval_shape(update, low)
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(
-            lambda x: (x.shape, x.dtype), low
-        )
+    update = lambda v: method.update(jax.random.key(0), toy.TASK, v, (), request)[0]
+    kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert kinds(jax.eval_shape(update, low)) == kinds(low)

@@ -22,7 +22,6 @@ def one_step_on_all_rows(monkeypatch):
 
 CASES = {
     "grad_diff": (unlearning.grad_diff, {}, lambda p: 1, 1.0),
-    "ga": (unlearning.grad_diff, {"retain_weight": 0.0}, lambda p: 1, 0.0),
     "ga_kl": (unlearning.grad_diff, {"retain": "kl", "retain_weight": 0.3}, lambda p: 1, 0.3),
     "of_sums": (
         unlearning.grad_diff,

@@ -1,6 +1,5 @@
 """UNDIAL and CE-U against the closed form of the gradient of a cross-entropy, in the logits."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -32,37 +31,41 @@ def descent(target, spoken):
     return toy.pulled("logits", GIVEN, REQUEST.forget, error * share[..., None])
 
 
-@pytest.mark.parametrize("options, beta", [({}, 10.0), ({"beta": 0.5}, 0.5)])
-def test_undial_lowers_the_originals_logit_of_the_true_token(options, beta):
+def added(method, alone, retain_weight):
+    """Both gradients of a method, with the retain term that it takes."""
+    parts = {"forget", "retain"} if retain_weight else {"forget"}
+    assert method.needs == parts | {"inputs", "labels"}
+    if not retain_weight:
+        return alone, toy.slope(method, REQUEST._replace(retain=None), GIVEN)
+    kept = toy.scaled(retain_weight, toy.nll_slope(GIVEN, REQUEST.retain))
+    return toy.added(alone, kept), toy.slope(method, REQUEST, GIVEN)
+
+
+@pytest.mark.parametrize(
+    "options, beta, retain_weight",
+    [({}, 10.0, 0), ({"beta": 0.5, "retain": "nll", "retain_weight": 0.3}, 0.5, 0.3)],
+)
+def test_undial_lowers_the_originals_logit_of_the_true_token(options, beta, retain_weight):
     method = unlearning.undial(SGD, **options)
-    assert method.needs == {"forget", "inputs", "labels"}
     lowered = toy.logits(REQUEST.original, REQUEST.forget) - beta * TRUE
-    expected = descent(scipy.special.softmax(lowered, axis=-1), ANSWER)
-    found = toy.slope(method, REQUEST._replace(retain=None), GIVEN)
-    problems.assert_trees_close(found, expected, 1e-5)
+    alone = descent(scipy.special.softmax(lowered, axis=-1), ANSWER)
+    problems.assert_trees_close(*added(method, alone, retain_weight), 1e-5)
 
 
-@pytest.mark.parametrize("options, spare", [({}, 1), ({"spare": 0}, 0), ({"spare": 2}, 2)])
-def test_ce_u_strikes_the_true_token_out_of_what_the_model_says(options, spare):
+@pytest.mark.parametrize(
+    "options, spare, retain_weight",
+    [({}, 1, 0), ({"spare": 0, "retain": "nll"}, 0, 1.0), ({"spare": 2}, 2, 0)],
+)
+def test_ce_u_strikes_the_true_token_out_of_what_the_model_says(options, spare, retain_weight):
     method = unlearning.ce_u(SGD, **options)
-    assert method.needs == {"forget", "inputs", "labels"}
     spoken = np.array(
         [[v and row[: i + 1].sum() > spare for i, v in enumerate(row)] for row in ANSWER]
     )
     assert (spoken.sum(-1) == np.maximum(ANSWER.sum(-1) - spare, 0)).all()
     probs = np.exp(toy.logits(GIVEN, REQUEST.forget)) * (1 - TRUE)
-    expected = descent(probs / probs.sum(-1, keepdims=True), spoken.astype(float))
-    found = toy.slope(method, REQUEST._replace(retain=None), GIVEN)
-    problems.assert_trees_close(found, expected, 1e-4)  # differences of like probabilities
-
-
-@pytest.mark.parametrize("name", ["undial", "ce_u"])
-def test_either_takes_a_retain_term(name):
-    build = getattr(unlearning, name)
-    alone = toy.slope(build(SGD), REQUEST, GIVEN)
-    method = build(SGD, retain="nll", retain_weight=0.5)
-    expected = toy.added(alone, toy.scaled(0.5, toy.nll_slope(GIVEN, REQUEST.retain)))
-    problems.assert_trees_close(toy.slope(method, REQUEST, GIVEN), expected, 1e-5)
+    alone = descent(probs / probs.sum(-1, keepdims=True), spoken.astype(float))
+    # Differences of like probabilities.
+    problems.assert_trees_close(*added(method, alone, retain_weight), 1e-4)
 
 
 @pytest.mark.parametrize("name, options", [("undial", {"beta": 2.0}), ("ce_u", {"spare": 0})])
@@ -84,7 +87,7 @@ def test_an_image_classifiers_answer_is_its_label(name, options):
 def test_a_label_cannot_be_spared():
     request, given, _ = linear.problem()
     with pytest.raises(ValueError, match="spare must be 0 where an answer is one label, got 1"):
-        unlearning.ce_u(SGD).update(jax.random.key(0), linear.TASK, given, (), request)
+        toy.slope(unlearning.ce_u(SGD), request, given, linear.TASK)
 
 
 def test_a_task_without_logits_is_refused():
@@ -94,7 +97,7 @@ def test_a_task_without_logits_is_refused():
 
     task = toy.TASK._replace(apply=apply)
     with pytest.raises(ValueError, match="the model must return 'logits'"):
-        unlearning.ce_u(SGD).update(jax.random.key(0), task, GIVEN, (), Request(REQUEST.forget))
+        toy.slope(unlearning.ce_u(SGD), Request(REQUEST.forget), GIVEN, task)
 
 
 @pytest.mark.parametrize(

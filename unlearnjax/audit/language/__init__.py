@@ -19,9 +19,9 @@ from unlearnjax.audit.language.truth import (
     Calibrated,
     calibrated_forget_quality,
     forget_quality,
+    forget_truth,
     log_truth_ratio,
-    truth,
-    undecided,
+    retain_truth,
 )
 from unlearnjax.audit.language.utility import (
     choice_accuracy,
@@ -39,6 +39,7 @@ __all__ = [
     "exact_memorisation",
     "extraction_strength",
     "forget_quality",
+    "forget_truth",
     "log_truth_ratio",
     "longest_common_subsequence",
     "loss_by_zlib",
@@ -48,10 +49,9 @@ __all__ = [
     "observed",
     "privleak",
     "probability",
+    "retain_truth",
     "retain_utility",
     "rouge_l",
     "standardised",
-    "truth",
-    "undecided",
     "zlib_bytes",
 ]

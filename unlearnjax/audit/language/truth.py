@@ -43,7 +43,7 @@ def log_truth_ratio(
     return true + np.logaddexp.reduce(-false, axis=1) - np.log(false.shape[1])
 
 
-def undecided(log_ratios: np.ndarray) -> float:
+def forget_truth(log_ratios: np.ndarray) -> float:
     """`mean min(R, 1 / R)`, the truth ratio of a forget set: 1 where the model cannot tell.
 
     In (0, 1]. Value of a perfect unlearner: the oracle's, 0.67 for Llama-2-7b on TOFU.
@@ -52,14 +52,14 @@ def undecided(log_ratios: np.ndarray) -> float:
       log_ratios: `[N]` of `log_truth_ratio`.
 
     Examples:
-      >>> undecided(np.log([2.0, 0.5, 1.0]))
+      >>> forget_truth(np.log([2.0, 0.5, 1.0]))
       0.6666666666666666
     """
     (log_ratios,) = inputs.scores(log_ratios=log_ratios)
     return float(np.exp(-np.abs(log_ratios)).mean())
 
 
-def truth(log_ratios: np.ndarray) -> float:
+def retain_truth(log_ratios: np.ndarray) -> float:
     """`mean max(0, 1 - R)`, the truth ratio of what is retained: 1 where wrong answers are out.
 
     In [0, 1). Value of a perfect unlearner: the oracle's.
@@ -68,7 +68,7 @@ def truth(log_ratios: np.ndarray) -> float:
       log_ratios: `[N]` of `log_truth_ratio`.
 
     Examples:
-      >>> round(truth(np.log([2.0, 0.5])), 2)
+      >>> round(retain_truth(np.log([2.0, 0.5])), 2)
       0.25
     """
     (log_ratios,) = inputs.scores(log_ratios=log_ratios)

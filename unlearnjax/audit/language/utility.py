@@ -74,7 +74,7 @@ def retain_utility(probability: float, rouge: float, truth_ratio: float) -> floa
     Args:
       probability: mean of `probability`.
       rouge: mean recall of `rouge_l`.
-      truth_ratio: `truth`.
+      truth_ratio: `retain_truth`.
 
     Raises:
       ValueError: for a number out of range.

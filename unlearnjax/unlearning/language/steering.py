@@ -32,8 +32,8 @@ def rmu(
     """RMU: hidden states of the forget set are steered to one direction, all others held.
 
     Of the states h `[T, D]` that a layer returns, minimises the mean over tokens of
-    `|h_t - c u|^2 / D` on the forget set, plus `retain_weight` times that of `|h_t - h_0t|^2 / D` on
-    the retain set, h_0 the original's. u is uniform in [0, 1)^D, normalised, and drawn once per
+    `|h_t - c u|^2 / D` on the forget set, plus `retain_weight` times that of `|h_t - h_0t|^2 / D`
+    on the retain set, h_0 the original's. u is uniform in [0, 1)^D, normalised, and drawn once per
     request. The student is in evaluation mode.
 
     The authors' code averages over padding, too, and sees one topic per step, each with its own u;
