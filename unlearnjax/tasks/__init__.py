@@ -15,6 +15,7 @@ from unlearnjax.tasks.diffusion import diffusion
 from unlearnjax.tasks.draws import augmented, drawn, expected, keyed
 from unlearnjax.tasks.generation import generate
 from unlearnjax.tasks.hooks import capture, edit, tap, with_features
+from unlearnjax.tasks.language_modelling import language_modelling, over_answer
 from unlearnjax.tasks.layers import layer_names
 from unlearnjax.tasks.lora import lora
 from unlearnjax.tasks.regression import regression
@@ -38,12 +39,14 @@ __all__ = [
     "from_nnx",
     "generate",
     "keyed",
+    "language_modelling",
     "layer_names",
     "logits",
     "lora",
     "margin",
     "merged",
     "num_classes",
+    "over_answer",
     "regression",
     "split",
     "tap",
