@@ -129,7 +129,8 @@ def get_config(arg: str = "") -> ConfigDict:
         forget=defaults["forget"],
         seeds="1" if quick else "3",
     )
-    config = unlearn.get_config(arg, methods=METHODS, chosen=QUICK if quick else CHOSEN)
+    chosen = QUICK if quick else CHOSEN
+    config = unlearn.get_config(arg, dataset=name, methods=METHODS, chosen=chosen)
     if config.forget in tofu.FORGET:
         config.forget = f"field:{config.forget}:true"
     config.task = "language"

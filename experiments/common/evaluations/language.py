@@ -53,8 +53,9 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
     config, problem = bench.config, bench.problem
     world = answering.world(config, run.data_dir)
     rng = np.random.default_rng(config.seed)
-    number = min(config.evaluate.num_retain, len(problem.retain))
-    some = np.sort(rng.choice(problem.retain, number, replace=False))
+    known = np.array([len(problem.train["wrong"][row]) > 0 for row in problem.retain])
+    retain = problem.retain[known] if known.any() else problem.retain
+    some = np.sort(rng.permutation(retain)[: config.evaluate.num_retain])
     pairs = {
         "forget": answering.pairs(problem.train, problem.forget),
         "retain": answering.pairs(problem.train, some),
@@ -149,8 +150,8 @@ def _of_set(context: Context, arrays: Arrays, name: str) -> dict[str, float]:
     ratios = functools.partial(language.log_truth_ratio, true, false)
     return {
         **found,
-        "truth_ratio": _or_nan(lambda: language.undecided(ratios())),
-        "truth": _or_nan(lambda: language.truth(ratios())),
+        "truth_ratio": _or_nan(lambda: language.forget_truth(ratios())),
+        "truth": _or_nan(lambda: language.retain_truth(ratios())),
         "choice": _or_nan(language.choice_accuracy, every, right),
     }
 
