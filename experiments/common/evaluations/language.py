@@ -19,9 +19,15 @@ from experiments.common.measure import Bench, place
 from unlearnjax import audit, parallel, tasks, training
 from unlearnjax.audit import language, summary
 from unlearnjax.data import text
-from unlearnjax.report import table
+from unlearnjax.report import step_plots, table
 from unlearnjax.types import Data, Task, Variables
 
+# What is drawn against steps.
+CURVES = {
+    "forget_truth_ratio": "truth ratio of the forget set",
+    "forget_quality": "forget quality (p)",
+    "retain_utility": "retain utility",
+}
 GAP = ("forget_probability", "forget_rouge", "forget_truth_ratio", "retain_utility")
 PER_SET = ("loss", "accuracy", "probability", "extraction")
 ATTACKS = ("min_k", "min_k_plus_plus")
@@ -230,8 +236,20 @@ def examples(
 def figures(
     bench: Bench, summary: Sequence[table.Row], arrays: Mapping[str, Sequence[Arrays]]
 ) -> dict[str, tuple[str, Figure]]:
-    """What `sets.figures` makes of probabilities and losses."""
-    return sets.figures(bench, summary, arrays, metric="probability")
+    """What `sets.figures` makes of probabilities and losses; and audits by steps, of `CURVES`."""
+    found = sets.figures(bench, summary, arrays, metric="probability")
+    config = bench.config
+    runs = {
+        method: {config.unlearn[name].num_steps: name for name in names}
+        for method, names in config.curves.items()
+    }
+    if runs:
+        found["steps"] = (
+            "Methods stopped after so many steps, from the original on; the band is what oracles "
+            "score, mean and standard deviation. Who passes through it forgot by being stopped.",
+            step_plots.by_steps(summary, runs, CURVES),
+        )
+    return found
 
 
 def _ratios(arrays: Arrays) -> np.ndarray:
