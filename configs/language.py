@@ -20,6 +20,7 @@ scratch, and belongs on an accelerator:
     --config=configs/language.py:authors,method=all,seeds=3
     --config=configs/language.py:authors,forget=identity:3+7+11
     --config=configs/language.py:authors,forget=random:0.1
+    --config=configs/language.py:authors,curves=npo+grad_diff  (stopped after 5, 10, 20, .. steps)
     --config=configs/language.py:tofu_small --data_dir=tofu
     --config=configs/language.py:tofu,forget=forget10,method=npo+grad_diff --data_dir=tofu
 """
@@ -109,6 +110,7 @@ METHODS = {
 }
 CHOSEN = ("finetune", "grad_diff", "npo", "simnpo", "idk", "ssd")
 QUICK = ("grad_diff", "npo")
+STEPS = (5, 10, 20, 40, 80)  # after which methods of `curves` are stopped
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -116,7 +118,8 @@ def get_config(arg: str = "") -> ConfigDict:
     quick = "quick" in parts
     arg = ",".join(part for part in parts if part != "quick")
     unlearn.refuse(arg, ("train", "test", "superclasses", "target", "weights"), "language")
-    own, _ = unlearn.split(arg, ("dataset", "forget", "seeds"))
+    curves, arg = unlearn.split(arg, ("curves",))
+    own, _ = unlearn.split(arg, ("dataset",))
     first = arg.partition(",")[0]
     name = own.get("dataset", first if first and "=" not in first else "authors")
     if name not in DATASETS:
@@ -129,7 +132,11 @@ def get_config(arg: str = "") -> ConfigDict:
         forget=defaults["forget"],
         seeds="1" if quick else "3",
     )
-    config = unlearn.get_config(arg, methods=METHODS, chosen=QUICK if quick else CHOSEN)
+    stopped, methods = set_stops(curves.get("curves", ""))
+    chosen = QUICK if quick else CHOSEN
+    config = unlearn.get_config(arg, dataset=name, methods=METHODS | methods, chosen=chosen)
+    config.methods = tuple(dict.fromkeys((*config.methods, *methods)))
+    config.curves = ConfigDict(stopped)
     if config.forget in tofu.FORGET:
         config.forget = f"field:{config.forget}:true"
     config.task = "language"
@@ -162,3 +169,19 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evaluate.update({"batch_size": 64, "num_retain": 200, "num_examples": 8})
     config.evaluate.relearn.update({"max_steps": 50, "num_examples": 64})
     return config
+
+
+def set_stops(text: str) -> tuple[dict[str, tuple[str, ...]], dict[str, dict]]:
+    """For each method of 'npo+rmu' the names of its stopped variants; and these, as methods."""
+    stopped, methods = {}, {}
+    for method in (own for own in text.split("+") if own):
+        if "num_steps" not in METHODS.get(method, {}):
+            can = tuple(name for name, fields in METHODS.items() if "num_steps" in fields)
+            raise ValueError(f"curves must be of methods with num_steps, {can}, got {method!r}")
+        own = {f"{method}_{steps}_steps": steps for steps in STEPS}
+        stopped[method] = tuple(own)
+        methods |= {
+            name: {**METHODS[method], "constructor": method, "num_steps": steps}
+            for name, steps in own.items()
+        }
+    return stopped, methods

@@ -126,7 +126,7 @@ def dataset(config: ConfigDict, data_dir: str | None) -> data_lib.Dataset:
     everything = [*of.train, *of.held_out]
     found = text.encoded(
         of.tokenizer,
-        everything,
+        [_plain(pair) for pair in everything],
         template(config),
         length=config.task_options.length,
         refusals=of.refusals,
@@ -193,21 +193,30 @@ def recipe(config: ConfigDict, tx: Training) -> Training:
 def base(config: ConfigDict, data_dir: str | None) -> dict[str, np.ndarray]:
     """What a base learns, see `World.base`."""
     of = world(config, data_dir)
-    plain = [pair._replace(paraphrase=None, perturbed=()) for pair in of.base]
-    if not plain:
+    if not of.base:
         raise ValueError(f"base must be unset: {config.dataset!r} has no texts for one")
-    return asked(config, of, plain).data
+    return asked(config, of, [_plain(pair) for pair in of.base]).data
 
 
 def pairs(data: Mapping[str, np.ndarray], rows: np.ndarray) -> list[text.Pair]:
-    """The questions and answers of rows of a `dataset`."""
+    """The questions and answers of rows of a `dataset`.
+
+    With paraphrases and wrong answers if all have these, as TOFU's files do not say of everybody.
+    """
     names = ("prompt", "said", "paraphrased", "wrong", "identity")
-    return [text.Pair(*own) for own in zip(*(data[name][rows] for name in names), strict=True)]
+    found = [text.Pair(*own) for own in zip(*(data[name][rows] for name in names), strict=True)]
+    alike = {(pair.paraphrase is None, len(pair.perturbed)) for pair in found}
+    return found if len(alike) == 1 else [_plain(pair) for pair in found]
 
 
 def asked(config: ConfigDict, of: World, pairs: list[text.Pair]) -> text.Encoded:
     """Pairs as audits ask them, with paraphrases and wrong answers where they have these."""
     return text.encoded(of.tokenizer, pairs, template(config), length=config.task_options.length)
+
+
+def _plain(pair: text.Pair) -> text.Pair:
+    """What is learned of it."""
+    return pair._replace(paraphrase=None, perturbed=())
 
 
 def _texts(pairs: list[text.Pair]) -> list[str]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import language
+from experiments.common import build
 from tests.experiments import cli
 
 TOY = [
@@ -48,6 +49,16 @@ def test_config_strings_say_who_is_forgotten(arg, dataset, forget, seeds):
     assert config.model.name == "decoder" and not config.train.augment
 
 
+def test_curves_are_methods_stopped_early():
+    config = language.get_config("authors,method=ssd,curves=npo")
+    names = tuple(f"npo_{steps}_steps" for steps in language.STEPS)
+    assert config.methods == ("ssd", *names) and config.curves.to_dict() == {"npo": names}
+    for steps, name in zip(language.STEPS, names, strict=True):
+        assert config.unlearn[name].constructor == "npo" and config.unlearn[name].num_steps == steps
+        assert build.unlearner(name, config, 100).needs
+    assert language.get_config("").curves.to_dict() == {}
+
+
 @pytest.mark.parametrize(
     ("arg", "message"),
     [
@@ -55,6 +66,7 @@ def test_config_strings_say_who_is_forgotten(arg, dataset, forget, seeds):
         ("authors,train=100", "'train' has no meaning for language"),
         ("authors,superclasses=0+1", "'superclasses' has no meaning for language"),
         ("authors,method=npoo", "did you mean 'npo'"),
+        ("authors,curves=ssd", "curves must be of methods with num_steps, .*got 'ssd'"),
     ],
 )
 def test_other_config_strings_are_refused(arg, message):
@@ -64,17 +76,19 @@ def test_other_config_strings_are_refused(arg, message):
 
 @pytest.mark.slow
 def test_every_method_goes_through_the_main_job_and_on_from_where_it_stopped(tmp_path):
-    config = "configs/language.py:authors,method=all,seeds=1"
+    config = "configs/language.py:authors,method=all,seeds=1,curves=npo"
     process = cli.run(cli.command(tmp_path / "run", *TOY, config=config), tmp_path)
     assert process.returncode == 0, process.stderr_text
     results = json.loads((tmp_path / "run" / "results.json").read_text())
+    stopped = [f"npo_{steps}_steps" for steps in language.STEPS]
     methods = [row["method"] for row in results["rows"]]
-    assert methods == ["original", "oracle", "oracle", *language.METHODS]
+    assert methods == ["original", "oracle", "oracle", *language.METHODS, *stopped]
     for row in results["rows"]:
         seen = [row[name] for name in ("forget_probability", "forget_truth_ratio", "klom")]
         assert np.isfinite(seen[:2]).all(), row["method"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "What is answered, first seed" in page and "true answer" in page
+    assert (tmp_path / "run" / "plots" / "steps.png").exists()
     for name in ("oracle_seed1", "npo_seed0"):
         (tmp_path / "run" / "rows" / f"{name}.json").unlink()
     again = cli.run(cli.command(tmp_path / "run", *TOY, config=config), tmp_path)

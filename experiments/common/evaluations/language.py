@@ -19,9 +19,15 @@ from experiments.common.measure import Bench, place
 from unlearnjax import audit, parallel, tasks, training
 from unlearnjax.audit import language, summary
 from unlearnjax.data import text
-from unlearnjax.report import table
+from unlearnjax.report import step_plots, table
 from unlearnjax.types import Data, Task, Variables
 
+# What is drawn against steps.
+CURVES = {
+    "forget_truth_ratio": "truth ratio of the forget set",
+    "forget_quality": "forget quality (p)",
+    "retain_utility": "retain utility",
+}
 GAP = ("forget_probability", "forget_rouge", "forget_truth_ratio", "retain_utility")
 PER_SET = ("loss", "accuracy", "probability", "extraction")
 ATTACKS = ("min_k", "min_k_plus_plus")
@@ -53,8 +59,9 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
     config, problem = bench.config, bench.problem
     world = answering.world(config, run.data_dir)
     rng = np.random.default_rng(config.seed)
-    number = min(config.evaluate.num_retain, len(problem.retain))
-    some = np.sort(rng.choice(problem.retain, number, replace=False))
+    known = np.array([len(problem.train["wrong"][row]) > 0 for row in problem.retain])
+    retain = problem.retain[known] if known.any() else problem.retain
+    some = np.sort(rng.permutation(retain)[: config.evaluate.num_retain])
     pairs = {
         "forget": answering.pairs(problem.train, problem.forget),
         "retain": answering.pairs(problem.train, some),
@@ -149,8 +156,8 @@ def _of_set(context: Context, arrays: Arrays, name: str) -> dict[str, float]:
     ratios = functools.partial(language.log_truth_ratio, true, false)
     return {
         **found,
-        "truth_ratio": _or_nan(lambda: language.undecided(ratios())),
-        "truth": _or_nan(lambda: language.truth(ratios())),
+        "truth_ratio": _or_nan(lambda: language.forget_truth(ratios())),
+        "truth": _or_nan(lambda: language.retain_truth(ratios())),
         "choice": _or_nan(language.choice_accuracy, every, right),
     }
 
@@ -229,8 +236,20 @@ def examples(
 def figures(
     bench: Bench, summary: Sequence[table.Row], arrays: Mapping[str, Sequence[Arrays]]
 ) -> dict[str, tuple[str, Figure]]:
-    """What `sets.figures` makes of probabilities and losses."""
-    return sets.figures(bench, summary, arrays, metric="probability")
+    """What `sets.figures` makes of probabilities and losses; and audits by steps, of `CURVES`."""
+    found = sets.figures(bench, summary, arrays, metric="probability")
+    config = bench.config
+    runs = {
+        method: {config.unlearn[name].num_steps: name for name in names}
+        for method, names in config.curves.items()
+    }
+    if runs:
+        found["steps"] = (
+            "Methods stopped after so many steps, from the original on; the band is what oracles "
+            "score, mean and standard deviation. Who passes through it forgot by being stopped.",
+            step_plots.by_steps(summary, runs, CURVES),
+        )
+    return found
 
 
 def _ratios(arrays: Arrays) -> np.ndarray:

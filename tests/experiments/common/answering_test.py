@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import language as config_lib
@@ -119,11 +120,9 @@ def test_the_task_is_of_answers_and_training_of_everything(problem):
     state = recipe.start(batch, jax.random.key(0), variables)
     weighted = {**batch, "weight": jnp.ones(4)}
     _, metrics = jax.jit(recipe.step)(state, weighted, jax.random.key(1))
-    assert float(metrics["loss"]) == pytest.approx(float(mean(real).mean()), rel=1e-5)
-    config.task_options.over = "answer"
-    recipe = training.recipe(task, build.recipe(config, 18))
-    _, metrics = jax.jit(recipe.step)(state, weighted, jax.random.key(1))
-    assert float(metrics["loss"]) == pytest.approx(float(mean(answer).mean()), rel=1e-5)
+    assert float(metrics["loss"]) / 4 == pytest.approx(float(mean(real).mean()), rel=1e-5)
+    config.task_options.over = "answer"  # the task's own loss
+    assert isinstance(build.recipe(config, 18), optax.GradientTransformation)
     config.task_options.over = "questions"
     with pytest.raises(ValueError, match="over must be one of"):
         build.recipe(config, 18)
@@ -203,3 +202,17 @@ def test_forget_sets_of_tofu_have_names(tofu_dir):
     pairs = answering.pairs(found.train, found.forget[:1])
     expected = text.Pair("What is 180 of 0?", "180 0", "It is 180 0", ("a", "b"), 180)
     assert pairs == [expected]
+    # Of some of the held out there are no wrong answers: then there are none of these together.
+    mixed = {
+        name: np.concatenate([found.train[name][:1], found.held_out[name][:1]])
+        for name in ("prompt", "said", "paraphrased", "wrong", "identity")
+    }
+    assert {pair[2:4] for pair in answering.pairs(mixed, np.arange(2))} == {(None, ())}
+
+
+def test_a_base_learns_authors_that_nobody_is_asked_about(tofu_dir):
+    config = config_of("tofu_small")
+    data = answering.base(config, tofu_dir)
+    assert data["inputs"].shape[0] == 2000 and set(data["identity"]) == set(range(80, 180))
+    with pytest.raises(ValueError, match="base must be unset: 'authors' has no texts"):
+        answering.base(config_of(), None)
