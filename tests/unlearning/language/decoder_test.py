@@ -60,6 +60,7 @@ def test_rmu_moves_the_named_matrices_alone(given):
     assert moved == [f"{name}.kernel" for name in WHERE]
 
 
+@pytest.mark.slow
 def test_logits_in_chunks_change_nothing(given, monkeypatch):
     monkeypatch.setattr(answers, "descend", toy.whole_step)
     plain, chunked = (tasks.language_modelling(MODEL, chunk=chunk) for chunk in (None, 4))
