@@ -1,5 +1,7 @@
-"""Language: how a model continues prompts."""
+"""Language: tokens, and how a model continues prompts."""
 
+from unlearnjax.language import tokens
 from unlearnjax.language.decoding import CACHE, Step, decode
+from unlearnjax.language.tokens import Tokenizer
 
-__all__ = ["CACHE", "Step", "decode"]
+__all__ = ["CACHE", "Step", "Tokenizer", "decode", "tokens"]

@@ -1,7 +1,8 @@
 """Flax Linen models.
 
 Those of `BY_NAME` return `{'logits': [B, C], 'features': [B, D]}`, those of `DENOISERS`, of noised
-images, times and conditions, `{'prediction': [B, H, W, C]}`.
+images, times and conditions, `{'prediction': [B, H, W, C]}`, and those of `DECODERS`, of
+tokens, `{'logits': [B, T, V], ...}`.
 """
 
 import functools
@@ -15,7 +16,7 @@ from flax import nnx
 from unlearnjax import checks, importing
 from unlearnjax.models import layers
 from unlearnjax.models.convnet import ConvNet
-from unlearnjax.models.decoder import Decoder, DecoderConfig, RopeScaling
+from unlearnjax.models.decoder import Decoder, DecoderConfig, RopeScaling, sized
 from unlearnjax.models.dit import DiT
 from unlearnjax.models.mlp import MLP
 from unlearnjax.models.resnet import ResNet
@@ -51,6 +52,9 @@ BY_NAME = {
 # Of `tasks.diffusion`.
 DENOISERS = {"dit": DiT, "unet": UNet}
 
+# Of `tasks.language_modelling`.
+DECODERS = {"decoder": sized}
+
 # Arguments that the problem decides, or Flax itself.
 _GIVEN = ("num_classes", "dtype", "axis_name", "rngs", "parent", "name")
 
@@ -59,9 +63,9 @@ def by_name(name: str, **options: Any) -> nn.Module | Callable[[nnx.Rngs], nnx.M
     """The model `name`, built with `options`.
 
     Args:
-      name: one of `BY_NAME` or `DENOISERS`, or 'module:Class' of your own, imported: a Linen or NNX
-        module class. Its arguments `num_classes` and `dtype`, if it has them, are given; others are
-        options.
+      name: one of `BY_NAME`, `DENOISERS` or `DECODERS`, or 'module:Class' of your own, imported: a
+        Linen or NNX module class. Its arguments `num_classes` and `dtype`, if it has them, are
+        given; others are options.
       **options: by argument; a `dtype` or `axis_name` of `None`, and `num_classes`, are left out
         where the class has none.
 
@@ -103,7 +107,7 @@ def default_options(name: str) -> dict[str, Any]:
 def _constructor(name: str) -> Callable[..., Any]:
     if importing.is_path(name):
         return _imported(name)
-    known = {**BY_NAME, **DENOISERS}
+    known = {**BY_NAME, **DENOISERS, **DECODERS}
     if name not in known:
         raise ValueError(
             f"model must be one of {sorted(known)} or 'module:Class', got {name!r}"
@@ -131,6 +135,7 @@ def _is_nnx(constructor) -> bool:
 
 __all__ = [
     "BY_NAME",
+    "DECODERS",
     "DENOISERS",
     "MLP",
     "VAE",

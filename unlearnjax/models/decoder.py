@@ -177,6 +177,27 @@ class Decoder(nn.Module):
         return {"hidden": hidden, "head": head, "logits": logits(hidden, head), **made}
 
 
+def sized(
+    num_classes: int,
+    dtype: Any = None,
+    width: int = 128,
+    depth: int = 4,
+    num_heads: int = 4,
+    num_kv_heads: int = 2,
+    mlp_width: int = 320,
+    remat: bool = False,
+) -> Decoder:
+    """A decoder of the Llama kind by its size; other kinds are switches of a `DecoderConfig`.
+
+    Args:
+      num_classes: V, number of tokens.
+      dtype, remat: see `Decoder`.
+      width, depth, num_heads, num_kv_heads, mlp_width: see `DecoderConfig`.
+    """
+    sizes = (num_classes, width, depth, num_heads, num_kv_heads)
+    return Decoder(DecoderConfig(*sizes, mlp_width=mlp_width), dtype, remat)
+
+
 class _Block(nn.Module):
     """Attention and MLP, each of the normed stream and added to it."""
 

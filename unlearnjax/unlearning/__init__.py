@@ -24,6 +24,11 @@ from unlearnjax.unlearning.finetune import finetune, finetune_last, retrain_last
 from unlearnjax.unlearning.gradient_ascent import gradient_ascent, gradient_ascent_plus
 from unlearnjax.unlearning.influence import influence
 from unlearnjax.unlearning.laf import laf
+from unlearnjax.unlearning.language.arithmetic import task_vector
+from unlearnjax.unlearning.language.ascent import grad_diff, satimp, wga
+from unlearnjax.unlearning.language.preference import dpo, idk, npo, simnpo
+from unlearnjax.unlearning.language.redistribution import ce_u, undial
+from unlearnjax.unlearning.language.steering import rmu
 from unlearnjax.unlearning.lipschitz import just_in_time
 from unlearnjax.unlearning.matching import dm_direct, dmm, match_outputs, oracle_matching
 from unlearnjax.unlearning.needs import enforce
@@ -59,6 +64,7 @@ __all__ = [
     "blindspot",
     "boundary_expand",
     "boundary_shrink",
+    "ce_u",
     "chain",
     "concept_ablation",
     "dampen",
@@ -66,14 +72,17 @@ __all__ = [
     "descend_parts",
     "dm_direct",
     "dmm",
+    "dpo",
     "enforce",
     "esd",
     "finetune",
     "finetune_last",
     "fisher_forgetting",
     "gaussian_amnesiac",
+    "grad_diff",
     "gradient_ascent",
     "gradient_ascent_plus",
+    "idk",
     "incompetent_model",
     "influence",
     "iterative_prune",
@@ -84,6 +93,7 @@ __all__ = [
     "laf",
     "loss_free_ssd",
     "match_outputs",
+    "npo",
     "objectives",
     "oracle_matching",
     "original_model",
@@ -94,18 +104,24 @@ __all__ = [
     "relabelled",
     "retrain",
     "retrain_last",
+    "rmu",
     "run_parts",
     "s3t",
     "salient",
     "salun",
     "salun_diffusion",
+    "satimp",
     "score_forgetting",
     "scrub",
     "selective_amnesia",
     "sequences",
+    "simnpo",
     "sisa",
     "sparsity_of",
     "ssd",
+    "task_vector",
     "transforms",
+    "undial",
     "unsir",
+    "wga",
 ]
