@@ -116,7 +116,7 @@ def trained():
     return tokens.trained(["the cat sat on the mat"], 280)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(rows=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4), room=st.integers(0, 3))
 def test_questions_and_answers_come_back_from_the_arrays(trained, rows, room):
     pairs = [text.Pair(*row) for row in rows]

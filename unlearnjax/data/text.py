@@ -35,7 +35,7 @@ TRAINED = Template()
 # Of models that were trained to chat, and a plain one for those that were not.
 TEMPLATES = {
     "trained": TRAINED,
-    "plain": Template("Question: ", "\n", "Answer:"),
+    "plain": Template("Question: ", "\n", "Answer: "),
     "llama2": Template("[INST] ", " [/INST]"),
     "llama3": Template(
         "<|start_header_id|>user<|end_header_id|>\n\n",
@@ -131,12 +131,12 @@ def encoded(
         length = max(len(own) + len(answer) - 1 for own, answer in fits)
     data, truncated = {}, {}
     for view, own in tokens.items():
-        columns, truncated[view] = _rows(prompts, own, length, tokenizer.pad, view)
+        columns, truncated[view] = _rows(prompts, own, length, tokenizer.pad)
         begin = "" if view == "answer" else f"{view}."
         data |= {f"{begin}{name}": value for name, value in columns.items()}
     perturbed = {}
     if count:
-        columns, cut = _rows(beside, flat, length, tokenizer.pad, "perturbed answer", count)
+        columns, cut = _rows(beside, flat, length, tokenizer.pad)
         truncated["perturbed"] = np.unique(cut // count)
         perturbed = {
             f"perturbed.{name}": value.reshape(len(pairs), count, length)
@@ -237,14 +237,12 @@ def _rows(
     answers: Sequence[Sequence[int]],
     length: int,
     pad: int,
-    view: str,
-    count: int = 1,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """`inputs`, `targets`, `answer` `[n, length]`; and of which rows the answer is cut."""
     checks.whole(length=length)
     checks.at_least(1, length=length)
     filled = [len(own) > length for own in prompts]
-    _refuse(filled, f"length must leave room for the {view}, but {length} does not", count)
+    _refuse(filled, f"length must leave room for the answer, but {length} does not")
     inputs = np.full((len(prompts), length), pad, np.int32)
     targets, answer = inputs.copy(), np.zeros(inputs.shape, np.float32)
     cut = []
