@@ -150,8 +150,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = unlearn.get_config(arg, dataset=name, methods=METHODS | methods, chosen=chosen)
     config.methods = tuple(dict.fromkeys((*config.methods, *methods)))
     config.curves = ConfigDict(stopped)
-    if config.forget in tofu.FORGET:
-        config.forget = f"field:{config.forget}:true"
+    config.forget = spelled_out(config.forget)
     config.task = "language"
     config.num_oracles = config.num_seeds + 1  # so that their own spread is known better
     # Of the authors held out; the others are what membership attacks compare with.
@@ -186,6 +185,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evaluate.update({"batch_size": 64, "num_retain": 200, "num_examples": 8})
     config.evaluate.relearn.update({"max_steps": 50, "num_examples": 64})
     return config
+
+
+def spelled_out(forget: str) -> str:
+    """A forget set of TOFU by its name is the field of that name."""
+    return f"field:{forget}:true" if forget in tofu.FORGET else forget
 
 
 def set_stops(text: str) -> tuple[dict[str, tuple[str, ...]], dict[str, dict]]:

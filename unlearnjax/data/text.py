@@ -155,24 +155,6 @@ def prompt(tokenizer: "Tokenizer", template: Template, text: str) -> list[int]:
     return [tokenizer.bos, *_encode(tokenizer, own)]
 
 
-def view(data: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """The examples of a view, `[N, T]` or `[N, K, T]`, as a `Data` of its own with rows `[N * K]`.
-
-    Args:
-      data: with the columns `NAME.inputs`, `.targets` and `.answer`.
-      name: 'paraphrase', 'refusal' or 'perturbed'.
-
-    Raises:
-      ValueError: if there is no such view.
-    """
-    names = ("inputs", "targets", "answer")
-    missing = [f"{name}.{own}" for own in names if f"{name}.{own}" not in data]
-    if missing:
-        raise ValueError(f"data must have the view {name!r}, but lacks {', '.join(missing)}")
-    columns = {own: data[f"{name}.{own}"] for own in names}
-    return {own: value.reshape(-1, value.shape[-1]) for own, value in columns.items()}
-
-
 def report(truncated: Mapping[str, np.ndarray], number: int) -> str:
     """A line on answers that were cut, of `number` pairs; '' where none was.
 
