@@ -13,10 +13,10 @@ _COLUMNS = ("inputs", "targets", "answer")
 def observed(
     task: Task, variables: Variables, data: Data, *, share: float = 0.2, batch_size: int = 32
 ) -> dict[str, Array]:
-    """`{name: [N]}`: 'loss', 'probability', 'min_k' of every answer, and what logits tell of it.
+    """`{name: [N]}`: 'loss', 'probability', 'min_k', and more where the task tells more.
 
-    That is 'exact_memorisation', 'extraction_strength' and 'min_k_plus_plus'; a task that computes
-    'log_probs' in chunks has no logits, and so none of these.
+    'exact_memorisation' and 'extraction_strength' are of the output 'correct' `[N, T]` or of the
+    logits, 'min_k_plus_plus' of the logits, which a task that computes them in chunks has not.
 
     Args:
       task: a language model's, see `tasks.language_modelling`.
@@ -36,13 +36,16 @@ def observed(
             "probability": tokens.probability(log_probs, answer),
             "min_k": tokens.min_k(log_probs, answer, share),
         }
+        correct = outputs.get("correct")
         if "logits" in outputs:
             logits, targets = outputs["logits"], batch["targets"]
-            correct = logits.argmax(-1) == targets
-            values = tokens.standardised(logits, targets)
+            correct = logits.argmax(-1) == targets if correct is None else correct
+            found["min_k_plus_plus"] = tokens.min_k(
+                tokens.standardised(logits, targets), answer, share
+            )
+        if correct is not None:
             found["exact_memorisation"] = tokens.exact_memorisation(correct, answer)
             found["extraction_strength"] = tokens.extraction_strength(correct, answer)
-            found["min_k_plus_plus"] = tokens.min_k(values, answer, share)
         return found
 
     return training.map_batches(of_batch, data_lib.numeric(data), batch_size)
