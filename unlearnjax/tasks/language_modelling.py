@@ -202,15 +202,17 @@ def _scores(logits: Array, targets: Array) -> Outputs:
             f"targets must be {list(logits.shape[:-1])}, a next token of each, got "
             f"{list(targets.shape)}"
         )
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    # Without gradients, so that nobody pays for derivatives of what is only looked at.
-    still = jax.lax.stop_gradient(logits)
-    own = targets[..., None] == jnp.arange(logits.shape[-1])
-    others = jax.nn.logsumexp(still, axis=-1, where=~own)
+    place, target = jnp.arange(logits.shape[-1]), targets[..., None]
+    # By sums, whose gradients are read with those of the rest, not written one by one.
+    chosen = jnp.sum(logits, axis=-1, where=place == target)
+    margins = chosen - jax.nn.logsumexp(logits, axis=-1, where=place != target)
+    chosen = chosen[..., None]
+    # As by argmax, which takes the first of several.
+    ahead = jnp.where(place < target, logits >= chosen, logits > chosen).any(-1)
     return {
-        "log_probs": chosen - jax.nn.logsumexp(logits, axis=-1),
-        "margins": jax.lax.stop_gradient(chosen) - others,
-        "correct": (still.argmax(-1) == targets).astype(chosen.dtype),
+        "log_probs": jax.nn.log_sigmoid(margins),
+        "margins": jax.lax.stop_gradient(margins),
+        "correct": (~ahead).astype(logits.dtype),
     }
 
 
