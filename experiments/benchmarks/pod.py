@@ -1,13 +1,14 @@
 """What the largest jobs take on a TPU slice, from programs compiled for it without one.
 
     pip install "jax[tpu]"
-    python -m experiments.benchmarks.pod [--topology=v5e:16x16]
+    python -m experiments.benchmarks.pod [--topology=v5e:16x16] [--peaks=h100]
 
 Compiles training steps, the Fisher diagonal and an ensemble for every chip of the slice, and
 prints what one chip holds, computes, moves and exchanges: a table, and `pod.json` in `--workdir`.
 Times are those of the roofline, the slowest of computing, memory and links at their published
-peaks. With `--topology=cpu:N` the same is compiled for N CPU devices, which needs no TPU compiler;
-times are then left out.
+peaks: the slice's own, or another device's, which then stands in for the chip. With
+`--topology=cpu:N` the same is compiled for N CPU devices, which needs no TPU compiler; times are
+then left out, unless `--peaks` says whose they are.
 """
 
 import json
@@ -29,17 +30,22 @@ from absl import app, flags
 from jax.experimental import topologies
 
 from experiments.common import runner
-from unlearnjax import audit, models, parallel, tasks, training, trees
+from unlearnjax import audit, diffusion, models, parallel, tasks, training, trees
 from unlearnjax.curvature import layers
 from unlearnjax.report import table
 from unlearnjax.training import ensembles
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "A TPU slice, or cpu:N.")
+_PEAKS = flags.DEFINE_string("peaks", None, "Whose peaks the times are of; default the slice's.")
 _PROGRAMS = flags.DEFINE_list("programs", [], "Which programs; default all.")
 
 # Of one chip: FLOP/s in bfloat16, bytes/s of memory and of its links, bytes. Google Cloud's own
-# figures (cloud.google.com/tpu/docs/v5e): 197 TFLOPs, 819 GB/s, 1,600 Gb/s, 16 GB.
-PEAKS = {"v5e": {"flops": 197e12, "memory": 819e9, "links": 200e9, "bytes": 16e9}}
+# figures (cloud.google.com/tpu/docs/v5e): 197 TFLOPs, 819 GB/s, 1,600 Gb/s, 16 GB. NVIDIA's of an
+# H100 SXM: 989 TFLOPs without sparsity, 3.35 TB/s, 900 GB/s, 80 GB.
+PEAKS = {
+    "v5e": {"flops": 197e12, "memory": 819e9, "links": 200e9, "bytes": 16e9},
+    "h100": {"flops": 989e12, "memory": 3.35e12, "links": 900e9, "bytes": 80e9},
+}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
 
@@ -50,7 +56,8 @@ def devices(topology: str) -> list:
     if kind == "cpu":
         return jax.devices()
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    one = {"chips_per_host_bounds": [1, 1, 1]} if size == "1x1" else {}
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology, **one).devices
 
 
 def vit_base(dtype=jnp.bfloat16):
@@ -102,7 +109,23 @@ def shared_flops(fn: Callable, args: tuple, mesh) -> float:
 def vit_step(mesh, per_device: int, split: bool) -> Program:
     """A training step of AdamW, the model on every device or split over them."""
     task, tx = vit_base(), optax.adamw(1e-3)
-    batch = images(per_device * mesh.size, 224)
+    return training_step(mesh, task, tx, images(per_device * mesh.size, 224), split)
+
+
+def unet_step(mesh, num_images: int) -> Program:
+    """A step of DDPM's U-Net on CIFAR-10 as configs/diffusion.py:cifar10 trains it, split."""
+    module = models.UNet(num_classes=10, dtype=jnp.bfloat16)
+    process = diffusion.Process(diffusion.linear(), (32, 32, 3), 10, prediction="epsilon")
+    task = tasks.diffusion(tasks.from_linen(module, ("noised", "time", "condition")), process)
+    clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(2e-4))
+    tx = training.averaged(clipped, decay=0.9999)
+    batch = images(num_images, 32, jnp.float32)
+    batch["condition"] = batch.pop("targets")
+    return training_step(mesh, task, tx, batch, split=True)
+
+
+def training_step(mesh, task, tx, batch, split: bool) -> Program:
+    """A step of any task, its state on every device or split over them."""
     step = training.make_step(training.supervised(task), tx)
     fresh = lambda rng: training.init_state(task.init(rng, _one(batch)), tx)
     state = jax.eval_shape(fresh, jax.random.key(0))
@@ -161,6 +184,7 @@ PROGRAMS = {
     "ViT-B/16 step": partial(vit_step, per_device=16, split=False),
     "ViT-B/16 step (split)": partial(vit_step, per_device=16, split=True),
     "ViT-B/16 Fisher batch": partial(vit_fisher, per_device=8),
+    "U-Net step of 128 images": partial(unet_step, num_images=128),
     "ResNet-18 ensemble epoch": partial(ensemble, per_device=4, num_examples=50_000, num_epochs=1),
 }
 
@@ -233,17 +257,19 @@ def main(argv) -> None:
     if kind == "cpu":
         jax.config.update("jax_num_cpu_devices", int(size))
     unknown = sorted(set(_PROGRAMS.value) - set(PROGRAMS))
-    if unknown or kind not in ("cpu", *PEAKS):
+    peaks = _PEAKS.value or kind
+    if unknown or kind not in ("cpu", "v5e") or peaks not in ("cpu", *PEAKS):
         sys.exit(
-            f"error: --topology must be cpu:N or a slice of {sorted(PEAKS)}, got "
-            f"{_TOPOLOGY.value!r}; --programs must name some of {sorted(PROGRAMS)}, got {unknown}"
+            f"error: --topology must be cpu:N or a slice of v5e, got {_TOPOLOGY.value!r}; "
+            f"--peaks must be of {sorted(PEAKS)}, got {_PEAKS.value!r}; --programs must name some "
+            f"of {sorted(PROGRAMS)}, got {unknown}"
         )
     mesh = parallel.mesh(np.asarray(devices(_TOPOLOGY.value)))
     rows = []
     for name, build in PROGRAMS.items():
         if not _PROGRAMS.value or name in _PROGRAMS.value:
             print(name, file=sys.stderr)
-            rows.append(analyse(name, build, mesh, PEAKS.get(kind)))
+            rows.append(analyse(name, build, mesh, PEAKS.get(peaks)))
     workdir = Path(flags.FLAGS.workdir or "runs/pod")
     workdir.mkdir(parents=True, exist_ok=True)
     result = {"topology": _TOPOLOGY.value, "environment": runner.environment(), "rows": rows}

@@ -29,3 +29,11 @@ def test_a_program_is_compiled_for_every_device_without_running():
     assert row["flops"] == pytest.approx(32 * 3 * 2 * 0.56e9, rel=0.2)
     assert row["bound"] in row["seconds"]
     assert "ensemble" in pod.markdown([row])
+
+
+@pytest.mark.slow
+def test_the_unet_of_ddpm_computes_what_others_count_for_it():
+    program = pod.unet_step(parallel.mesh(), num_images=8)
+    # 6.1 billion multiplications forward (Fang et al., "Structural Pruning for Diffusion Models",
+    # NeurIPS 2023), twice that backward; one image a device
+    assert program.flops == pytest.approx(3 * 2 * 6.1e9, rel=0.1)
