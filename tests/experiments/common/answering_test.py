@@ -14,21 +14,11 @@ import tokenizers
 
 from configs import language as config_lib
 from experiments.common import answering, build
+from tests.experiments.asking import SIZES, config_of
 from unlearnjax import data as data_lib
 from unlearnjax import pretrained, tasks, training
 from unlearnjax.data import authors, text
 from unlearnjax.language import tokens
-
-SIZES = {"num_authors": 6, "num_questions": 3, "num_held_out": 4, "vocab_size": 300}
-
-
-def config_of(arg="", **options):
-    config = config_lib.get_config(arg)
-    config.task_options.update(SIZES | options)
-    config.model.options.update({"width": 8, "depth": 1, "num_heads": 2, "mlp_width": 8})
-    config.model.options.num_kv_heads = 1
-    config.train.batch_size = 4
-    return config
 
 
 @pytest.fixture(scope="module")
