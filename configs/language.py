@@ -23,7 +23,15 @@ scratch, and belongs on an accelerator:
     --config=configs/language.py:authors,curves=npo+grad_diff  (stopped after 5, 10, 20, .. steps)
     --config=configs/language.py:tofu_small --data_dir=tofu
     --config=configs/language.py:tofu,forget=forget10,method=npo+grad_diff --data_dir=tofu
+    --config=configs/language.py:tofu,model=./Llama-3.2-1B-Instruct,seeds=1 --data_dir=tofu
+
+The last one fine-tunes a published checkpoint, a folder with config.json, model.safetensors and
+tokenizer.json, and writes unlearned models in its layout into WORKDIR/models; learning rates of
+methods are those of small models (`--config.unlearn.learning_rate=1e-5`), and what stands around
+questions is said by `--config.task_options.template=llama3` (see unlearnjax/data/text.py).
 """
+
+from pathlib import Path
 
 from ml_collections import ConfigDict, config_dict
 
@@ -53,6 +61,9 @@ DATASETS = {
         "language": {"vocab_size": 4096},
     },
 }
+
+# Where training starts from a published checkpoint: TOFU's own recipe.
+FINE_TUNING = {"num_epochs": 5, "batch_size": 32, "learning_rate": 1e-5}
 
 _ADAM = {"optimizer": "adamw", "learning_rate": 5e-4, "batch_size": 16}
 _RETAIN = {"retain": "nll", "retain_weight": 1.0, "num_steps": 60}
@@ -117,9 +128,11 @@ def get_config(arg: str = "") -> ConfigDict:
     parts = [part for part in arg.split(",") if part]
     quick = "quick" in parts
     arg = ",".join(part for part in parts if part != "quick")
-    unlearn.refuse(arg, ("train", "test", "superclasses", "target", "weights"), "language")
+    unlearn.refuse(arg, ("train", "test", "superclasses", "target"), "language")
     curves, arg = unlearn.split(arg, ("curves",))
-    own, _ = unlearn.split(arg, ("dataset",))
+    own, _ = unlearn.split(arg, ("dataset", "model"))
+    if Path(own.get("model", "")).is_dir() and own.get("model"):  # a checkpoint
+        arg = arg.replace(f"model={own['model']}", f"weights={own['model']}")
     first = arg.partition(",")[0]
     name = own.get("dataset", first if first and "=" not in first else "authors")
     if name not in DATASETS:
@@ -137,8 +150,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = unlearn.get_config(arg, dataset=name, methods=METHODS | methods, chosen=chosen)
     config.methods = tuple(dict.fromkeys((*config.methods, *methods)))
     config.curves = ConfigDict(stopped)
-    if config.forget in tofu.FORGET:
-        config.forget = f"field:{config.forget}:true"
+    config.forget = spelled_out(config.forget)
     config.task = "language"
     config.num_oracles = config.num_seeds + 1  # so that their own spread is known better
     # Of the authors held out; the others are what membership attacks compare with.
@@ -157,6 +169,10 @@ def get_config(arg: str = "") -> ConfigDict:
         }
     )
     config.task_options.update(defaults["language"])
+    if config.weights is not None:
+        defaults = {**defaults, "train": FINE_TUNING}
+        defaults.pop("base", None)
+        config.task_options.update({"over": "answer", "template": "plain"})
     if config.model.name == "decoder":
         config.model.options.update(models.default_options("decoder") | defaults["options"])
     train = {"optimizer": "adamw", "schedule": "warmup_cosine", "augment": False}
@@ -169,6 +185,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evaluate.update({"batch_size": 64, "num_retain": 200, "num_examples": 8})
     config.evaluate.relearn.update({"max_steps": 50, "num_examples": 64})
     return config
+
+
+def spelled_out(forget: str) -> str:
+    """A forget set of TOFU by its name is the field of that name."""
+    return f"field:{forget}:true" if forget in tofu.FORGET else forget
 
 
 def set_stops(text: str) -> tuple[dict[str, tuple[str, ...]], dict[str, dict]]:

@@ -11,9 +11,9 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.common import build, evaluations, leaderboard, measure, runner
+from experiments.common import build, evaluations, kinds, leaderboard, measure, runner
 from experiments.common.fit import loss_curves, take_originals
-from unlearnjax import audit, checks, parallel
+from unlearnjax import audit, checks, parallel, tasks
 from unlearnjax.report import html, plots, table
 from unlearnjax.training.checkpoints import Checkpoints
 from unlearnjax.types import Variables
@@ -144,6 +144,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
                     variables, cost = forget(runner.key(config.seed, method, seed), original)
                     if number == 0:
                         save(run, own, variables)
+                        if task is bench.task:  # and not another model around it
+                            export(bench, run, own, variables)
                     return variables, cost
 
                 add_row(own, method, seed, task, compute, number)
@@ -190,6 +192,12 @@ def save(run: runner.Run, name: str, variables: Variables) -> None:
     with Checkpoints(run.workdir / "checkpoints" / name) as checkpoints:
         if checkpoints.latest_step() is None:
             checkpoints.save(0, variables)
+
+
+def export(bench: measure.Bench, run: runner.Run, name: str, variables: Variables) -> None:
+    """Writes an unlearned model as it was published, if it started from what others publish."""
+    plain = tasks.merged(bench.task, variables)
+    kinds.of(bench.config).export(bench.config, run.workdir / "models" / name, plain)
 
 
 def stop_if_not_finite(

@@ -1,18 +1,22 @@
 """Questions and answers from a config: who is asked about, the tokens, and the task."""
 
 import functools
+import json
+import shutil
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from unlearnjax import checks, language, tasks, training
+from unlearnjax import checks, language, models, parallel, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.data import authors, text, tofu
 from unlearnjax.language import tokens
+from unlearnjax.pretrained import decoder
 from unlearnjax.training.fit import Training
-from unlearnjax.types import Task
+from unlearnjax.types import Task, Variables
 
 # What a forget set may be chosen by: there are no classes.
 KINDS = ("identity", "field", "random", "indices")
@@ -31,7 +35,7 @@ class World(NamedTuple):
       facts: further questions that audits ask, by name.
       requests: rows of `train`, by the name of a forget set.
       refusals: answers that say nothing.
-      tokenizer: of all of them.
+      tokenizer: of all of them; of a checkpoint, where models start from one.
     """
 
     train: list[text.Pair]
@@ -52,12 +56,18 @@ def world(config: ConfigDict, data_dir: str | None) -> World:
     checks.one_of(dataset=(config.dataset, tuple(WORLDS)))
     options = config.task_options
     sizes = (options.num_authors, options.num_questions, options.num_held_out, options.vocab_size)
-    return _world(config.dataset, data_dir, config.seed, *sizes)
+    return _world(config.dataset, data_dir, config.weights, config.seed, *sizes)
 
 
 @functools.lru_cache(8)
-def _world(name: str, data_dir: str | None, seed: int, *sizes: int) -> World:
-    return WORLDS[name](data_dir, seed, *sizes)
+def _world(name: str, data_dir: str | None, weights: str | None, seed: int, *sizes: int) -> World:
+    found = WORLDS[name](data_dir, seed, *sizes)
+    if weights is None:
+        return found
+    tokenizer, size = tokens.published(weights), _published(weights).vocab_size
+    if tokenizer.size > size:
+        raise ValueError(f"weights {weights} must know {tokenizer.size} tokens, but have {size}")
+    return found._replace(tokenizer=tokenizer)
 
 
 def _authors(
@@ -102,6 +112,36 @@ WORLDS = {
     "tofu": _tofu,
     "tofu_small": functools.partial(_tofu, small=True),
 }
+
+
+def model(config: ConfigDict, dtype: Any) -> models.Decoder | None:
+    """The published decoder that `config.weights` has; `None` where models start afresh."""
+    if config.weights is None:
+        return None
+    return models.Decoder(
+        _published(config.weights), dtype, config.model.options.get("remat", False)
+    )
+
+
+def export(config: ConfigDict, folder: Path, variables: Variables) -> None:
+    """A model in the layout of the checkpoint that it started from, with what lies beside that."""
+    if config.weights is None:
+        return
+    published = Path(config.weights)
+    description = json.loads((published / "config.json").read_text(encoding="utf-8"))
+    decoder.save(folder, variables["params"], _published(config.weights), description)
+    if parallel.is_main_process():
+        for file in published.glob("*token*.json"):
+            shutil.copy(file, folder / file.name)
+
+
+def _published(weights: str) -> models.DecoderConfig:
+    file = Path(weights) / "config.json"
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"weights must be a checkpoint's folder: {file}: {error}") from error
+    return decoder.read_config(description, str(file))
 
 
 def template(config: ConfigDict) -> text.Template:
@@ -166,6 +206,13 @@ def split(train: dict, held_out: dict, fraction: float, rng: np.random.Generator
     return (train, *renumbered)
 
 
+def end(config: ConfigDict) -> int:
+    """The token that ends an answer."""
+    if config.weights is not None:
+        return tokens.published(config.weights).eos
+    return tokens.SPECIALS.index("<eos>")
+
+
 def task(model: tasks.Model, config: ConfigDict, dataset: data_lib.Dataset) -> Task:
     """Answers are learned, generated as long as the longest one that is known."""
     if config.train.augment:
@@ -176,7 +223,7 @@ def task(model: tasks.Model, config: ConfigDict, dataset: data_lib.Dataset) -> T
     return tasks.language_modelling(
         model,
         max_new_tokens=longest,
-        eos=tokens.SPECIALS.index("<eos>"),
+        eos=end(config),
         temperature=config.task_options.temperature,
     )
 

@@ -154,10 +154,14 @@ def model(config: ConfigDict, dataset: data_lib.Dataset) -> nn.Module | Callable
     """The model of `config.model` for the data set, see `models.by_name`."""
     dtypes = {"float32": None, "bfloat16": jnp.bfloat16}
     checks.one_of(**{"model.dtype": (config.model.dtype, sorted(dtypes))})
+    dtype = dtypes[config.model.dtype]
+    described = kinds.of(config).model(config, dtype)
+    if described is not None:
+        return described
     return models.by_name(
         config.model.name,
         num_classes=dataset.num_classes,
-        dtype=dtypes[config.model.dtype],
+        dtype=dtype,
         **config.model.options.to_dict(),
     )
 

@@ -2,8 +2,10 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -11,7 +13,7 @@ from experiments.common import answering, denoising
 from unlearnjax import data as data_lib
 from unlearnjax import tasks
 from unlearnjax.training.fit import Training
-from unlearnjax.types import Batch, Data, Task
+from unlearnjax.types import Batch, Data, Task, Variables
 
 
 def _split(train: dict, held_out: dict, fraction: float, rng: np.random.Generator) -> tuple:
@@ -36,6 +38,8 @@ class Kind(NamedTuple):
         of it is unseen, and a test, whatever is forgotten.
       training: `(config, tx) -> Training` of originals, oracles and retraining.
       base: `(config, data_dir) -> Data` that a base is trained on, see `measure.based`.
+      model: `(config, dtype) -> module` of published weights that describe it; `None`: by name.
+      export: `(config, folder, variables)` writes an unlearned model as others read it.
     """
 
     make: Callable[[tasks.Model, ConfigDict, data_lib.Dataset], Task]
@@ -50,6 +54,8 @@ class Kind(NamedTuple):
     apart: bool = False
     training: Callable[[ConfigDict, Training], Training] = lambda config, tx: tx
     base: Callable[[ConfigDict, str | None], Data] | None = None
+    model: Callable[[ConfigDict, Any], nn.Module | None] = lambda config, dtype: None
+    export: Callable[[ConfigDict, Path, Variables], None] = lambda *_: None
 
 
 TASKS = {
@@ -71,6 +77,8 @@ TASKS = {
         apart=True,
         training=answering.recipe,
         base=answering.base,
+        model=answering.model,
+        export=answering.export,
     ),
 }
 

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from configs import language
+from configs import language, language_sweep
+from experiments import sweep
 from experiments.common import build
 from tests.experiments import cli
 
@@ -57,6 +58,16 @@ def test_curves_are_methods_stopped_early():
         assert config.unlearn[name].constructor == "npo" and config.unlearn[name].num_steps == steps
         assert build.unlearner(name, config, 100).needs
     assert language.get_config("").curves.to_dict() == {}
+
+
+def test_a_sweep_tries_values_that_its_methods_have_on_validation_data():
+    config = language_sweep.get_config("authors,method=npo+ssd,forget=identity:0/random:0.1")
+    assert config.scenarios == ("identity:0", "random:0.1") and config.methods == ("npo", "ssd")
+    assert config.validation_fraction == 0.5 and config.num_seeds == 1
+    sweep.validate(language_sweep.get_config())
+    assert language_sweep.get_config().scenarios == ("identity:0+1",)
+    tofu = language_sweep.get_config("tofu_small,forget=forget01")
+    assert tofu.scenarios == ("field:forget01:true",)
 
 
 @pytest.mark.parametrize(

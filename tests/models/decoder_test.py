@@ -25,11 +25,6 @@ CONFIG = models.DecoderConfig(
 TOKENS = np.random.default_rng(0).integers(0, 11, (3, 7)).astype(np.int32)
 
 
-def shaken(module, tokens=TOKENS):
-    variables = jax.jit(module.init)(jax.random.key(0), tokens)
-    return {"params": frameworks.shaken(variables["params"])}
-
-
 def by_hand(config, params, tokens):
     """Logits of one row, in NumPy and double precision, token by token."""
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
@@ -78,7 +73,7 @@ def by_hand(config, params, tokens):
 def model():
     """`tokens -> outputs`, compiled, and the parameters."""
     module = models.Decoder(CONFIG)
-    variables = shaken(module)
+    variables = frameworks.random_like(jax.eval_shape(module.init, jax.random.key(0), TOKENS))
     run = jax.jit(lambda variables, tokens: module.apply(variables, tokens))
     return run, variables
 
@@ -141,15 +136,16 @@ def test_blocks_computed_again_have_the_same_gradients(model):
     _, variables = model
 
     def gradient(variables, remat):
-        module = models.Decoder(CONFIG, remat=remat)
+        module = models.Decoder(CONFIG._replace(depth=1), remat=remat)
         return jax.grad(lambda v: jnp.mean(module.apply(v, TOKENS)["logits"] ** 2))(variables)
 
+    variables = {"params": {k: v for k, v in variables["params"].items() if k != "block_1"}}
     both = jax.jit(lambda v: (gradient(v, False), gradient(v, True)))
     close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
     jax.tree.map(close, *both(variables))
     program = jax.make_jaxpr(lambda v: gradient(v, True))(variables)
     kinds = [equation.primitive.name for equation in program.jaxpr.eqns]
-    assert sum("remat" in kind or "checkpoint" in kind for kind in kinds) == CONFIG.depth
+    assert sum("remat" in kind or "checkpoint" in kind for kind in kinds) == 1
 
 
 def test_computing_in_bfloat16_leaves_parameters_and_logits_wide(model):

@@ -35,7 +35,7 @@ TRAINED = Template()
 # Of models that were trained to chat, and a plain one for those that were not.
 TEMPLATES = {
     "trained": TRAINED,
-    "plain": Template("Question: ", "\n", "Answer:"),
+    "plain": Template("Question: ", "\n", "Answer: "),
     "llama2": Template("[INST] ", " [/INST]"),
     "llama3": Template(
         "<|start_header_id|>user<|end_header_id|>\n\n",
@@ -131,12 +131,12 @@ def encoded(
         length = max(len(own) + len(answer) - 1 for own, answer in fits)
     data, truncated = {}, {}
     for view, own in tokens.items():
-        columns, truncated[view] = _rows(prompts, own, length, tokenizer.pad, view)
+        columns, truncated[view] = _rows(prompts, own, length, tokenizer.pad)
         begin = "" if view == "answer" else f"{view}."
         data |= {f"{begin}{name}": value for name, value in columns.items()}
     perturbed = {}
     if count:
-        columns, cut = _rows(beside, flat, length, tokenizer.pad, "perturbed answer", count)
+        columns, cut = _rows(beside, flat, length, tokenizer.pad)
         truncated["perturbed"] = np.unique(cut // count)
         perturbed = {
             f"perturbed.{name}": value.reshape(len(pairs), count, length)
@@ -153,24 +153,6 @@ def prompt(tokenizer: "Tokenizer", template: Template, text: str) -> list[int]:
     marks = (template.question_end, template.answer_start)
     own = [(template.question_start, True), (text, False), *((mark, True) for mark in marks)]
     return [tokenizer.bos, *_encode(tokenizer, own)]
-
-
-def view(data: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """The examples of a view, `[N, T]` or `[N, K, T]`, as a `Data` of its own with rows `[N * K]`.
-
-    Args:
-      data: with the columns `NAME.inputs`, `.targets` and `.answer`.
-      name: 'paraphrase', 'refusal' or 'perturbed'.
-
-    Raises:
-      ValueError: if there is no such view.
-    """
-    names = ("inputs", "targets", "answer")
-    missing = [f"{name}.{own}" for own in names if f"{name}.{own}" not in data]
-    if missing:
-        raise ValueError(f"data must have the view {name!r}, but lacks {', '.join(missing)}")
-    columns = {own: data[f"{name}.{own}"] for own in names}
-    return {own: value.reshape(-1, value.shape[-1]) for own, value in columns.items()}
 
 
 def report(truncated: Mapping[str, np.ndarray], number: int) -> str:
@@ -237,14 +219,12 @@ def _rows(
     answers: Sequence[Sequence[int]],
     length: int,
     pad: int,
-    view: str,
-    count: int = 1,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """`inputs`, `targets`, `answer` `[n, length]`; and of which rows the answer is cut."""
     checks.whole(length=length)
     checks.at_least(1, length=length)
     filled = [len(own) > length for own in prompts]
-    _refuse(filled, f"length must leave room for the {view}, but {length} does not", count)
+    _refuse(filled, f"length must leave room for the answer, but {length} does not")
     inputs = np.full((len(prompts), length), pad, np.int32)
     targets, answer = inputs.copy(), np.zeros(inputs.shape, np.float32)
     cut = []

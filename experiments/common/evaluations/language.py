@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import answering, runner
 from experiments.common.evaluations import Arrays, Evaluation, Gap, Relearn, sets
+from experiments.common.evaluations.language_columns import COLUMNS, GAP
 from experiments.common.measure import Bench, place
 from unlearnjax import audit, parallel, tasks, training
 from unlearnjax.audit import language, summary
@@ -28,29 +29,33 @@ CURVES = {
     "forget_quality": "forget quality (p)",
     "retain_utility": "retain utility",
 }
-GAP = ("forget_probability", "forget_rouge", "forget_truth_ratio", "retain_utility")
 PER_SET = ("loss", "accuracy", "probability", "extraction")
 ATTACKS = ("min_k", "min_k_plus_plus")
+ANSWER = ("inputs", "targets", "answer")
+PROMPT = ("condition", "condition_length", "index")
 
 
 class Context(NamedTuple):
-    """What is made once.
+    """What is made once. Data of all sets are one behind another, so that one program is for all.
 
     Attributes:
       bench: the problem.
       tokenizer: of all texts.
-      asked: by set, 'forget', 'retain' and further facts, the questions that audits ask, on the
-        device: `text.Encoded.data` and `.perturbed`; those retained are some alone.
-      said: by set, the true answers.
-      attacked: what membership is asked of: 'forget' and 'unseen', nothing but answers.
+      answers: `inputs`, `targets`, `answer` of every answer that is asked about.
+      places: by column of arrays, where in these it begins, and its shape.
+      prompts: `condition`, `condition_length` and `index` of every question.
+      said: by set, 'forget', 'retain' and further facts, the true answers; in the order of prompts.
+      attacked: of whom membership is asked, first the forget set, then unseen answers.
       refusals: what says nothing.
     """
 
     bench: Bench
     tokenizer: Any
-    asked: Mapping[str, Data]
+    answers: Data
+    places: Mapping[str, tuple[int, tuple[int, ...]]]
+    prompts: Data
     said: Mapping[str, Sequence[str]]
-    attacked: Mapping[str, Data]
+    attacked: Data
     refusals: frozenset[str]
 
 
@@ -69,18 +74,58 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
     }
     asked = {}
     for name, own in pairs.items():
-        found = answering.asked(config, world, own)
-        asked[name] = place({**found.data, **found.perturbed})
-        note = text.report(found.truncated, len(own))
+        asked[name] = answering.asked(config, world, own)
+        note = text.report(asked[name].truncated, len(own))
         if note and parallel.is_main_process():
             print(f"answers of the {name} set {note}")
-    columns = ("inputs", "targets", "answer")
-    attacked = {
-        "forget": {name: asked["forget"][name] for name in columns},
-        "unseen": {name: bench.held_out[name] for name in columns},
-    }
-    said = {name: [pair.answer for pair in own] for name, own in pairs.items()}
-    return Context(bench, world.tokenizer, asked, said, attacked, frozenset(world.refusals))
+    answers, places = stacked(asked)
+    members = {name: problem.train[name][problem.forget] for name in ANSWER}
+    sides = (members, {name: problem.held_out[name] for name in ANSWER})
+    return Context(
+        bench,
+        world.tokenizer,
+        place(answers),
+        places,
+        place(_joined([{n: own.data[n] for n in PROMPT} for own in asked.values()])),
+        {name: [pair.answer for pair in own] for name, own in pairs.items()},
+        place(_joined(sides)),
+        frozenset(world.refusals),
+    )
+
+
+def stacked(
+    asked: Mapping[str, text.Encoded],
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, tuple[int, ...]]]]:
+    """The answers of all sets, and the `Context.places` of their losses, see `observe`."""
+    parts, places, begin = [], {}, 0
+    for name, found in asked.items():
+        columns = found.data | found.perturbed
+        views = {"asked": "", "true": "paraphrase.", "false": "perturbed."}
+        for column, view in views.items():
+            if f"{view}inputs" not in columns:
+                continue
+            own = {k: columns[f"{view}{k}"] for k in ANSWER}
+            shape = own["inputs"].shape[:-1]
+            parts.append({k: value.reshape(-1, value.shape[-1]) for k, value in own.items()})
+            places[f"{name}_{column}_loss"] = (begin, shape)
+            begin += int(np.prod(shape))
+        # What has no paraphrase is its own.
+        places.setdefault(f"{name}_true_loss", places[f"{name}_asked_loss"])
+    return _joined(parts), places
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """One behind another, filled up with zeros to one length."""
+
+    def join(arrays: list[np.ndarray]) -> np.ndarray:
+        longest = max(own.shape[-1] for own in arrays) if arrays[0].ndim > 1 else 0
+        filled = [
+            np.pad(own, [(0, 0), (0, longest - own.shape[-1])]) if own.ndim > 1 else own
+            for own in arrays
+        ]
+        return np.concatenate(filled)
+
+    return {name: join([part[name] for part in parts]) for name in parts[0]}
 
 
 def observe(context: Context, task: Task, variables: Variables) -> Arrays:
@@ -93,36 +138,35 @@ def observe(context: Context, task: Task, variables: Variables) -> Arrays:
     bench, size = context.bench, context.bench.config.evaluate.batch_size
     arrays = sets.observe(bench, task, variables)
     fetch = lambda values: np.asarray(parallel.fetch(values), np.float32)
-    for name, data in context.asked.items():
-        of = lambda view, data=data: fetch(_losses(task, variables, data, view, size))
-        arrays[f"{name}_asked_loss"] = of(None)
-        if "perturbed.inputs" in data:
-            has = "paraphrase.inputs" in data
-            arrays[f"{name}_true_loss"] = of("paraphrase") if has else arrays[f"{name}_asked_loss"]
-            arrays[f"{name}_false_loss"] = of("perturbed")
-        arrays[f"{name}_answered"] = answers(context, task, variables, data)
-    for name, data in context.attacked.items():
-        found = _observed(task, variables, data, size)
-        arrays |= {f"{name}_{attack}": fetch(found[attack]) for attack in ATTACKS}
+    losses = fetch(_losses(task, variables, context.answers, size))
+    for column, (begin, shape) in context.places.items():
+        arrays[column] = losses[begin : begin + int(np.prod(shape))].reshape(shape)
+    said = iter(answers(context, task, variables))
+    for name, true in context.said.items():
+        arrays[f"{name}_answered"] = np.array([next(said) for _ in true])
+    found = _observed(task, variables, context.attacked, size)
+    number = len(bench.problem.forget)
+    for attack in ATTACKS:
+        scores = fetch(found[attack])
+        arrays |= {f"forget_{attack}": scores[:number], f"unseen_{attack}": scores[number:]}
     return arrays
 
 
-def answers(context: Context, task: Task, variables: Variables, data: Data) -> np.ndarray:
-    """`[N]` texts, what the model says to each question; none of two has the other's words."""
+def answers(context: Context, task: Task, variables: Variables) -> list[str]:
+    """What the model says to each question."""
     rng = runner.key(context.bench.config.seed, "answers")
     size = context.bench.config.evaluate.batch_size
-    asked = {name: data[name] for name in ("condition", "condition_length", "index")}
-    found = parallel.fetch(_generate(task, variables, rng, asked, size))
+    found = parallel.fetch(_generate(task, variables, rng, context.prompts, size))
     rows = zip(np.asarray(found["tokens"]), np.asarray(found["length"]), strict=True)
     # A text in an array loses what is 0 at its end.
-    return np.array([context.tokenizer.decode(own[:length]).rstrip("\0") for own, length in rows])
+    return [context.tokenizer.decode(own[:length]).rstrip("\0") for own, length in rows]
 
 
 def numbers(context: Context, arrays: Arrays, seed: int) -> table.Row:
     """The audits of one model, see `COLUMNS`; NaN where a model has diverged."""
     row = summary.set_means(sets.per_set(arrays), PER_SET)
     row |= summary.loss_attack(sets.per_set(arrays), seed)
-    scores = {name: _of_set(context, arrays, name) for name in context.asked}
+    scores = {name: _of_set(context, arrays, name) for name in context.said}
     for name in ("forget", "retain"):
         row |= {f"{name}_{column}": value for column, value in scores[name].items()}
     triple = lambda own: tuple(own[column] for column in ("probability", "rouge", "truth"))
@@ -282,88 +326,6 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
 
 
-COLUMNS = table.Columns(
-    definitions={
-        "forget_probability": "geometric mean of the probabilities of a true answer's tokens, mean "
-        "over the forget set; likewise of other sets",
-        "forget_rouge": "ROUGE-L recall (without stemming) of what the model answers, greedily, of "
-        "the true answer's words, mean over the forget set",
-        "forget_truth_ratio": "mean of min(R, 1/R), R the probability of wrong answers by that of "
-        "the paraphrased true one, per token and geometric mean; 1: cannot tell",
-        "forget_truth": "mean of max(0, 1 - R) on the forget set: 1 where wrong answers are out",
-        "forget_choice": "share of forgotten questions of which the paraphrased true answer is "
-        "likelier per token than all wrong ones",
-        "forget_accuracy": "share of a true answer's tokens that are the likeliest after the true "
-        "ones before (exact memorisation), mean over the forget set",
-        "forget_extraction": "extraction strength: 1 - k/L, where after the first k of an answer's "
-        "L tokens all others are the likeliest, mean over the forget set",
-        **{
-            f"retain_{name}": f"{meant} of retained questions"
-            for name, meant in {
-                "probability": "probability of true answers",
-                "rouge": "ROUGE-L recall of answers",
-                "truth_ratio": "mean of min(R, 1/R)",
-                "truth": "mean of max(0, 1 - R)",
-                "choice": "share with the true answer likelier than wrong ones",
-                "accuracy": "exact memorisation",
-                "extraction": "extraction strength",
-                "refused": "share answered by a refusal, word by word,",
-            }.items()
-        },
-        "test_accuracy": "share of the tokens of answers on authors whom no model has read of",
-        "test_probability": "probability of these answers",
-        "retain_utility": "harmonic mean of probability, ROUGE-L and truth of retained questions",
-        "model_utility": "harmonic mean of these three and those of real authors and world facts",
-        "forget_quality": "p-value of the Kolmogorov-Smirnov test between the forget set's R and "
-        "an oracle's, mean over oracles (of an oracle: over the others)",
-        "calibrated_quality": "share of this model and the oracles that are at least as far from "
-        "the others by R on the forget set, as this model is; of an oracle: among the others",
-        "klom": "mean KLoM of the margins on the forget set, over all seeds of a method, from the "
-        "oracles'; of the oracles: its noise floor. Coarse for fewer than 100 models",
-        "min_k_auc": "area under the ROC curve of telling forgotten answers from those on authors "
-        "whom no model has read of, by Min-K%",
-        "min_k_plus_plus_auc": "the same by Min-K%++",
-        "privleak": "100 (A - A_o) / A_o with A = 1 - min_k_auc, of an oracle A_o, mean over them: "
-        "negative where members stand out, positive where they hide more than what was never read",
-        "mia": summary.COLUMNS["mia"],
-        "mia_auc": summary.COLUMNS["mia_auc"],
-        "average_gap": f"mean absolute difference to the oracle's mean over {', '.join(GAP)}",
-        "relearn_steps": "steps of fine-tuning on (a part of) the forget set until its "
-        "forget_accuracy is within a margin of the original's again; the bound where it never is",
-        "anamnesis": summary.COLUMNS["anamnesis"],
-        **sets.LOSSES,
-    },
-    printed=(
-        "forget_probability",
-        "forget_rouge",
-        "forget_truth_ratio",
-        "forget_quality",
-        "calibrated_quality",
-        "retain_utility",
-        "model_utility",
-        "privleak",
-        "anamnesis",
-        "average_gap",
-    ),
-    units={
-        "forget_probability": ("forget prob.", 1, 3),
-        "forget_rouge": ("forget ROUGE-L", 1, 3),
-        "forget_truth_ratio": ("forget truth ratio", 1, 3),
-        "forget_quality": ("forget quality p", 1, 3),
-        "calibrated_quality": ("calibrated quality", 1, 2),
-        "retain_utility": ("retain utility", 1, 3),
-        "model_utility": ("model utility", 1, 3),
-        "retain_probability": ("retain prob.", 1, 3),
-        "privleak": ("PrivLeak", 1, 0),
-        "klom": ("KLoM", 1, 2),
-        **sets.UNITS,
-    },
-    plain=("average_gap", "anamnesis", "forget_quality", "calibrated_quality"),
-    spreading=("forget_probability", "retain_utility", "average_gap"),
-    forgotten=("forget_probability",),
-    collapsed={"retain_utility": -0.2},
-)
-
 EVALUATION = Evaluation(
     prepare=prepare,
     observe=observe,
@@ -385,9 +347,9 @@ EVALUATION = Evaluation(
 )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _losses(task: Task, variables: Variables, data: Data, view: str | None, size: int):
-    return language.losses(task, variables, data, view, batch_size=size)
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _losses(task: Task, variables: Variables, data: Data, size: int):
+    return language.losses(task, variables, data, batch_size=size)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -2,30 +2,23 @@
 
 import collections
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tokenizers
 
 from configs import language as config_lib
 from experiments.common import answering, build
+from tests.experiments.asking import SIZES, config_of
 from unlearnjax import data as data_lib
-from unlearnjax import tasks, training
+from unlearnjax import pretrained, tasks, training
 from unlearnjax.data import authors, text
 from unlearnjax.language import tokens
-
-SIZES = {"num_authors": 6, "num_questions": 3, "num_held_out": 4, "vocab_size": 300}
-
-
-def config_of(arg="", **options):
-    config = config_lib.get_config(arg)
-    config.task_options.update(SIZES | options)
-    config.model.options.update({"width": 8, "depth": 1, "num_heads": 2, "mlp_width": 8})
-    config.model.options.num_kv_heads = 1
-    config.train.batch_size = 4
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +209,67 @@ def test_a_base_learns_authors_that_nobody_is_asked_about(tofu_dir):
     assert data["inputs"].shape[0] == 2000 and set(data["identity"]) == set(range(80, 180))
     with pytest.raises(ValueError, match="base must be unset: 'authors' has no texts"):
         answering.base(config_of(), None)
+
+
+GOLDEN = Path(__file__).parents[2] / "pretrained" / "golden" / "decoder" / "llama3"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A published decoder of 96 tokens, with a tokenizer of 95 words."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(GOLDEN, folder)
+    words = {name: number for number, name in enumerate(["<s>", "</s>", "[UNK]", "Question", ":"])}
+    words |= {f"word{number}": number for number in range(5, 95)}
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "[UNK]"))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    model.add_special_tokens(["<s>", "</s>"])
+    model.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    return folder
+
+
+def test_a_checkpoint_brings_its_model_its_weights_and_its_tokens(checkpoint, tmp_path):
+    config = config_lib.get_config(f"authors,model={checkpoint},seeds=1")
+    config.task_options.update(SIZES)
+    assert config.weights == str(checkpoint) and "base" not in config
+    assert config.task_options.over == "answer" and config.train.num_epochs == 5
+    config.train.batch_size = 4
+    problem = build.problem(config, None)
+    assert problem.dataset.num_classes == 95
+    begin = problem.train["condition"][0, :3].tolist()
+    assert begin == [0, 3, 4]  # <s>Question:
+    assert answering.end(config) == 1
+    module = build.model(config, problem.dataset)
+    assert module.config.vocab_size == 96 and module.config.width == 32
+    start = build.start(config, problem.dataset)
+    published = pretrained.decoder.load(checkpoint)
+    jax.tree.map(np.testing.assert_array_equal, start["params"], published.variables["params"])
+    moved = jax.tree.map(lambda x: x + 1, start)
+    answering.export(config, tmp_path / "out", moved)
+    again = pretrained.decoder.load(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, again.variables["params"], moved["params"])
+    assert again.described == published.described
+    same = tokens.published(tmp_path / "out").encode("word7 word8")
+    assert same == [7, 8]
+
+
+def test_models_that_started_afresh_are_not_exported(tmp_path):
+    answering.export(config_of(), tmp_path / "out", {"params": {}})
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_that_do_not_fit_are_refused_in_one_line(checkpoint):
+    config = config_of()
+    config.weights = str(checkpoint / "nowhere")
+    with pytest.raises(ValueError, match="must have a tokenizer.json"):
+        build.problem(config, None)
+    config.weights = str(checkpoint)
+    (checkpoint / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"weights must be a checkpoint's folder: .*config\.json"):
+        build.problem(config, None)
+    description = json.loads((GOLDEN / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**description, "vocab_size": 90}))
+    with pytest.raises(ValueError, match="must know 95 tokens, but have 90"):
+        build.problem(config, None)

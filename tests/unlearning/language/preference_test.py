@@ -164,6 +164,28 @@ def test_idk_learns_refusals():
     problems.assert_trees_close(toy.slope(method, REQUEST, GIVEN), expected, 1e-5)
 
 
+@pytest.mark.parametrize("name", ["dpo", "idk"])
+def test_a_refusal_of_a_label_is_another_label(name):
+    request, given, original = linear.problem()
+    other = (request.forget["targets"] + 1) % linear.CLASSES
+    forget = {**request.forget, "refusal.targets": other}
+    request = Request(forget, original=original)
+    w, y = linear.weights(given), np.asarray(forget["targets"])
+    slopes = [linear.cross_entropy_slopes(w, forget, labels) for labels in (other, y)]
+    if name == "dpo":
+        x = np.asarray(forget["inputs"], np.float64)
+        own, old = (scipy.special.log_softmax(x @ m, axis=1) for m in (w, linear.weights(original)))
+        gain, rows = own - old, np.arange(len(y))
+        pull = weight(0.5, gain[rows, y] - gain[rows, np.asarray(other)])
+        expected = (pull[:, None, None] * (slopes[0] - slopes[1])).mean(0)
+    else:
+        expected = slopes[0].mean(0)
+    options = {"beta": 0.5} if name == "dpo" else {}
+    method = getattr(unlearning, name)(SGD, retain=None, **options)
+    found = toy.slope(method, request, given, linear.TASK)["w"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_npo_on_random_features_descends_what_central_differences_say():
     """The study of the paper: features of Gaussians, of which the last layer alone learns."""
     rng = np.random.default_rng(0)

@@ -3,12 +3,18 @@
 import types
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.common import answering, build
 from experiments.common.evaluations import language as evaluation
+from tests.experiments.asking import config_of
 from unlearnjax import audit
 from unlearnjax.audit import language
+from unlearnjax.data import text
+from unlearnjax.language import Tokenizer
+from unlearnjax.types import Task
 
 SAID = {"forget": ["red fox", "a blue bird", "green"], "retain": ["one", "two", "three", "four"]}
 SIZES = {"forget": 3, "retain": 4, "real_authors": 2, "world_facts": 2}
@@ -16,8 +22,7 @@ SIZES = {"forget": 3, "retain": 4, "real_authors": 2, "world_facts": 2}
 
 def context(facts=()):
     said = SAID | {name: ["Paris", "the Nile"] for name in facts}
-    asked = dict.fromkeys(said, {})
-    return evaluation.Context(None, None, asked, said, {}, frozenset({"I do not know."}))
+    return evaluation.Context(None, None, {}, {}, {}, said, {}, frozenset({"I do not know."}))
 
 
 def arrays(seed, facts=()):
@@ -197,3 +202,67 @@ def test_examples_are_the_first_forgotten_questions_model_by_model():
 def test_relearning_ends_near_the_original():
     known = evaluation.EVALUATION.relearn
     assert known.metric == "accuracy" and known.target({"forget_accuracy": 0.75}, 0.25) == 0.5
+
+
+def test_answers_of_all_sets_lie_one_behind_another():
+    letters = Tokenizer(
+        lambda own: [10 + ord(letter) - ord("a") for letter in own], None, 40, 0, 1, 2, {"<sep>": 3}
+    )
+    asked = {
+        "forget": text.encoded(
+            letters,
+            [text.Pair("a", "bb", "ccc", ("d", "e")), text.Pair("f", "g", "h", ("i", "jj"))],
+        ),
+        "facts": text.encoded(letters, [text.Pair("abc", "k", None, ("l", "m", "n"))]),
+    }
+    data, places = evaluation.stacked(asked)
+    assert places == {
+        "forget_asked_loss": (0, (2,)),
+        "forget_true_loss": (2, (2,)),
+        "forget_false_loss": (4, (2, 2)),
+        "facts_asked_loss": (8, (1,)),
+        "facts_false_loss": (9, (1, 3)),
+        "facts_true_loss": (8, (1,)),
+    }
+    said = lambda row: data["targets"][row][data["answer"][row] == 1].tolist()
+    spelled = ["bb", "g", "ccc", "h", "d", "e", "i", "jj", "k", "l", "m", "n"]
+    assert [said(row) for row in range(12)] == [[*letters.encode(own), 2] for own in spelled]
+    assert data["inputs"].shape == (12, 6)
+
+
+def test_losses_and_answers_come_back_set_by_set(monkeypatch):
+    """Of a model whose loss is a row's first token, and who says its prompt."""
+    problem = build.problem(config_of(), None)
+    config = config_of()
+    config.evaluate.update({"batch_size": 5, "num_retain": 4})
+    bench = types.SimpleNamespace(config=config, problem=problem)
+    context = evaluation.prepare(types.SimpleNamespace(data_dir=None), bench)
+    monkeypatch.setattr(evaluation.sets, "observe", lambda *_: {})
+
+    def apply(variables, batch, rng, train):
+        first = batch["inputs"].astype(float)
+        return {"log_probs": -first, "logits": jnp.zeros((*first.shape, 2))}, variables
+
+    def loss(outputs, batch):
+        return -outputs["log_probs"].sum(1)
+
+    def generate(task, variables, rng, batch):
+        return {"tokens": batch["condition"], "length": batch["condition_length"]}
+
+    task = Task(None, apply, loss, None, generate=generate)
+    found = evaluation.observe(context, task, {})
+    pairs = {"forget": answering.pairs(problem.train, problem.forget)}
+    assert found["forget_answered"].tolist() == [pair.prompt for pair in pairs["forget"]]
+    assert len(found["retain_answered"]) == 4
+    kept = set(problem.train["prompt"][problem.retain])
+    assert set(found["retain_answered"]) <= kept
+    world = answering.world(config, None)
+    own = answering.asked(config, world, pairs["forget"])
+    for column, value in (
+        ("asked", own.data["inputs"]),
+        ("true", own.data["paraphrase.inputs"]),
+        ("false", own.perturbed["perturbed.inputs"]),
+    ):
+        np.testing.assert_allclose(found[f"forget_{column}_loss"], value.sum(-1), rtol=1e-6)
+    assert found["forget_min_k"].shape == (6,) and found["unseen_min_k"].shape == (6,)
+    assert [len(context.said[name]) for name in ("forget", "retain")] == [6, 4]
