@@ -11,7 +11,7 @@ from tests import problems
 from tests.unlearning import linear
 from tests.unlearning.language import toy
 from unlearnjax import tasks, unlearning
-from unlearnjax.unlearning.language import answers
+from unlearnjax.unlearning.language import answers, steering
 
 SGD = optax.sgd(1.0)
 REQUEST, GIVEN = toy.problem()
@@ -73,6 +73,27 @@ def test_padding_changes_nothing(name, monkeypatch):
     wide = REQUEST._replace(forget=toy.padded(REQUEST.forget), retain=toy.padded(REQUEST.retain))
     found, expected = (toy.slope(method, request, GIVEN) for request in (wide, REQUEST))
     problems.assert_trees_close(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["npo", "simnpo", "dpo", "idk", "grad_diff", "wga", "satimp", "undial", "ce_u", "rmu"]
+)
+def test_lengths_are_the_loops(name, monkeypatch):
+    seen = {}
+
+    def descend(objective, tx, **options):
+        seen.update(options)
+        return toy.whole_step(objective, tx, **options)
+
+    for module in (answers, steering):
+        monkeypatch.setattr(module, "descend", descend)
+    build = getattr(unlearning, name)
+    options = {"layer": "block_0"} if name == "rmu" else {}
+    build(SGD, num_steps=7, batch_size=11, **options)
+    assert (seen["num_steps"], seen["batch_size"]) == (7, 11)
+    build(SGD, **options)
+    assert (seen["num_steps"], seen["batch_size"]) == ((150, 4) if name == "rmu" else (125, 32))
+    assert seen["cache_teachers"] == ()
 
 
 def test_steps_see_batches_of_both_sets_and_the_original_of_each_batch():

@@ -1,8 +1,8 @@
 """Is a text a member of the training set? Scores of attackers that see a language model.
 
 A score is the larger, the likelier a member: `-loss`, `-loss_by_zlib`, the loss of a reference
-model less the loss, `min_k` and Min-K%++. Members are forget answers, and non-members those of
-held-out authors, whom no model was trained on.
+model less the loss, `min_k` and Min-K%++, `-curvature.squared_gradient_norms`. Members are forget
+answers, and non-members those of held-out authors, whom no model was trained on.
 """
 
 import zlib
