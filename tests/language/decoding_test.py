@@ -65,6 +65,18 @@ def test_every_row_is_continued_as_by_itself(step):
     assert found["tokens"].dtype == np.int32
 
 
+@pytest.mark.parametrize("step, then", [(cached, (5, 1)), (uncached, (5, 4 + N - 1))])
+def test_with_a_cache_single_tokens_are_read_after_the_prompts(step, then):
+    read = []
+
+    def spied(seen):
+        read.append(seen["inputs"].shape)
+        return step(seen)
+
+    jax.eval_shape(lambda: decode(spied, lengths=np.array(LENGTHS)))
+    assert list(dict.fromkeys(read)) == [(5, 4), then]
+
+
 def test_padding_and_neighbours_change_nothing():
     wide = np.full((3, 7), 9, np.int32)
     wide[0, :2], wide[1, :4], wide[2, :1] = PROMPTS[1, :2], PROMPTS[4, :4], 5

@@ -117,7 +117,7 @@ def language_modelling(
         return {
             "accuracy": _mean(correct, answer),
             "probability": jnp.exp(_mean(log_probs, answer)),
-            "log_likelihood": jnp.sum(log_probs * answer, -1),
+            "log_likelihood": _sum(log_probs, answer),
             "margin": _mean(margins, answer),
             "extraction": _extraction(correct, answer * ~jnp.isin(targets, np.atleast_1d(ends))),
         }
@@ -165,7 +165,12 @@ def over_answer(values: Array, batch: Batch) -> Array:
 
 def _mean(values: Array, mask: Array) -> Array:
     """Over axis 1; 0 for padding, which has nothing there."""
-    return jnp.sum(values * mask, axis=1) / jnp.maximum(mask.sum(axis=1), 1)
+    return _sum(values, mask) / jnp.maximum(mask.sum(axis=1), 1)
+
+
+def _sum(values: Array, mask: Array) -> Array:
+    """Over axis 1, of values that may be infinite where the mask is 0."""
+    return jnp.sum(jnp.where(mask > 0, values, 0) * mask, axis=1)
 
 
 def _next(outputs: Outputs, last: Array) -> Array:
