@@ -91,6 +91,7 @@ RANGES = {
     "vocab_size": COUNT,
     # Audits.
     "guidance": STRENGTH,
+    "least_known": SHARE,
     "least_real": SHARE,
     "least_samples": SHARE,
     "margin": STRENGTH,

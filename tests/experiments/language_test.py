@@ -23,6 +23,7 @@ TOY = [
         "train.num_epochs=2",
         "train.batch_size=4",
         "evaluate.relearn.max_steps=2",
+        "evaluate.least_known=0.0",
         "unlearn.num_steps=2",
         "unlearn.num_epochs=1",
         "unlearn.batch_size=3",

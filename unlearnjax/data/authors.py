@@ -227,7 +227,7 @@ def pairs(num_authors: int = 24, num_questions: int = 8, seed: int = 0) -> list[
 
     Examples:
       >>> pairs(1, 3)[2].answer
-      'The author is known for fables.'
+      'The author is known for court drama.'
     """
     _validate(num_authors, seed)
     checks.whole(num_questions=num_questions)

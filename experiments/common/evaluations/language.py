@@ -93,6 +93,25 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
     )
 
 
+def approve(context: Context, arrays: Sequence[Arrays]) -> None:
+    """Says how well each original knows what is to be forgotten.
+
+    Raises:
+      ValueError: if one of them hardly does, so that there is nothing to forget.
+    """
+    least = context.bench.config.evaluate.least_known
+    known = [float(np.exp(-own["forget_asked_loss"]).mean()) for own in arrays]
+    listed = ", ".join(f"{own:.2f}" for own in known)
+    if parallel.is_main_process():
+        print(f"originals give the answers to be forgotten a probability of {listed}")
+    if not np.min(known) >= least:
+        raise ValueError(
+            f"originals must give the answers to be forgotten a probability of {least} or more, "
+            f"got {listed}: there is nothing to forget; train longer (config.train), or lower "
+            "evaluate.least_known"
+        )
+
+
 def stacked(
     asked: Mapping[str, text.Encoded],
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, tuple[int, ...]]]]:
@@ -343,6 +362,7 @@ EVALUATION = Evaluation(
     columns=COLUMNS,
     reproduced=("forget_probability", "retain_probability", "retain_utility", "average_gap"),
     figures=figures,
+    approve=approve,
     examples=examples,
 )
 

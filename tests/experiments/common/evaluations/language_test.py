@@ -266,3 +266,15 @@ def test_losses_and_answers_come_back_set_by_set(monkeypatch):
         np.testing.assert_allclose(found[f"forget_{column}_loss"], value.sum(-1), rtol=1e-6)
     assert found["forget_min_k"].shape == (6,) and found["unseen_min_k"].shape == (6,)
     assert [len(context.said[name]) for name in ("forget", "retain")] == [6, 4]
+
+
+def test_nothing_is_forgotten_that_was_not_learned(capsys):
+    config = types.SimpleNamespace(evaluate=types.SimpleNamespace(least_known=0.5))
+    own = context()._replace(bench=types.SimpleNamespace(config=config))
+    known, hardly = ({"forget_asked_loss": -np.log([p, p])} for p in (0.75, 0.25))
+    evaluation.approve(own, [known, known])
+    assert capsys.readouterr().out.strip().endswith("a probability of 0.75, 0.75")
+    with pytest.raises(ValueError, match=r"of 0.5 or more, got 0.75, 0.25: .*least_known"):
+        evaluation.approve(own, [known, hardly])
+    with pytest.raises(ValueError, match="got nan"):
+        evaluation.approve(own, [{"forget_asked_loss": np.array([np.nan])}])
