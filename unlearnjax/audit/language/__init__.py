@@ -5,8 +5,8 @@ Margins of `tasks.language_modelling` are numbers per example as any task's: `au
 an oracle scores, which is not 0: a model that never saw an author still guesses.
 """
 
+from unlearnjax.audit.language.answers import losses, observed
 from unlearnjax.audit.language.membership import auc, loss_by_zlib, privleak, zlib_bytes
-from unlearnjax.audit.language.observed import losses, observed
 from unlearnjax.audit.language.rouge import longest_common_subsequence, rouge_l
 from unlearnjax.audit.language.tokens import (
     exact_memorisation,

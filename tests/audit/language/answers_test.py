@@ -39,10 +39,21 @@ def test_what_is_observed_is_what_outputs_say():
 
 
 def test_shares_and_batches_have_defaults():
-    run = lambda **options: language.observed(toy.TASK, GIVEN, DATA, **options)["min_k"]
-    found = jax.jit(lambda: [run(), run(share=0.2, batch_size=3), run(share=0.9)])()
+    """Of answers so long that another share is another number of tokens."""
+    data, sizes = {**DATA, "answer": jnp.ones_like(DATA["answer"])}, []
+
+    def apply(variables, batch, rng, train):
+        sizes.append(len(batch["inputs"]))
+        return toy.apply(variables, batch, rng, train)
+
+    task = toy.TASK._replace(apply=apply)
+    run = lambda **options: language.observed(task, GIVEN, data, **options)["min_k"]
+    found = jax.jit(lambda: [run(), run(share=0.2, batch_size=3), run(share=0.4)])()
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
     assert not np.allclose(found[0], found[2])
+    assert sizes == [5, 3, 5]
+    jax.eval_shape(lambda: language.losses(task, GIVEN, data, batch_size=2))
+    assert sizes[-1] == 2
 
 
 def test_a_task_without_logits_is_observed_as_far_as_it_goes():
