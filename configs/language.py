@@ -66,7 +66,7 @@ DATASETS = {
 FINE_TUNING = {"num_epochs": 5, "batch_size": 32, "learning_rate": 1e-5}
 
 _ADAM = {"optimizer": "adamw", "learning_rate": 5e-4, "batch_size": 16}
-_RETAIN = {"retain": "nll", "retain_weight": 1.0, "num_steps": 60}
+_RETAIN = {"retain": "nll", "retain_weight": 1.0, "num_steps": 40}
 METHODS = {
     "retrain": {},
     "finetune": {**_ADAM, "learning_rate": 1e-3, "num_epochs": 5},
@@ -80,8 +80,9 @@ METHODS = {
     "l1_sparse": {**_ADAM, "learning_rate": 1e-3, "num_epochs": 5, "gamma": 1e-4},
     "scrub": {
         **_ADAM,
+        "batch_size": 4,
         "num_epochs": 5,
-        "max_epochs": 2,
+        "max_epochs": 4,
         "alpha": 0.1,
         "gamma": 1.0,
         "temperature": 1.0,
@@ -94,30 +95,44 @@ METHODS = {
         "weighting": "example",
     },
     "ssd": {"alpha": 4.0, "dampening": 1.0, "importance": "exact", "batch_size": 16},
-    "grad_diff": {**_ADAM, **_RETAIN, "learning_rate": 2e-4, "per": "token"},
-    "npo": {**_ADAM, **_RETAIN, "beta": 0.1, "per": "sequence"},
-    "simnpo": {**_ADAM, **_RETAIN, "beta": 4.5, "gamma": 0.0, "retain_weight": 8.0},
-    "dpo": {**_ADAM, **_RETAIN, "beta": 0.1, "per": "sequence"},
+    "grad_diff": {
+        **_ADAM,
+        **_RETAIN,
+        "learning_rate": 1e-3,
+        "retain_weight": 5.0,
+        "num_steps": 10,
+        "per": "token",
+    },
+    "npo": {**_ADAM, **_RETAIN, "beta": 0.5, "num_steps": 10, "per": "sequence"},
+    "simnpo": {
+        **_ADAM,
+        **_RETAIN,
+        "learning_rate": 2e-4,
+        "beta": 2.5,
+        "gamma": 0.0,
+        "retain_weight": 2.0,
+        "num_steps": 160,
+    },
+    "dpo": {**_ADAM, **_RETAIN, "learning_rate": 2e-4, "beta": 0.05, "per": "sequence"},
     "idk": {**_ADAM, **_RETAIN},
-    "wga": {**_ADAM, **_RETAIN, "learning_rate": 2e-4, "beta": 1.0},
+    "wga": {**_ADAM, **_RETAIN, "learning_rate": 2e-4, "beta": 0.5},
     "satimp": {
         **_ADAM,
         **_RETAIN,
         "learning_rate": 2e-4,
         "beta1": 5.0,
         "beta2": 1.0,
-        "retain_weight": 10.0,
     },
-    "undial": {**_ADAM, **_RETAIN, "beta": 10.0},
-    "ce_u": {**_ADAM, **_RETAIN, "spare": 1},
+    "undial": {**_ADAM, **_RETAIN, "beta": 10.0, "num_steps": 20},
+    "ce_u": {**_ADAM, **_RETAIN, "learning_rate": 2e-4, "spare": 1},
     "rmu": {
         **_ADAM,
         "layer": "block_1",
         "scale": 6.5,
-        "retain_weight": 100.0,
+        "retain_weight": 1.0,
         "num_steps": 60,
     },
-    "task_vector": {**_ADAM, "alpha": 1.0, "num_epochs": 5},
+    "task_vector": {**_ADAM, "alpha": 4.0, "num_epochs": 5},
 }
 CHOSEN = ("finetune", "grad_diff", "npo", "simnpo", "idk", "ssd")
 QUICK = ("grad_diff", "npo")
