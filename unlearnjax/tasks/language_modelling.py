@@ -208,15 +208,15 @@ def _scores(logits: Array, targets: Array) -> Outputs:
             f"{list(targets.shape)}"
         )
     place, target = jnp.arange(logits.shape[-1]), targets[..., None]
-    # By sums, whose gradients are read with those of the rest, not written one by one.
-    chosen = jnp.sum(logits, axis=-1, where=place == target)
-    margins = chosen - jax.nn.logsumexp(logits, axis=-1, where=place != target)
-    chosen = chosen[..., None]
+    chosen = jnp.take_along_axis(logits, target, axis=-1)
+    # Without gradients, so that nobody pays for derivatives of what is only looked at.
+    still, own = jax.lax.stop_gradient((logits, chosen))
+    others = jax.nn.logsumexp(still, axis=-1, where=place != target)
     # As by argmax, which takes the first of several.
-    ahead = jnp.where(place < target, logits >= chosen, logits > chosen).any(-1)
+    ahead = jnp.where(place < target, still >= own, still > own).any(-1)
     return {
-        "log_probs": jax.nn.log_sigmoid(margins),
-        "margins": jax.lax.stop_gradient(margins),
+        "log_probs": chosen[..., 0] - jax.nn.logsumexp(logits, axis=-1),
+        "margins": own[..., 0] - others,
         "correct": (~ahead).astype(logits.dtype),
     }
 
