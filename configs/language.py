@@ -119,9 +119,10 @@ METHODS = {
     "satimp": {
         **_ADAM,
         **_RETAIN,
-        "learning_rate": 2e-4,
+        "learning_rate": 1e-3,
         "beta1": 5.0,
         "beta2": 1.0,
+        "num_steps": 80,
     },
     "undial": {**_ADAM, **_RETAIN, "beta": 10.0, "num_steps": 20},
     "ce_u": {**_ADAM, **_RETAIN, "learning_rate": 2e-4, "spare": 1},
@@ -130,7 +131,7 @@ METHODS = {
         "layer": "block_1",
         "scale": 6.5,
         "retain_weight": 1.0,
-        "num_steps": 60,
+        "num_steps": 20,
     },
     "task_vector": {**_ADAM, "alpha": 4.0, "num_epochs": 5},
 }
