@@ -1,7 +1,8 @@
 """Flax Linen models.
 
 Those of `BY_NAME` return `{'logits': [B, C], 'features': [B, D]}`, those of `DENOISERS`, of noised
-images, times and conditions, `{'prediction': [B, H, W, C]}`.
+images, times and conditions, `{'prediction': [B, H, W, C]}`, those of `GRAPH_NETS`, of graphs,
+what `models.graph` says.
 """
 
 import functools
@@ -16,6 +17,7 @@ from unlearnjax import checks, importing
 from unlearnjax.models import layers
 from unlearnjax.models.convnet import ConvNet
 from unlearnjax.models.dit import DiT
+from unlearnjax.models.graph import GAT, GCN, GIN, SGC
 from unlearnjax.models.mlp import MLP
 from unlearnjax.models.resnet import ResNet
 from unlearnjax.models.unet import UNet
@@ -50,6 +52,9 @@ BY_NAME = {
 # Of `tasks.diffusion`.
 DENOISERS = {"dit": DiT, "unet": UNet}
 
+# Of `tasks.node_classification` and `tasks.link_prediction`.
+GRAPH_NETS = {"gcn": GCN, "gat": GAT, "gin": GIN, "sgc": SGC}
+
 # Arguments that the problem decides, or Flax itself.
 _GIVEN = ("num_classes", "dtype", "axis_name", "rngs", "parent", "name")
 
@@ -58,9 +63,9 @@ def by_name(name: str, **options: Any) -> nn.Module | Callable[[nnx.Rngs], nnx.M
     """The model `name`, built with `options`.
 
     Args:
-      name: one of `BY_NAME` or `DENOISERS`, or 'module:Class' of your own, imported: a Linen or NNX
-        module class. Its arguments `num_classes` and `dtype`, if it has them, are given; others are
-        options.
+      name: one of `BY_NAME`, `DENOISERS`, `GRAPH_NETS`, or 'module:Class' of your own, imported: a
+        Linen or NNX module class. Its arguments `num_classes` and `dtype`, if it has them, are
+        given; others are options.
       **options: by argument; a `dtype` or `axis_name` of `None`, and `num_classes`, are left out
         where the class has none.
 
@@ -102,7 +107,7 @@ def default_options(name: str) -> dict[str, Any]:
 def _constructor(name: str) -> Callable[..., Any]:
     if importing.is_path(name):
         return _imported(name)
-    known = {**BY_NAME, **DENOISERS}
+    known = {**BY_NAME, **DENOISERS, **GRAPH_NETS}
     if name not in known:
         raise ValueError(
             f"model must be one of {sorted(known)} or 'module:Class', got {name!r}"
@@ -131,7 +136,12 @@ def _is_nnx(constructor) -> bool:
 __all__ = [
     "BY_NAME",
     "DENOISERS",
+    "GAT",
+    "GCN",
+    "GIN",
+    "GRAPH_NETS",
     "MLP",
+    "SGC",
     "VAE",
     "ConvNet",
     "DiT",
