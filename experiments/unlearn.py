@@ -65,8 +65,11 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     measure.validate(todo)
     everything = np.arange(len(problem.train["targets"]))
     fitters = {
-        name: measure.fitter(config, bench.task, bench.train, indices, bench.start)
-        for name, indices in (("original", everything), ("oracle", problem.oracle))
+        name: measure.fitter(config, bench.task, bench.train, indices, start)
+        for name, indices, start in (
+            ("original", everything, bench.start),
+            ("oracle", problem.oracle, measure.oracle_start(bench)),
+        )
     }
     if trained is not None:
         names = [f"original_seed{seed}" for seed in range(config.num_seeds)]

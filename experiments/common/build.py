@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from experiments.common import denoising
+from experiments.common import denoising, graphs
 from unlearnjax import (
     checks,
     importing,
@@ -66,6 +66,9 @@ class Kind(NamedTuple):
       validate: `(config, dataset, forget, retain, unlearners)`: raises `ValueError` for what the
         methods cannot do with these examples, whose inputs it does not see.
       augment: what `config.train.augment` does to an example.
+      load: `(config, data_dir) -> dataset`, where it has data sets of its own.
+      request: `(config, dataset) -> GraphRequest` of `data.graph_requests`, where what is to be
+        forgotten is a part of what models carry.
     """
 
     make: Callable[[tasks.Model, ConfigDict, data_lib.Dataset], Task]
@@ -75,6 +78,8 @@ class Kind(NamedTuple):
     given: Callable[[ConfigDict, data_lib.Dataset], dict[str, Any]] = lambda config, dataset: {}
     validate: Callable[..., None] = lambda *_: None
     augment: Callable[..., Batch] = data_lib.pad_crop_flip
+    load: Callable[[ConfigDict, str | None], Any] | None = None
+    request: Callable[[ConfigDict, Any], Any] | None = None
 
 
 TASKS = {
@@ -89,6 +94,13 @@ TASKS = {
         denoising.validate,
         functools.partial(data_lib.pad_crop_flip, padding=0),  # it would draw what is cropped
     ),
+    **{
+        name: Kind(make, graphs.ARGUMENTS, load=graphs.dataset, request=graphs.request)
+        for name, make in (
+            ("node_classification", graphs.node_task),
+            ("link_prediction", graphs.link_task),
+        )
+    },
 }
 
 
@@ -104,6 +116,8 @@ class Problem(NamedTuple):
       unseen, test: positions in `held_out`, of the forget set's and of the retain set's
         distribution.
       note: what is to be known of the sets, for the report.
+      carried: collections that originals carry, such as a graph.
+      edited: those of them that the request replaces, on which oracles train.
     """
 
     dataset: data_lib.Dataset
@@ -116,10 +130,14 @@ class Problem(NamedTuple):
     unseen: np.ndarray
     test: np.ndarray
     note: str = ""
+    carried: Mapping[str, Any] | None = None
+    edited: Mapping[str, Any] | None = None
 
 
 def dataset(config: ConfigDict, data_dir: str | None) -> data_lib.Dataset:
     """The data set, with the targets that the config asks for."""
+    if config.task in TASKS and TASKS[config.task].load is not None:
+        return TASKS[config.task].load(config, data_dir)
     loaded = _load(config.dataset, data_dir, config.source)
     if config.target is not None:
         loaded = data_lib.with_target(loaded, config.target)
@@ -134,6 +152,8 @@ def dataset(config: ConfigDict, data_dir: str | None) -> data_lib.Dataset:
 def problem(config: ConfigDict, data_dir: str | None) -> Problem:
     """Loads the data set and selects the forget set, from `config.seed` alone."""
     loaded = dataset(config, data_dir)
+    if config.task in TASKS and TASKS[config.task].request is not None:
+        return _of_graph(config, loaded, TASKS[config.task].request(config, loaded))
     split_rng, forget_rng, size_rng = np.random.default_rng(config.seed).spawn(3)
     all_train = data_lib.subsample(loaded.train, config.num_train, size_rng)
     held_out = data_lib.subsample(loaded.test, config.num_test, size_rng)
@@ -171,6 +191,20 @@ def problem(config: ConfigDict, data_dir: str | None) -> Problem:
         chosen.test,
         note,
     )
+
+
+def _of_graph(config: ConfigDict, loaded, asked) -> Problem:
+    """The problem of a request that edits a graph."""
+    checks.one_of(held_out=(config.held_out, ("test", "validation")))
+    held_out = loaded.test if config.held_out == "test" else loaded.val
+    everything = np.arange(len(held_out["targets"]))
+    # Of pairs, what is forgotten are edges, and so are the unseen ones that it is held against.
+    edges = np.flatnonzero(held_out["targets"] == 1)
+    unseen = edges if held_out["inputs"].ndim == 2 else everything
+    parts = loaded, loaded.train, loaded.val, held_out
+    rows = asked.forget, asked.retain, asked.retain, unseen, everything
+    carried, edited = {"graph": asked.graph}, {"graph": asked.edited}
+    return Problem(*parts, *rows, asked.note, carried, edited)
 
 
 _load = functools.cache(data_lib.load)  # the scenarios of one run share it

@@ -73,7 +73,8 @@ def test_retrained_models_and_teachers_start_on_the_edited_graph_and_nothing_com
         codes = np.asarray(fresh["graph"]["senders"]) * networks.N + fresh["graph"]["receivers"]
         low, high = edges.min(1), edges.max(1)
         assert not np.isin([low * networks.N + high, high * networks.N + low], codes).any()
-        apart = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), fresh, model)["params"]
+        both = fresh["params"], model["params"]
+        apart = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), *both)
         assert min(jax.tree.leaves(apart)) > 0
     assert update._cache_size() == 1
     with pytest.raises(ValueError, match=r"must have edited=\{'graph': ...\}"):

@@ -1,6 +1,6 @@
 """Did it forget? Accuracies, membership inference, distances to the oracle, relearning, cost."""
 
-from unlearnjax.audit import generation, regression
+from unlearnjax.audit import generation, links, regression
 from unlearnjax.audit.cost import (
     Compiled,
     Cost,
@@ -62,6 +62,7 @@ __all__ = [
     "klom",
     "layer_distances",
     "linear_probe",
+    "links",
     "lira",
     "membership_efficacy",
     "membership_inference",

@@ -112,7 +112,8 @@ def free_pairs(graph: graphs.Graph, proposals: Array) -> Array:
 
     Nor is it a node with itself or one that was deleted. Cost: a sort of the edges.
     """
-    number = graphs.num_nodes(graph)
+    graph = {name: graph[name] for name in ("senders", "receivers", "edge_mask", "node_mask")}
+    graph, number = jax.tree.map(jnp.asarray, graph), graphs.num_nodes(graph)
     codes = jnp.where(graph["edge_mask"], graph["senders"] * number + graph["receivers"], -1)
     codes = jnp.sort(codes)
     one, other = proposals[..., 0], proposals[..., 1]
@@ -142,7 +143,8 @@ def _on_graph(
     def apply(variables: Variables, batch: Batch, rng: Array | None, train: bool):
         graph = held(variables, COLLECTION, "data.graphs")
         own = without(variables, COLLECTION)
-        outputs, updated = model.apply(own, {**batch, COLLECTION: graph}, rng, train)
+        arrays = jax.tree.map(jnp.asarray, graph)
+        outputs, updated = model.apply(own, {**batch, COLLECTION: arrays}, rng, train)
         return gather(outputs, batch), {**updated, COLLECTION: graph}
 
     return make(Model(init, apply))._replace(edited=(COLLECTION,))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from unlearnjax import checks
 from unlearnjax import data as data_lib
-from unlearnjax.types import Data, Request, Unlearner
+from unlearnjax.types import Data, Outputs, Request, Unlearner
 from unlearnjax.unlearning import ids, objectives
 from unlearnjax.unlearning.chain import chain
 from unlearnjax.unlearning.descend import Transform, descend
@@ -21,7 +21,7 @@ def d2dgn(
     *,
     alpha: float = 0.5,
     form: str = "response",
-    layers: Sequence[str] = ("layer_0", "layer_1"),
+    layers: Sequence[str] | None = None,
     num_epochs: int = 100,
     batch_size: int = 512,
 ) -> Unlearner:
@@ -41,7 +41,7 @@ def d2dgn(
       alpha: share of the preserver's part, in [0, 1].
       form: what is compared, 'response': the predictions, by the task's divergence; 'feature': the
         outputs of `layers`, by the sum of squared differences.
-      layers: names of outputs, see `models.graph`.
+      layers: names of outputs; `None` is all 'layer_0', 'layer_1', ..., see `models.graph`.
       num_epochs: passes over forget and retain data, shuffled together.
       batch_size: examples per step.
 
@@ -58,7 +58,8 @@ def d2dgn(
     """
     checks.share(alpha=alpha)
     checks.one_of(form=(form, FORMS))
-    checks.not_text(layers=layers)
+    if layers is not None:
+        checks.not_text(layers=layers)
     term = objectives.divergence if form == "response" else lambda t: layer_distance(t, layers)
     objective = objectives.combine(
         retain=[(alpha, term("original"))],
@@ -90,12 +91,31 @@ def without_forgotten(request: Request) -> Data:
     return {**retain, "weight": data_lib.weights(retain) * ~both}
 
 
-def layer_distance(teacher: str, layers: Sequence[str]) -> objectives.Term:
-    """Squared Euclidean distance of several outputs to a teacher's, summed."""
+def layer_distance(teacher: str, layers: Sequence[str] | None = None) -> objectives.Term:
+    """Squared Euclidean distance of several outputs to a teacher's, summed.
+
+    Args:
+      teacher: its name.
+      layers: names of outputs, `None` is `layer_names` of them.
+    """
 
     def term(task, outputs, batch, teachers):
         del task, batch
-        squares = [(outputs[name] - teachers[teacher][name]) ** 2 for name in layers]
+        names = layer_names(outputs) if layers is None else layers
+        squares = [(outputs[name] - teachers[teacher][name]) ** 2 for name in names]
         return sum(x.reshape(len(x), -1).sum(-1) for x in squares)
 
     return term
+
+
+def layer_names(outputs: Outputs) -> list[str]:
+    """The outputs 'layer_0', 'layer_1', ... that there are.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    names = [f"layer_{i}" for i in range(len(outputs))]
+    found = [name for name in names if name in outputs]
+    if not found:
+        raise ValueError(f"the model must return 'layer_0', ..., it returns {sorted(outputs)}")
+    return found

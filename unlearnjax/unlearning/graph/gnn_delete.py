@@ -12,6 +12,7 @@ from unlearnjax.tasks.graph import PROPOSALS, free_pairs
 from unlearnjax.tasks.trained import held, without
 from unlearnjax.types import Array, Batch, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning.descend import init_nothing
+from unlearnjax.unlearning.graph.d2dgn import layer_names
 from unlearnjax.unlearning.graph.influence import edited_graphs
 
 BASE, OPERATED = "base", "operated"
@@ -20,7 +21,7 @@ BASE, OPERATED = "base", "operated"
 def gnn_delete(
     tx: optax.GradientTransformation,
     *,
-    layers: Sequence[str] = ("layer_0", "layer_1"),
+    layers: Sequence[str] | None = None,
     alpha: float = 0.5,
     num_steps: int = 500,
 ) -> Unlearner:
@@ -39,7 +40,7 @@ def gnn_delete(
 
     Args:
       tx: optax transformation; the paper's is Adam 1e-3.
-      layers: names of the layers, in order.
+      layers: names of the layers, in order; `None`: all outputs 'layer_0', 'layer_1', ...
       alpha: share of the first part, in [0, 1].
       num_steps: steps, each over the whole graph; the paper's are up to 3,000.
 
@@ -59,13 +60,15 @@ def gnn_delete(
     checks.share(alpha=alpha)
     checks.whole(num_steps=num_steps)
     checks.at_least(1, num_steps=num_steps)
-    checks.not_text(layers=layers)
+    if layers is not None:
+        checks.not_text(layers=layers)
 
     def update(rng, task, variables, memory, request: Request):
         before, after = edited_graphs(variables, request)
         number = graphs.num_nodes(before)
         everyone = _everyone(number, request.forget["inputs"].ndim == 2)
         plain = node_outputs(task, variables, everyone, layers)
+        names = tuple(plain)
         start = as_operated(variables, before, plain)
         gone = before["edge_mask"] & ~after["edge_mask"]
         edges = jnp.stack([before["senders"], before["receivers"]], axis=1)
@@ -76,12 +79,12 @@ def gnn_delete(
             .at[jnp.where(gone[:, None], edges, number)]
             .set(True, mode="drop")
         )
-        student = operated(task, layers, apart=True)
+        student = operated(task, apart=True)
 
         def loss_fn(model, batch, key):
             del key
-            found, total = node_outputs(student, model, everyone, layers), 0.0
-            for name in layers:
+            found, total = node_outputs(student, model, everyone, names), 0.0
+            for name in names:
                 h, target = found[name], jax.lax.stop_gradient(plain[name])
                 apart = ((h[edges] - target[others]) ** 2).mean((1, 2))
                 moved = ((h - target) ** 2).mean(1)
@@ -99,7 +102,7 @@ def gnn_delete(
         init_nothing,
         update,
         frozenset({"forget", "inputs"}),
-        serve=lambda task: operated(task, layers),
+        serve=operated,
     )
 
 
@@ -122,15 +125,14 @@ def as_operated(
     return {**kept, "params": matrices, BASE: variables["params"], OPERATED: hops}
 
 
-def operated(task: Task, layers: Sequence[str], apart: bool = False) -> Task:
+def operated(task: Task, apart: bool = False) -> Task:
     """The task in which a matrix multiplies what a layer returns for some nodes.
 
     Variables: 'params' `{layer: [D, D]}`, 'operated' `{layer: [N] bool}`, 'base', the parameters of
     the frozen network, and what that carries.
 
     Args:
-      task: of a graph.
-      layers: names of layers that return `[N, D]`.
+      task: of a graph, with layers of those names that return `[N, D]`.
       apart: whether gradients stop before every matrix, so that each has that of its own layer.
     """
 
@@ -147,7 +149,7 @@ def operated(task: Task, layers: Sequence[str], apart: bool = False) -> Task:
 
         plain = {k: v for k, v in variables.items() if k not in (BASE, OPERATED)}
         plain["params"] = variables[BASE]
-        edited = tasks.edit(task, {name: behind(name) for name in layers})
+        edited = tasks.edit(task, {name: behind(name) for name in variables["params"]})
         outputs, updated = edited.apply(plain, batch, rng, train)
         own = {name: variables[name] for name in ("params", BASE, OPERATED)}
         return outputs, {**updated, **own}
@@ -156,10 +158,11 @@ def operated(task: Task, layers: Sequence[str], apart: bool = False) -> Task:
 
 
 def node_outputs(
-    task: Task, variables: Variables, everyone: Batch, layers: Sequence[str]
+    task: Task, variables: Variables, everyone: Batch, layers: Sequence[str] | None = None
 ) -> dict[str, Array]:
     """`{layer: [N, D]}` of all nodes."""
     outputs, _ = task.apply(variables, everyone, None, False)
+    layers = layer_names(outputs) if layers is None else layers
     lacking = [name for name in layers if name not in outputs]
     if lacking:
         raise ValueError(f"layers must be among the outputs {sorted(outputs)}, got {lacking}")
