@@ -379,7 +379,7 @@ def unlearner(
         own = {
             "tx": recipe(config, num_retain),
             "num_epochs": config.train.num_epochs,
-            "batch_size": config.train.batch_size,
+            "batch_size": min(config.train.batch_size, num_retain),  # as trainings pad theirs
             "start": published,
         }
         shared = {}

@@ -101,7 +101,7 @@ def test_a_deletion_trains_its_shard_anew_and_no_other(shards):
 def test_what_it_cannot_divide_is_refused():
     method = unlearning.graph_eraser(optax.sgd(0.1), num_shards=13)
     model = {"params": {}, "graph": GRAPH}
-    with pytest.raises(ValueError, match="num_shards must be at most 12"):
+    with pytest.raises(ValueError, match="num_shards must be at most the 12 nodes"):
         method.init(jax.random.key(0), TASK, model, DATA)
     pairs = {**DATA, "inputs": np.zeros((12, 2), int)}
     method = unlearning.graph_eraser(optax.sgd(0.1), num_shards=2)
