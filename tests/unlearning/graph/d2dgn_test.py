@@ -45,15 +45,15 @@ FORGET, RETAIN = np.array([2, 7]), np.setdiff1d(networks.ALL, [2, 7])
 def test_the_student_becomes_the_preserver_on_what_stays_and_the_destroyer_on_what_goes(model):
     request = Request(part(FORGET), part(RETAIN), edited={"graph": GRAPH})
     kept = update(model, request, alpha=1.0)
-    np.testing.assert_allclose(probs(kept, RETAIN), probs(model, RETAIN), atol=0.05)
-    assert np.abs(kept["params"]["layer_0"]["bias"]).max() > 0
+    assert np.abs(probs(kept, RETAIN) - probs(model, RETAIN)).mean() < 0.03
     # The destroyer is the fresh model of the key that `descend` gives its second teacher.
     gone = update(model, request, alpha=0.0)
     second = jax.random.split(jax.random.key(1), 2)[1]
     key = jax.random.split(jax.random.split(second, 4)[1], 2)[1]
     destroyer = unlearning.incompetent_model(key, TASK, model, request)
-    np.testing.assert_allclose(probs(gone, FORGET), probs(destroyer, FORGET), atol=0.02)
-    assert np.abs(probs(destroyer, FORGET) - probs(model, FORGET)).max() > 0.1
+    assert np.abs(probs(gone, FORGET) - probs(destroyer, FORGET)).mean() < 0.02
+    assert np.abs(probs(destroyer, FORGET) - probs(model, FORGET)).mean() > 0.1
+    assert np.abs(probs(destroyer, RETAIN) - probs(model, RETAIN)).mean() > 0.1
 
 
 def test_layers_are_matched_in_the_feature_form(model):
