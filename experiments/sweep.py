@@ -60,6 +60,7 @@ def sweep(config: ConfigDict, run: runner.Run, name: str) -> list[table.Row]:
     problem = build.problem(config, run.data_dir)
     bench = measure.bench(config, problem)
     run.start(config.num_seeds * 2 * config.train.num_epochs + len(config.methods))
+    bench = measure.based(bench, run)
     context = bench.evaluation.prepare(run, bench)
     judge = partial(judged, bench, context)
     seeds, everything = range(config.num_seeds), np.arange(len(problem.train["targets"]))

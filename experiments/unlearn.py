@@ -11,9 +11,9 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.common import build, evaluations, leaderboard, measure, runner
+from experiments.common import build, evaluations, kinds, leaderboard, measure, runner
 from experiments.common.fit import loss_curves, take_originals
-from unlearnjax import audit, checks, parallel
+from unlearnjax import audit, checks, parallel, tasks
 from unlearnjax.report import html, plots, table
 from unlearnjax.training.checkpoints import Checkpoints
 from unlearnjax.types import Variables
@@ -52,29 +52,43 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     )
     unlearners = {name: unlearner(name, {}) for name in config.methods}
     seeds = range(config.num_seeds)
+    # More oracles than originals, where how they differ among themselves is asked for.
+    oracles = range(config.get("num_oracles") or config.num_seeds)
 
     def missing(name: str) -> bool:
-        return not all(run.has_row(f"{name}_seed{seed}") for seed in seeds)
+        own = oracles if name == "oracle" else seeds
+        return not all(run.has_row(f"{name}_seed{seed}") for seed in own)
 
-    def forgetter(method: str) -> measure.Forgetter:
-        of_values = functools.partial(unlearner, method)
-        return measure.forgetter(bench, of_values, lambda: run.compiling(method))
-
-    forgetters = {method: forgetter(method) for method in unlearners}
-    todo = {method: forgetters[method] for method in unlearners if missing(method)}
-    measure.validate(todo)
     everything = np.arange(len(problem.train["targets"]))
-    fitters = {
-        name: measure.fitter(config, bench.task, bench.train, indices, start)
-        for name, indices, start in (
-            ("original", everything, bench.start),
-            ("oracle", problem.oracle, measure.oracle_start(bench)),
-        )
+    trained_on = {
+        "original": (everything, lambda bench: bench.start),
+        "oracle": (problem.oracle, measure.oracle_start),
     }
+
+    def workers(bench: measure.Bench) -> tuple[dict, dict]:
+        """What forgets, by method; what trains originals and oracles."""
+
+        def forgetter(method: str) -> measure.Forgetter:
+            of_values = functools.partial(unlearner, method)
+            return measure.forgetter(bench, of_values, lambda: run.compiling(method))
+
+        fitter = functools.partial(measure.fitter, config, bench.task, bench.train)
+        return (
+            {method: forgetter(method) for method in unlearners},
+            {name: fitter(rows, start(bench)) for name, (rows, start) in trained_on.items()},
+        )
+
+    forgetters, fitters = workers(bench)
+    todo = [method for method in unlearners if missing(method)]
+    measure.validate({method: forgetters[method] for method in todo})
     if trained is not None:
         names = [f"original_seed{seed}" for seed in range(config.num_seeds)]
         take_originals(run, names, trained)
-    run.start(config.num_seeds * (2 * config.train.num_epochs + len(unlearners)))
+    epochs = config.train.num_epochs * (len(seeds) + len(oracles))
+    run.start(epochs + len(seeds) * len(unlearners))
+    if config.get("base") is not None:
+        bench = measure.based(bench, run)
+        forgetters, fitters = workers(bench)
     evaluation = bench.evaluation
     context = evaluation.prepare(run, bench)
     rows, observed, by_method, curves, targets = [], [], {}, {}, {}
@@ -89,7 +103,10 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
             arrays = dict(evaluation.observe(context, task, variables))
             numbers = evaluation.numbers(context, arrays, seed)
             stop_if_not_finite(method, seed, numbers, evaluation.required_finite)
-            target = targets.get(seed, measure.relearn_target(bench, numbers))
+            # Oracles beyond the originals are compared with those in turn.
+            known = method == "original" or seed in targets
+            whose = seed if known else seed % len(seeds)
+            target = targets.get(whose, measure.relearn_target(bench, numbers))
             numbers["relearn_steps"] = int(bench.relearn(task, variables, target))
             if method == "original" and by_importance:
                 arrays["fisher_shares"] = measure.fisher_shares(bench, variables)
@@ -130,6 +147,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
                     variables, cost = forget(runner.key(config.seed, method, seed), original)
                     if number == 0:
                         save(run, own, variables)
+                        if task is bench.task:  # and not another model around it
+                            export(bench, run, own, variables)
                     return variables, cost
 
                 add_row(own, method, seed, task, compute, number)
@@ -138,14 +157,14 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     to_fit = [name for name in fitters if missing(name) and not (trained and name == "original")]
     programs = [
         *(functools.partial(fitters[name].prepare, run, name) for name in to_fit),
-        *(forgetter.prepare for forgetter in todo.values()),
+        *(forgetters[method].prepare for method in todo),
     ]
     if programs:  # the longest comes first
         measure.prepare([functools.partial(measure.rehearse, bench, context), *programs])
     originals = add_fits("original", seeds)
     if evaluation.approve is not None:
         evaluation.approve(context, by_method["original"])
-    add_fits("oracle", seeds)
+    add_fits("oracle", oracles)
     for method in unlearners:
         add_forgetting(method, originals)
     compared = evaluation.against_oracles(context, rows, observed)
@@ -176,6 +195,12 @@ def save(run: runner.Run, name: str, variables: Variables) -> None:
     with Checkpoints(run.workdir / "checkpoints" / name) as checkpoints:
         if checkpoints.latest_step() is None:
             checkpoints.save(0, variables)
+
+
+def export(bench: measure.Bench, run: runner.Run, name: str, variables: Variables) -> None:
+    """Writes an unlearned model as it was published, if it started from what others publish."""
+    plain = tasks.merged(bench.task, variables)
+    kinds.of(bench.config).export(bench.config, run.workdir / "models" / name, plain)
 
 
 def stop_if_not_finite(
@@ -237,7 +262,7 @@ def report(bench: measure.Bench, run: runner.Run, rows, arrays, curves) -> list[
         definitions,
         details,
         warnings(summary, columns),
-        {"Costs": table.cost_columns(summary)},
+        {**bench.evaluation.examples(bench, arrays), "Costs": table.cost_columns(summary)},
     )
     names = ("forget", "retain", "oracle", "unseen", "test")
     run.write_results(

@@ -2,10 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import nnx
 
-from unlearnjax import tasks
+from unlearnjax import tasks, trees
 
 INPUTS, HIDDEN, CLASSES = 5, 7, 3
 
@@ -60,6 +61,15 @@ def data(n=6):
         "targets": jnp.arange(n) % CLASSES,
         "index": jnp.arange(n),
     }
+
+
+def random_like(shapes, scale=0.4):
+    """A model of these shapes; norms are near 1. Compiles nothing."""
+    rng = np.random.default_rng(11)
+    draw = lambda path, leaf: jnp.asarray(
+        scale * rng.normal(size=leaf.shape) + ("scale" in trees.path_name(path)), leaf.dtype
+    )
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def shaken(tree, scale=0.3):

@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 def test_importing_the_package_loads_no_heavy_optional_library():
     code = (
         "import sys, unlearnjax; heavy = {'tensorflow', 'tensorflow_datasets', 'matplotlib', "
-        "'orbax.checkpoint', 'sklearn', 'tensorboardX', 'ml_collections', 'safetensors'}; "
+        "'orbax.checkpoint', 'sklearn', 'tensorboardX', 'ml_collections', 'safetensors', "
+        "'tokenizers'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

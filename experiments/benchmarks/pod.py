@@ -124,6 +124,39 @@ def unet_step(mesh, num_images: int) -> Program:
     return training_step(mesh, task, tx, batch, split=True)
 
 
+def decoder_step(mesh, num_answers: int, length: int = 256, rank: int = 0) -> Program:
+    """A step of NPO's kind on Llama-3.2-1B, all parameters or LoRA's, split, in bfloat16.
+
+    That is, AdamW on answers of so many tokens, blocks computed again for gradients, and logits in
+    chunks.
+    """
+    config = models.DecoderConfig(
+        vocab_size=128_256,
+        width=2048,
+        depth=16,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=64,
+        mlp_width=8192,
+        norm_eps=1e-5,
+        rope_base=500_000.0,
+        rope_scaling=models.RopeScaling(32.0, 1.0, 4.0, 8192),
+    )
+    module = models.Decoder(config, dtype=jnp.bfloat16, remat=True)
+    task = tasks.language_modelling(tasks.from_linen(module), chunk=64)
+    if rank:
+        task = tasks.lora(task, rank, where=["*.attention"])
+    tokens = jax.ShapeDtypeStruct((num_answers, length), jnp.int32)
+    batch = {
+        "inputs": tokens,
+        "targets": tokens,
+        "answer": jax.ShapeDtypeStruct(tokens.shape, jnp.float32),
+        "index": jax.ShapeDtypeStruct((num_answers,), jnp.int32),
+        "weight": jax.ShapeDtypeStruct((num_answers,), jnp.float32),
+    }
+    return training_step(mesh, task, optax.adamw(1e-5), batch, split=True)
+
+
 def training_step(mesh, task, tx, batch, split: bool) -> Program:
     """A step of any task, its state on every device or split over them."""
     step = training.make_step(training.supervised(task), tx)
@@ -185,6 +218,8 @@ PROGRAMS = {
     "ViT-B/16 step (split)": partial(vit_step, per_device=16, split=True),
     "ViT-B/16 Fisher batch": partial(vit_fisher, per_device=8),
     "U-Net step of 128 images": partial(unet_step, num_images=128),
+    "Llama-3.2-1B step of 32 answers": partial(decoder_step, num_answers=32),
+    "the same by LoRA": partial(decoder_step, num_answers=32, rank=16),
     "ResNet-18 ensemble epoch": partial(ensemble, per_device=4, num_examples=50_000, num_epochs=1),
 }
 

@@ -7,6 +7,22 @@ from experiments.benchmarks import problems
 DIGITS, FASHION = (8, 8, 1), (28, 28, 1)
 DIT = {"model": "dit", "shape": DIGITS, "batch": 128}
 WIDE = {**DIT, "batch": 64, "options": {"width": 384, "num_heads": 6}}
+ONE_M = {
+    "config": {"vocab_size": 2048, "num_kv_heads": 2},  # of width 128 and depth 4
+    "batch": 16,
+    "length": 128,
+}
+THIRTY_M = {
+    "config": {
+        "vocab_size": 4096,
+        "width": 512,
+        "depth": 9,
+        "num_heads": 8,
+        "mlp_width": 1376,
+    },
+    "batch": 4,
+    "length": 128,
+}
 MLP = {"model": "mlp", "shape": DIGITS, "examples": 1000}
 SMALL = {**MLP, "options": {"hidden": (64,)}}
 
@@ -29,6 +45,7 @@ QUICK = {
         "num_steps": 10,
         "oracles": 2,
     },
+    "language": {"cases": {"Llama": {**ONE_M, "batch": 4}}, "answers": 16, "num_tokens": 16},
 }
 
 # Under twenty minutes on 2 CPU cores, PyTorch's part included.
@@ -66,6 +83,11 @@ FULL = {
         "sizes": {"mlp": 5000, "convnet": 2000, "resnet18": 100},
     },
     "diffusion": {"cases": {"DiT": DIT, "DiT of width 384": WIDE}, "images": 600, "oracles": 4},
+    "language": {
+        "cases": {"Llama": ONE_M, "Llama of width 512": THIRTY_M},
+        "answers": 64,
+        "oracles": 8,
+    },
     "convolution": {},
     "adapters": {"sizes": {"mlp": 100, "vit_tiny": 16}},
     "weights": {},
@@ -239,12 +261,16 @@ TARGETS = {
     ("denoise", "DiT", "torch"): 1.2,
     ("sample", "600 images, DiT", "torch"): 1.2,
     ("sample", "600 images, DiT", "python loop"): 2.0,
+    ("language_step", "", "torch"): 1.2,
+    ("decode", "64 answers", "torch"): 3.0,
+    ("npo", "", "reference model"): 1.4,
 }
 
 # (benchmark, field of its records): the most of the reference that is aimed at.
 LIMITS = {
     ("weights", "largest_tensors"): 1.2,  # of the host's memory
     ("adapters", "kept_share"): 0.1,  # of the gradients and the state of a full step
+    ("npo", "memory_share"): 0.6,  # of a step that holds the reference model
 }
 
 

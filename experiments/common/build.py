@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from experiments.common import denoising, graphs
+from experiments.common import kinds
 from unlearnjax import (
     checks,
     importing,
@@ -27,7 +27,7 @@ from unlearnjax import (
 )
 from unlearnjax import data as data_lib
 from unlearnjax.training.fit import Training
-from unlearnjax.types import Batch, Data, Task, Unlearner, Variables
+from unlearnjax.types import Data, Task, Unlearner, Variables
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adam_without_momentum")
 SCHEDULES = ("constant", "cosine", "warmup_cosine")
@@ -52,56 +52,6 @@ TRACED = (
     "replay_weight",
     "score_rate",
 )
-
-
-class Kind(NamedTuple):
-    """A task by name.
-
-    Attributes:
-      make: `(model, config, dataset) -> Task`.
-      arguments: columns that its models are called with.
-      view: what it makes of a data set.
-      fields: of constructors of unlearners, which those that have them get from the task.
-      given: `(config, dataset) -> {field: value}` of these.
-      validate: `(config, dataset, forget, retain, unlearners)`: raises `ValueError` for what the
-        methods cannot do with these examples, whose inputs it does not see.
-      augment: what `config.train.augment` does to an example.
-      load: `(config, data_dir) -> dataset`, where it has data sets of its own.
-      request: `(config, dataset) -> GraphRequest` of `data.graph_requests`, where what is to be
-        forgotten is a part of what models carry.
-    """
-
-    make: Callable[[tasks.Model, ConfigDict, data_lib.Dataset], Task]
-    arguments: tuple[str, ...] = ("inputs",)
-    view: Callable[[data_lib.Dataset], data_lib.Dataset] = lambda dataset: dataset
-    fields: tuple[str, ...] = ()
-    given: Callable[[ConfigDict, data_lib.Dataset], dict[str, Any]] = lambda config, dataset: {}
-    validate: Callable[..., None] = lambda *_: None
-    augment: Callable[..., Batch] = data_lib.pad_crop_flip
-    load: Callable[[ConfigDict, str | None], Any] | None = None
-    request: Callable[[ConfigDict, Any], Any] | None = None
-
-
-TASKS = {
-    "classification": Kind(lambda model, *_: tasks.classification(model)),
-    "regression": Kind(lambda model, *_: tasks.regression(model)),
-    "diffusion": Kind(
-        denoising.task,
-        denoising.ARGUMENTS,
-        data_lib.conditioned,
-        denoising.FIELDS,
-        denoising.given,
-        denoising.validate,
-        functools.partial(data_lib.pad_crop_flip, padding=0),  # it would draw what is cropped
-    ),
-    **{
-        name: Kind(make, graphs.ARGUMENTS, load=graphs.dataset, request=graphs.request)
-        for name, make in (
-            ("node_classification", graphs.node_task),
-            ("link_prediction", graphs.link_task),
-        )
-    },
-}
 
 
 class Problem(NamedTuple):
@@ -136,28 +86,30 @@ class Problem(NamedTuple):
 
 def dataset(config: ConfigDict, data_dir: str | None) -> data_lib.Dataset:
     """The data set, with the targets that the config asks for."""
-    if config.task in TASKS and TASKS[config.task].load is not None:
-        return TASKS[config.task].load(config, data_dir)
+    kind = kinds.of(config)
+    if kind.load is not None:
+        return kind.load(config, data_dir)
     loaded = _load(config.dataset, data_dir, config.source)
     if config.target is not None:
         loaded = data_lib.with_target(loaded, config.target)
     if config.superclasses:
         loaded = data_lib.with_superclasses(loaded, config.superclasses)
     numbers = loaded.train["targets"].dtype == np.float32
-    if config.task in TASKS and numbers != (config.task == "regression"):
+    if config.task in kinds.TASKS and numbers != (config.task == "regression"):
         raise ValueError(f"task must fit the targets of {config.dataset}, got {config.task!r}")
-    return TASKS[config.task].view(loaded) if config.task in TASKS else loaded
+    return kind.view(loaded)
 
 
 def problem(config: ConfigDict, data_dir: str | None) -> Problem:
     """Loads the data set and selects the forget set, from `config.seed` alone."""
     loaded = dataset(config, data_dir)
-    if config.task in TASKS and TASKS[config.task].request is not None:
-        return _of_graph(config, loaded, TASKS[config.task].request(config, loaded))
+    if kinds.of(config).request is not None:
+        return _of_graph(config, loaded, kinds.of(config).request(config, loaded))
     split_rng, forget_rng, size_rng = np.random.default_rng(config.seed).spawn(3)
     all_train = data_lib.subsample(loaded.train, config.num_train, size_rng)
     held_out = data_lib.subsample(loaded.test, config.num_test, size_rng)
-    train, val = data_lib.split_validation(all_train, config.validation_fraction, split_rng)
+    of_task = kinds.of(config)
+    train, val, held_out = of_task.split(all_train, held_out, config.validation_fraction, split_rng)
     if config.held_out == "validation":  # hyper-parameters are found without the test set
         held_out = val
     elif config.held_out != "test":
@@ -176,6 +128,9 @@ def problem(config: ConfigDict, data_dir: str | None) -> Problem:
         chosen = data_lib.forget_sets.select(config.forget, train, held_out, forget_rng)
         gone = chosen.forget
     size = len(train["targets"])
+    if of_task.apart:
+        everyone = np.arange(len(held_out["targets"]))
+        chosen = chosen._replace(unseen=everyone, test=everyone)
     retain = data_lib.forget_sets.complement(chosen.forget, size)
     oracle = data_lib.forget_sets.complement(gone, size)
     data_lib.validate_batch_size(config.train.batch_size, len(oracle), "config.train.batch_size")
@@ -219,10 +174,14 @@ def model(config: ConfigDict, dataset: data_lib.Dataset) -> nn.Module | Callable
     """The model of `config.model` for the data set, see `models.by_name`."""
     dtypes = {"float32": None, "bfloat16": jnp.bfloat16}
     checks.one_of(**{"model.dtype": (config.model.dtype, sorted(dtypes))})
+    dtype = dtypes[config.model.dtype]
+    described = kinds.of(config).model(config, dtype)
+    if described is not None:
+        return described
     return models.by_name(
         config.model.name,
         num_classes=dataset.num_classes,
-        dtype=dtypes[config.model.dtype],
+        dtype=dtype,
         **config.model.options.to_dict(),
     )
 
@@ -230,15 +189,16 @@ def model(config: ConfigDict, dataset: data_lib.Dataset) -> nn.Module | Callable
 def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
     """The task of `config.model` on the data set, augmented as `config.train` says.
 
-    `config.task` is one of `TASKS` or the import path of what makes a task of a `tasks.Model`.
+    `config.task` is one of `kinds.TASKS` or the import path of what makes a task of a
+    `tasks.Model`.
     """
     if not importing.is_path(config.task):
-        checks.one_of(task=(config.task, tuple(TASKS)))
+        checks.one_of(task=(config.task, tuple(kinds.TASKS)))
     module = model(config, dataset)
     adapt = tasks.from_linen if isinstance(module, nn.Module) else tasks.from_nnx
     augment = data_lib.pad_crop_flip
-    if config.task in TASKS:
-        kind = TASKS[config.task]
+    if config.task in kinds.TASKS:
+        kind = kinds.of(config)
         task, augment = kind.make(adapt(module, kind.arguments), config, dataset), kind.augment
     else:
         task = importing.imported(config.task)(adapt(module))
@@ -247,19 +207,19 @@ def task(config: ConfigDict, dataset: data_lib.Dataset) -> Task:
 
 def given(config: ConfigDict, dataset: data_lib.Dataset) -> dict[str, Any]:
     """Fields that constructors of unlearners have from the task, see `unlearner`."""
-    return TASKS[config.task].given(config, dataset) if config.task in TASKS else {}
+    return kinds.of(config).given(config, dataset)
 
 
 def validate_request(config: ConfigDict, problem: Problem) -> None:
-    """Raises `ValueError` for examples with which a method cannot do, see `Kind.validate`."""
-    if config.task in TASKS:
+    """Raises `ValueError` for examples with which a method cannot do, see `kinds.Kind.validate`."""
+    if config.task in kinds.TASKS:
         of_task = given(config, problem.dataset)
         unlearners = {
             name: unlearner(name, config, len(problem.retain), of_task) for name in config.methods
         }
         small = {name: value for name, value in problem.train.items() if name != "inputs"}
         parts = (subset(small, rows) for rows in (problem.forget, problem.retain))
-        TASKS[config.task].validate(config, problem.dataset, *parts, unlearners)
+        kinds.of(config).validate(config, problem.dataset, *parts, unlearners)
 
 
 def start(config: ConfigDict, dataset: data_lib.Dataset) -> Variables | None:
@@ -339,7 +299,7 @@ def recipe(config: ConfigDict, num_examples: int) -> Training:
     """
     tx, path = training_optimizer(config, num_examples), config.train.get("recipe")
     if path is None:
-        return tx
+        return kinds.of(config).training(config, tx)
     if not importing.is_path(path):
         raise ValueError(f"train.recipe must be an import path, 'module:function', got {path!r}")
     make = importing.imported(path)
@@ -359,8 +319,8 @@ def unlearner(
 
     Fields set on `config.unlearn` itself replace those of every method that has them, and `values`
     (which may be traced) replace both. `optimizer`, `learning_rate` and `clip_norm` become the
-    constructor's `tx`. The value `start` is what retraining starts from, and the `Kind.fields` of
-    the task go to methods that have them; others have no use for these.
+    constructor's `tx`. The value `start` is what retraining starts from, and the fields of the
+    task, see `kinds.Kind`, go to methods that have them; others have no use for these.
 
     Raises:
       ValueError: for a field that the method does not have, and what the constructor refuses.
@@ -373,8 +333,7 @@ def unlearner(
     own = config.unlearn[name].to_dict()
     values = dict(values or {})
     published = values.pop("start", None)
-    fields = TASKS[config.task].fields if config.task in TASKS else ()
-    of_task = {field: values.pop(field) for field in fields if field in values}
+    of_task = {field: values.pop(field) for field in kinds.of(config).fields if field in values}
     if name == "retrain":
         own = {
             "tx": recipe(config, num_retain),

@@ -23,7 +23,7 @@ from unlearnjax.training.fit import Training
 from unlearnjax.types import Data, Task, Variables
 
 # What a model depends on beside `LEARNED`, where the config has it.
-OF_SOME = ("validation_fraction", "task_options")
+OF_SOME = ("validation_fraction", "task_options", "base")
 
 
 class Fit(NamedTuple):

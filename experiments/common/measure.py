@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.common import build, evaluations, runner
+from experiments.common import build, evaluations, kinds, runner
 from experiments.common.fit import Fit, Fitter, make_fit
 from unlearnjax import audit, curvature, parallel, training, trees
 from unlearnjax import data as data_lib
 from unlearnjax.types import Data, Request, Task, Unlearner, Variables
+
+BASE = "base"  # the name of its checkpoint
 
 
 class Bench(NamedTuple):
@@ -28,7 +30,8 @@ class Bench(NamedTuple):
       request: forget, retain and validation data, placed.
       evaluation: how its models are judged.
       relearn: `(task, variables, target) -> steps`, compiled once per task.
-      start: what training starts from: published weights, see `build.start`, and what is carried.
+      start: what training starts from: published weights (`build.start`) or a base (`based`), and
+        what is carried.
       carried: collections that originals carry, placed; no model is made without them.
     """
 
@@ -74,6 +77,23 @@ def bench(config: ConfigDict, problem: build.Problem) -> Bench:
     request = Request(forget, retain, val, edited=edited)
     parts = config, problem, task, train, val, held_out, request
     return Bench(*parts, evaluation, relearn, start, carried)
+
+
+def based(bench: Bench, run: runner.Run) -> Bench:
+    """The bench whose models start from a base, trained here once as `config.base` says.
+
+    Itself where the config has no base. A base learns other data, so that it has seen nothing of
+    what is forgotten; originals, oracles and retraining start from the same one.
+    """
+    config, base = bench.config, bench.config.get("base")
+    if base is None:
+        return bench
+    data = place(kinds.of(config).base(config, run.data_dir))
+    own = ConfigDict({"task": config.task, "task_options": base.task_options, "train": base.train})
+    indices = np.arange(data_lib.num_examples(data))
+    run.extend(base.train.num_epochs)
+    fit = fitter(own, bench.task, data, indices).fit(run, BASE, runner.key(config.seed, BASE))
+    return bench._replace(start=fit.variables)
 
 
 def place(data):

@@ -200,8 +200,10 @@ def test_images_are_clipped_on_the_way(given):
     np.testing.assert_allclose(first, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_heun_by_hand(given):
+@pytest.mark.parametrize("clip", [None, 0.25])
+def test_heun_by_hand(given, clip):
     """Algorithm 1 of Karras et al. in NumPy, and how often it asks."""
+    own = SMALL._replace(clip=clip)
     keys, start, condition = given
     asked, predict = [], gaussian.predict(SMALL, MU, S)
     n, rho, largest = 3, 5.0, 2.0
@@ -213,7 +215,8 @@ def test_heun_by_hand(given):
     def slope(x, sigma):
         time = diffusion.time_of(SMALL.schedule, jnp.full(N, sigma))
         asked.append(sigma)
-        return np.asarray(predict(jnp.asarray(x / np.sqrt(1 + sigma**2)), time, condition))
+        noise = np.asarray(predict(jnp.asarray(x / np.sqrt(1 + sigma**2)), time, condition))
+        return noise if clip is None else (x - np.clip(x - sigma * noise, -clip, clip)) / sigma
 
     x = np.asarray(start) * np.sqrt(1 + largest**2)
     for sigma, to in zip(levels[:-1], levels[1:], strict=True):
@@ -222,8 +225,8 @@ def test_heun_by_hand(given):
         if to:
             x_next = x + (to - sigma) * (d + slope(x_next, to)) / 2
         x = x_next
-    sampler = diffusion.heun(SMALL, n, rho, largest)
-    np.testing.assert_allclose(run(sampler, SMALL, *given), x, rtol=1e-4, atol=1e-5)
+    sampler = diffusion.heun(own, n, rho, largest)
+    np.testing.assert_allclose(run(sampler, own, *given), x, rtol=1e-4, atol=1e-5)
     program = jax.make_jaxpr(lambda k, x, c: sampler(k, predict, x, c))(*given)
     (scan,) = [e for e in program.eqns if e.primitive.name == "scan"]
     assert scan.params["length"] == len(asked) == 2 * n - 1

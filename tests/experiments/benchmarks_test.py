@@ -20,6 +20,7 @@ from experiments.benchmarks import (
     fisher,
     forgetting,
     hooks,
+    language,
     report,
     scaling,
     search,
@@ -33,6 +34,11 @@ from experiments.benchmarks import (
 )
 from tests.experiments import cli
 
+LLAMA = {
+    "config": {"vocab_size": 7, "width": 8, "depth": 1, "num_heads": 2, "mlp_width": 8},
+    "batch": 3,
+    "length": 4,
+}
 DIT = {"model": "dit", "shape": (4, 4, 1), "batch": 5, "options": {"width": 8, "depth": 1}}
 
 
@@ -75,6 +81,7 @@ def test_every_benchmark_yields_records_and_they_become_a_report(quickly, monkey
         *adapters.run({"mlp": 20}, 2, shape=(8, 8, 1), repeats=1),
         *diffusion.run({"DiT": DIT}, 4, 2, chunk=3, oracles=2, repeats=1),
         *hooks.run({"mlp": "Dense_0"}, {"mlp": 40}, repeats=1),
+        *language.run({"Llama": LLAMA}, 3, 2, rank=1, oracles=2, repeats=1),
         *weights.run("vit_small", 16, {"depth": 1, "width": 6}, repeats=1),
         *scaling.run((20, 40), (8, 16), (10, 20), (1, 2), base=40, repeats=1),
     ]

@@ -1,6 +1,6 @@
 """Did it forget? Accuracies, membership inference, distances to the oracle, relearning, cost."""
 
-from unlearnjax.audit import generation, links, regression
+from unlearnjax.audit import generation, language, links, regression
 from unlearnjax.audit.cost import (
     Compiled,
     Cost,
@@ -60,6 +60,7 @@ __all__ = [
     "generation",
     "jensen_shannon",
     "klom",
+    "language",
     "layer_distances",
     "linear_probe",
     "links",

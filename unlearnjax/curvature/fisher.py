@@ -116,8 +116,8 @@ def output_sensitivity(
 ) -> PyTree:
     """`mean_n |d ||f(x_n)||^2 / d theta_i|` over `data`, f the logits: importance without labels.
 
-    Foster et al., "Loss-Free Machine Unlearning", 2024 (arXiv 2402.19308), per example. Memory:
-    `batch_size` times the parameters.
+    Foster et al., "Loss-Free Machine Unlearning", 2024 (arXiv 2402.19308), per example; of a
+    language model the mean over the answer's tokens. Memory: `batch_size` times the parameters.
 
     Args:
       task, variables, data: as in `fisher_diagonal`; targets are not read.
@@ -129,7 +129,9 @@ def output_sensitivity(
     def squared_norm(params, example):
         batch = jax.tree.map(lambda x: x[None], example)
         outputs, _ = task.apply({**variables, "params": params}, batch, None, False)
-        return jnp.sum(tasks.logits(outputs) ** 2)
+        squares = tasks.logits(outputs) ** 2
+        # What a language model says of a prompt, or of padding, is no output.
+        return jnp.sum(tasks.over_answer(squares.sum(-1), batch) if "answer" in batch else squares)
 
     def batch_sum(batch):
         grads = jax.vmap(gradient(squared_norm), (None, 0))(variables["params"], dict(batch))

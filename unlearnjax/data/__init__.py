@@ -1,6 +1,6 @@
 """Data sets, forget sets, batches, augmentation. The only room that reads data from disk."""
 
-from unlearnjax.data import corruption, fields, forget_sets, graphs, local
+from unlearnjax.data import authors, corruption, fields, forget_sets, graphs, local, text, tofu
 from unlearnjax.data.augment import pad_crop_flip
 from unlearnjax.data.batching import (
     epoch_order,
@@ -27,6 +27,7 @@ from unlearnjax.data.validation import validate
 
 __all__ = [
     "Dataset",
+    "authors",
     "builder",
     "conditioned",
     "corruption",
@@ -47,6 +48,8 @@ __all__ = [
     "steps_per_epoch",
     "subsample",
     "take",
+    "text",
+    "tofu",
     "validate",
     "validate_batch_size",
     "weights",

@@ -1,8 +1,8 @@
 """Flax Linen models.
 
 Those of `BY_NAME` return `{'logits': [B, C], 'features': [B, D]}`, those of `DENOISERS`, of noised
-images, times and conditions, `{'prediction': [B, H, W, C]}`, those of `GRAPH_NETS`, of graphs,
-what `models.graph` says.
+images, times and conditions, `{'prediction': [B, H, W, C]}`, those of `DECODERS`, of tokens,
+`{'logits': [B, T, V], ...}`, and those of `GRAPH_NETS`, of graphs, what `models.graph` says.
 """
 
 import functools
@@ -16,6 +16,7 @@ from flax import nnx
 from unlearnjax import checks, importing
 from unlearnjax.models import layers
 from unlearnjax.models.convnet import ConvNet
+from unlearnjax.models.decoder import Decoder, DecoderConfig, RopeScaling, sized
 from unlearnjax.models.dit import DiT
 from unlearnjax.models.graph import GAT, GCN, GIN, SGC
 from unlearnjax.models.mlp import MLP
@@ -55,6 +56,9 @@ DENOISERS = {"dit": DiT, "unet": UNet}
 # Of `tasks.node_classification` and `tasks.link_prediction`.
 GRAPH_NETS = {"gcn": GCN, "gat": GAT, "gin": GIN, "sgc": SGC}
 
+# Of `tasks.language_modelling`.
+DECODERS = {"decoder": sized}
+
 # Arguments that the problem decides, or Flax itself.
 _GIVEN = ("num_classes", "dtype", "axis_name", "rngs", "parent", "name")
 
@@ -63,7 +67,7 @@ def by_name(name: str, **options: Any) -> nn.Module | Callable[[nnx.Rngs], nnx.M
     """The model `name`, built with `options`.
 
     Args:
-      name: one of `BY_NAME`, `DENOISERS`, `GRAPH_NETS`, or 'module:Class' of your own, imported: a
+      name: of `BY_NAME`, `DENOISERS`, `DECODERS` or `GRAPH_NETS`, or 'module:Class', imported: a
         Linen or NNX module class. Its arguments `num_classes` and `dtype`, if it has them, are
         given; others are options.
       **options: by argument; a `dtype` or `axis_name` of `None`, and `num_classes`, are left out
@@ -107,7 +111,7 @@ def default_options(name: str) -> dict[str, Any]:
 def _constructor(name: str) -> Callable[..., Any]:
     if importing.is_path(name):
         return _imported(name)
-    known = {**BY_NAME, **DENOISERS, **GRAPH_NETS}
+    known = {**BY_NAME, **DENOISERS, **DECODERS, **GRAPH_NETS}
     if name not in known:
         raise ValueError(
             f"model must be one of {sorted(known)} or 'module:Class', got {name!r}"
@@ -135,6 +139,7 @@ def _is_nnx(constructor) -> bool:
 
 __all__ = [
     "BY_NAME",
+    "DECODERS",
     "DENOISERS",
     "GAT",
     "GCN",
@@ -144,8 +149,11 @@ __all__ = [
     "SGC",
     "VAE",
     "ConvNet",
+    "Decoder",
+    "DecoderConfig",
     "DiT",
     "ResNet",
+    "RopeScaling",
     "UNet",
     "ViT",
     "by_name",

@@ -7,12 +7,16 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
+from unlearnjax.models.decoder import Decoder
 from unlearnjax.models.vit import ViT
-from unlearnjax.pretrained import files, mapping, vit
+from unlearnjax.pretrained import decoder, files, mapping, vit
 from unlearnjax.types import Array, PyTree, Variables
 
 # By class of model, `(module, tensors, shape of one input) -> mapping.Family`.
-FAMILIES: dict[type[nn.Module], Callable[..., mapping.Family]] = {ViT: vit.family}
+FAMILIES: dict[type[nn.Module], Callable[..., mapping.Family]] = {
+    Decoder: decoder.family,
+    ViT: vit.family,
+}
 
 
 class Start(NamedTuple):

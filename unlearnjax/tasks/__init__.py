@@ -16,6 +16,7 @@ from unlearnjax.tasks.draws import augmented, drawn, expected, keyed
 from unlearnjax.tasks.generation import generate
 from unlearnjax.tasks.graph import link_prediction, node_classification, on_nodes
 from unlearnjax.tasks.hooks import capture, edit, tap, with_features
+from unlearnjax.tasks.language_modelling import language_modelling, over_answer
 from unlearnjax.tasks.layers import layer_names
 from unlearnjax.tasks.lora import lora
 from unlearnjax.tasks.regression import regression
@@ -39,6 +40,7 @@ __all__ = [
     "from_nnx",
     "generate",
     "keyed",
+    "language_modelling",
     "layer_names",
     "link_prediction",
     "logits",
@@ -48,6 +50,7 @@ __all__ = [
     "node_classification",
     "num_classes",
     "on_nodes",
+    "over_answer",
     "regression",
     "split",
     "tap",

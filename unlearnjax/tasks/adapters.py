@@ -1,5 +1,6 @@
 """From a model of any library to the `(init, apply)` pair a Task is made of."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unlearnjax import checks
+from unlearnjax import checks, language
 from unlearnjax.tasks import hooks
 from unlearnjax.types import Array, Batch, Outputs, Variables
 
@@ -29,6 +30,8 @@ def from_linen(
 
     Args:
       module: returns logits, or a mapping with 'logits' and, for feature-space methods, 'features'.
+        One that takes `positions` and `cache`, as `models.Decoder`, is also given a batch's columns
+        `positions` and `cache.*`, where there are any: those of `language.decode`.
       arguments: the columns of a batch that it is called with, in order.
       rng_names: the rng streams the module draws from while training.
 
@@ -36,20 +39,23 @@ def from_linen(
       ValueError: for arguments that are one name.
     """
     checks.not_text(arguments=arguments)
+    decodes = {"positions", "cache"} <= inspect.signature(type(module).__call__).parameters.keys()
 
     def init(rng, batch):
         return dict(module.init({"params": rng}, *columns(batch, arguments), train=False))
 
     def apply(variables, batch, rng, train):
         given = columns(batch, arguments)
+        told = _decoding(batch) if decodes else {}
         if not train:
-            return _as_outputs(module.apply(variables, *given, train=False)), variables
+            return _as_outputs(module.apply(variables, *given, train=False, **told)), variables
         mutable = [name for name in variables if name != "params"]
         keys = jax.random.split(rng, len(rng_names))
         outputs, updated = module.apply(
             variables,
             *given,
             train=True,
+            **told,
             rngs=dict(zip(rng_names, keys, strict=True)),
             mutable=mutable,
         )
@@ -178,6 +184,15 @@ def num_classes(outputs: Outputs) -> int:
             f"the task must have classes, 'logits' [B, C] with C >= 2, its outputs are {found}"
         )
     return shape[1]
+
+
+def _decoding(batch: Batch) -> dict[str, Any]:
+    """What a batch says of the positions of its tokens, and of those before them."""
+    if "positions" not in batch:
+        return {}
+    start = language.CACHE
+    cache = {k.removeprefix(start): v for k, v in batch.items() if k.startswith(start)}
+    return {"positions": batch["positions"], "cache": cache}
 
 
 def _as_outputs(outputs: Any) -> Outputs:

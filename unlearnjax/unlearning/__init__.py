@@ -29,6 +29,11 @@ from unlearnjax.unlearning.graph.gnn_delete import gnn_delete, operated
 from unlearnjax.unlearning.graph.influence import graph_influence
 from unlearnjax.unlearning.influence import influence
 from unlearnjax.unlearning.laf import laf
+from unlearnjax.unlearning.language.arithmetic import task_vector
+from unlearnjax.unlearning.language.ascent import grad_diff, satimp, wga
+from unlearnjax.unlearning.language.preference import dpo, idk, npo, simnpo
+from unlearnjax.unlearning.language.redistribution import ce_u, undial
+from unlearnjax.unlearning.language.steering import rmu
 from unlearnjax.unlearning.lipschitz import just_in_time
 from unlearnjax.unlearning.matching import dm_direct, dmm, match_outputs, oracle_matching
 from unlearnjax.unlearning.needs import enforce
@@ -65,6 +70,7 @@ __all__ = [
     "blindspot",
     "boundary_expand",
     "boundary_shrink",
+    "ce_u",
     "chain",
     "communities",
     "concept_ablation",
@@ -74,6 +80,7 @@ __all__ = [
     "descend_parts",
     "dm_direct",
     "dmm",
+    "dpo",
     "edit_only",
     "enforce",
     "esd",
@@ -82,10 +89,12 @@ __all__ = [
     "fisher_forgetting",
     "gaussian_amnesiac",
     "gnn_delete",
+    "grad_diff",
     "gradient_ascent",
     "gradient_ascent_plus",
     "graph_eraser",
     "graph_influence",
+    "idk",
     "incompetent_model",
     "influence",
     "iterative_prune",
@@ -97,6 +106,7 @@ __all__ = [
     "layer_distance",
     "loss_free_ssd",
     "match_outputs",
+    "npo",
     "objectives",
     "operated",
     "oracle_matching",
@@ -109,18 +119,24 @@ __all__ = [
     "relabelled",
     "retrain",
     "retrain_last",
+    "rmu",
     "run_parts",
     "s3t",
     "salient",
     "salun",
     "salun_diffusion",
+    "satimp",
     "score_forgetting",
     "scrub",
     "selective_amnesia",
     "sequences",
+    "simnpo",
     "sisa",
     "sparsity_of",
     "ssd",
+    "task_vector",
     "transforms",
+    "undial",
     "unsir",
+    "wga",
 ]

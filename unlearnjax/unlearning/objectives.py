@@ -216,24 +216,29 @@ def bounded_loss(max_loss: float | None = None) -> Term:
     """`min(loss, max_loss)`: with a negative coefficient, ascent that stops at the bound.
 
     Args:
-      max_loss: nats, > 0; `None` is the loss of a uniform guess, the log of the number of classes.
+      max_loss: nats, > 0; `None` is the loss of a uniform guess, the log of the number of classes,
+        or of tokens.
     """
     if max_loss is not None:
         checks.positive(max_loss=max_loss)
 
     def term(task, outputs, batch, teachers):
         del teachers
-        bound = jnp.log(tasks.num_classes(outputs)) if max_loss is None else max_loss
+        bound = jnp.log(_num_choices(outputs)) if max_loss is None else max_loss
         return jnp.minimum(task.loss(outputs, batch), bound)
 
     return term
 
 
 def uniform_target(task: Task, outputs: Outputs, batch: Batch, teachers) -> Array:
-    """Cross-entropy to the uniform distribution, less its minimum: KL(uniform || student)."""
-    del task, batch, teachers
+    """Cross-entropy to the uniform distribution, less its minimum: KL(uniform || student).
+
+    Of a language model the mean over the answer's tokens.
+    """
+    del task, teachers
+    number = _num_choices(outputs)
     log_probs = jax.nn.log_softmax(outputs["logits"])
-    return -log_probs.mean(-1) - jnp.log(tasks.num_classes(outputs))
+    return tasks.over_answer(-log_probs.mean(-1) - jnp.log(number), batch)
 
 
 def divergence(
@@ -277,12 +282,15 @@ def feature_distance(teacher: str = "original") -> Term:
 
 
 def output_distance(teacher: str = "original") -> Term:
-    """Half the squared Euclidean distance of the logits to a teacher's."""
+    """Half the squared Euclidean distance of the logits to a teacher's.
+
+    Of a language model the mean over the answer's tokens.
+    """
 
     def term(task, outputs, batch, teachers):
-        del task, batch
+        del task
         own, other = tasks.logits(outputs), teachers[teacher]["logits"]
-        return jnp.sum((own - other) ** 2, axis=-1) / 2
+        return tasks.over_answer(jnp.sum((own - other) ** 2, axis=-1) / 2, batch)
 
     return term
 
@@ -319,6 +327,12 @@ def second_best_targets(logits: Array, targets: Array) -> Array:
     """`[N]`: for each example the likeliest class other than its own."""
     is_target = jax.nn.one_hot(targets, logits.shape[-1], dtype=bool)
     return jnp.argmax(jnp.where(is_target, -jnp.inf, logits), axis=-1).astype(targets.dtype)
+
+
+def _num_choices(outputs: Outputs) -> int:
+    """How many classes an example has, or a token."""
+    shape = getattr(outputs.get("logits"), "shape", ())
+    return shape[-1] if len(shape) == 3 else tasks.num_classes(outputs)
 
 
 def _scale(batch: Batch, member: Array) -> Array:

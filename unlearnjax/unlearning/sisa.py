@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unlearnjax import checks, tasks, training
+from unlearnjax import checks, language, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import Array, Data, PyTree, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import ids
@@ -232,7 +232,7 @@ def shard_members(memory, number: Array, num_shards: int) -> tuple[Array, Array]
 def averaged(task: Task) -> Task:
     """The task of an ensemble: variables with a leading axis of models, mean probabilities.
 
-    `features` are the mean of the models'.
+    `features` are the mean of the models'. Sequences are continued without a cache.
     """
 
     def apply(variables, batch, rng, train):
@@ -247,7 +247,8 @@ def averaged(task: Task) -> Task:
         outputs = jax.vmap(of_one)(variables)
         log_probs = jax.nn.log_softmax(outputs["logits"])
         mean = jax.nn.logsumexp(log_probs, axis=0) - jnp.log(log_probs.shape[0])
-        rest = {k: v.mean(0) for k, v in outputs.items() if k != "logits"}
+        others = (k for k in outputs if k != "logits" and not k.startswith(language.CACHE))
+        rest = {k: outputs[k].mean(0) for k in others}
         return {**rest, "logits": mean}, variables
 
     return task._replace(apply=apply)

@@ -55,6 +55,8 @@ class Evaluation(NamedTuple):
       figures: `(bench, summary, {method: arrays of each seed}) -> {name: (caption, figure)}`.
       approve: `(context, arrays of each original)`: raises `ValueError` where what the originals do
         cannot be judged; asked before anything is forgotten. `None`: whatever they do can be.
+      examples: `(bench, {method: arrays of each seed}) -> {heading: columns}`: further tables of
+        the report, of texts, see `html.table`.
     """
 
     prepare: Callable[..., Context]
@@ -68,6 +70,7 @@ class Evaluation(NamedTuple):
     reproduced: Sequence[str]
     figures: Callable[..., dict[str, tuple[str, Any]]]
     approve: Callable[[Context, Sequence[Arrays]], None] | None = None
+    examples: Callable[..., dict[str, list[tuple[str, list[str]]]]] = lambda bench, arrays: {}
 
 
 ROOM = "experiments.common.evaluations"
@@ -78,6 +81,7 @@ BY_TASK = {
     "diffusion": f"{ROOM}.generation:EVALUATION",
     "node_classification": f"{ROOM}.graph:EVALUATION",
     "link_prediction": f"{ROOM}.graph:EVALUATION",
+    "language": f"{ROOM}.language:EVALUATION",
 }
 
 

@@ -22,7 +22,7 @@ def test_the_task_names_the_evaluation_unless_the_config_names_another():
     [
         (
             {"task": "classify"},
-            r"task must be one of \('classification', 'regression', 'diffusion'\)",
+            r"task must be one of \('classification', 'regression', 'diffusion', 'language'\)",
         ),
         ({}, "task must be one of"),
         ({"task": "regression", "evaluation": "errors"}, "evaluation must be one of"),

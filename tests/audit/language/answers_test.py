@@ -1,0 +1,110 @@
+"""A model's answers, row by row and whatever the batches are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.unlearning.language import toy
+from unlearnjax.audit import language
+
+REQUEST, GIVEN = toy.problem(num_forget=5)
+DATA = REQUEST.forget
+
+
+def test_what_is_observed_is_what_outputs_say():
+    @jax.jit
+    def values(variables, data):
+        found = [
+            language.observed(toy.TASK, variables, data, batch_size=n, share=0.5) for n in (9, 2)
+        ]
+        outputs, _ = toy.TASK.apply(variables, data, None, False)
+        answer, correct = data["answer"], outputs["logits"].argmax(-1) == data["targets"]
+        surprise = language.standardised(outputs["logits"], data["targets"])
+        expected = {
+            "loss": toy.loss(outputs, data),
+            "probability": jnp.exp(-toy.loss(outputs, data)),
+            "min_k": language.min_k(outputs["log_probs"], answer, 0.5),
+            "min_k_plus_plus": language.min_k(surprise, answer, 0.5),
+            "exact_memorisation": language.exact_memorisation(correct, answer),
+            "extraction_strength": language.extraction_strength(correct, answer),
+        }
+        return expected, found
+
+    expected, found = values(GIVEN, DATA)
+    for seen in found:
+        assert seen.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(seen[name], value, rtol=1e-5)
+
+
+def test_shares_and_batches_have_defaults():
+    """Of answers so long that another share is another number of tokens."""
+    data, sizes = {**DATA, "answer": jnp.ones_like(DATA["answer"])}, []
+
+    def apply(variables, batch, rng, train):
+        sizes.append(len(batch["inputs"]))
+        return toy.apply(variables, batch, rng, train)
+
+    task = toy.TASK._replace(apply=apply)
+    run = lambda **options: language.observed(task, GIVEN, data, **options)["min_k"]
+    found = jax.jit(lambda: [run(), run(share=0.2, batch_size=3), run(share=0.4)])()
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    assert not np.allclose(found[0], found[2])
+    assert sizes == [5, 3, 5]
+    jax.eval_shape(lambda: language.losses(task, GIVEN, data, batch_size=2))
+    assert sizes[-1] == 2
+
+
+def test_a_task_without_logits_is_observed_as_far_as_it_goes():
+    def told(*names):
+        def apply(*args):
+            outputs, variables = toy.apply(*args)
+            outputs["correct"] = outputs["log_probs"] > -1.5
+            return {name: outputs[name] for name in names}, variables
+
+        return lambda v: language.observed(toy.TASK._replace(apply=apply), v, DATA)
+
+    found = jax.eval_shape(told("log_probs"), GIVEN)
+    assert sorted(found) == ["loss", "min_k", "probability"]
+    found = jax.jit(told("log_probs", "correct"))(GIVEN)
+    of_logits = {"exact_memorisation", "extraction_strength"}
+    assert set(found) == {"loss", "min_k", "probability", *of_logits}
+    right = (toy.said(GIVEN, DATA)["log_probs"] > -1.5) * np.asarray(DATA["answer"])
+    expected = right.sum(-1) / np.sum(DATA["answer"], -1)
+    np.testing.assert_allclose(found["exact_memorisation"], expected, rtol=1e-6)
+    assert set(jax.eval_shape(told("log_probs", "correct", "logits"), GIVEN)) == {
+        *found,
+        "min_k_plus_plus",
+    }
+
+
+def test_losses_of_several_answers_to_each_question():
+    rng = np.random.default_rng(1)
+    sets = [toy.answers(rng, 5) for _ in range(3)]
+    columns = ("inputs", "targets", "answer")
+    several = {f"perturbed.{k}": np.stack([s[k] for s in sets], axis=1) for k in columns}
+    data = {**DATA, **several, "author": np.array(list("abcde"))}
+    seen = []
+
+    def apply(variables, batch, rng, train):
+        seen.append(sorted(batch))
+        return toy.apply(variables, batch, rng, train)
+
+    task = toy.TASK._replace(apply=apply)
+    views = ("perturbed", None, "refusal")
+    found = jax.jit(lambda v: [language.losses(task, v, data, x, batch_size=4) for x in views])(
+        GIVEN
+    )
+    assert set(map(tuple, seen)) == {("answer", "index", "inputs", "targets", "weight")}
+    alone = lambda rows: (
+        -(toy.said(GIVEN, rows)["log_probs"] * rows["answer"]).sum(-1) / np.sum(rows["answer"], -1)
+    )
+    np.testing.assert_allclose(found[0], np.stack([alone(s) for s in sets], axis=1), rtol=1e-5)
+    np.testing.assert_allclose(found[1], alone(DATA), rtol=1e-5)
+    np.testing.assert_allclose(found[2], alone(toy.viewed(DATA, "refusal")), rtol=1e-5)
+
+
+def test_a_missing_view_is_named():
+    with pytest.raises(ValueError, match="data must have the column 'perturbed.inputs', got"):
+        language.losses(toy.TASK, GIVEN, DATA, "perturbed")

@@ -1,0 +1,530 @@
+"""The task on a table of what follows each token, which is a language model, and on a decoder."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import special
+
+from tests import frameworks
+from unlearnjax import attribution, curvature, models, tasks, training, trees, unlearning
+from unlearnjax.unlearning import objectives
+
+V, B, T = 7, 3, 6
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(0, V, (B, T + 1)).astype(np.int32)
+ANSWER = np.array([[0, 0, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 0]], np.float32)
+BATCH = {
+    "inputs": jnp.asarray(TOKENS[:, :-1]),
+    "targets": jnp.asarray(TOKENS[:, 1:]),
+    "answer": jnp.asarray(ANSWER),
+}
+KEY = jax.random.key(0)
+SMALL = models.DecoderConfig(
+    vocab_size=V, width=8, depth=1, num_heads=2, num_kv_heads=1, mlp_width=10, rope_base=20.0
+)
+PROMPTS = {
+    "condition": jnp.asarray(RNG.integers(0, V, (4, 4)).astype(np.int32)),
+    "condition_length": jnp.array([1, 2, 3, 4]),
+    "index": jnp.array([5, 3, 8, 0]),
+}
+
+
+def follows(variables, batch, rng, train):
+    """What comes next depends on the token alone; 'hidden' and 'head' multiply to that."""
+    hidden, head = variables["params"]["hidden"][batch["inputs"]], variables["params"]["head"]
+    return {"hidden": hidden, "head": head, "logits": hidden @ head}, variables
+
+
+TABLE = {
+    "params": {
+        "hidden": jnp.asarray(RNG.normal(size=(V, 4)), jnp.float32),
+        "head": jnp.asarray(RNG.normal(size=(4, V)), jnp.float32),
+    }
+}
+PAIR = tasks.Model(lambda rng, batch: TABLE, follows)
+# Its parameters are the logits.
+GIVEN = tasks.Model(None, lambda v, batch, rng, train: ({"logits": v["params"]}, v))
+
+
+def outputs(task, variables=TABLE, batch=BATCH):
+    return task.apply(variables, batch, None, False)[0]
+
+
+def log_probs():
+    """`[B, T, V]`, in NumPy and double precision."""
+    hidden, head = (np.asarray(TABLE["params"][name], np.float64) for name in ("hidden", "head"))
+    return special.log_softmax(hidden[TOKENS[:, :-1]] @ head, axis=-1)
+
+
+def of_targets():
+    return np.take_along_axis(log_probs(), TOKENS[:, 1:, None], -1)[..., 0]
+
+
+def by_answer(values):
+    """Each example's values at its answer."""
+    return [row[mask > 0] for row, mask in zip(np.asarray(values), ANSWER, strict=True)]
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_losses_and_metrics_equal_those_by_hand(chunk):
+    task = tasks.language_modelling(PAIR, chunk=chunk)
+    found = outputs(task)
+    np.testing.assert_allclose(found["log_probs"], of_targets(), rtol=1e-5)
+    rows = by_answer(of_targets())
+    np.testing.assert_allclose(task.loss(found, BATCH), [-row.mean() for row in rows], rtol=1e-5)
+    metrics = task.metrics(found, BATCH)
+    expected = [np.exp(row.mean()) for row in rows]
+    np.testing.assert_allclose(metrics["probability"], expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["log_likelihood"], [row.sum() for row in rows], rtol=1e-5)
+    odds = by_answer(of_targets() - np.log1p(-np.exp(of_targets())))
+    np.testing.assert_allclose(metrics["margin"], [row.mean() for row in odds], rtol=1e-4)
+    right = by_answer(log_probs().argmax(-1) == TOKENS[:, 1:])
+    np.testing.assert_allclose(metrics["accuracy"], [row.mean() for row in right])
+    states = by_answer(TABLE["params"]["hidden"][TOKENS[:, :-1]])
+    np.testing.assert_allclose(found["features"], [row.mean(0) for row in states], rtol=1e-5)
+    assert "head" not in found and ("logits" in found) == (chunk is None)
+
+
+def test_all_tokens_are_those_up_to_the_end_of_the_answer():
+    task = tasks.language_modelling(PAIR, over="all")
+    rows = zip(of_targets(), (5, 6, 5), strict=True)
+    expected = [-row[:end].mean() for row, end in rows]
+    np.testing.assert_allclose(task.loss(outputs(task), BATCH), expected, rtol=1e-5)
+    # Metrics are those of the answer all the same.
+    plain = tasks.language_modelling(PAIR)
+    found = [own.metrics(outputs(own), BATCH)["probability"] for own in (task, plain)]
+    np.testing.assert_array_equal(*found)
+
+
+def test_margins_stay_finite_where_the_model_is_certain():
+    task = tasks.language_modelling(GIVEN)
+    logits = jnp.array([[[60.0, 0.0, 1.0], [0.0, 0.0, -50.0]]])
+    batch = {"targets": jnp.array([[0, 2]])}
+    found = outputs(task, {"params": logits}, batch)["margins"]
+    others = [np.logaddexp(0, 1), np.log(2)]
+    np.testing.assert_allclose(found, [[60 - others[0], -50 - others[1]]], rtol=1e-6)
+
+
+def test_what_can_never_be_said_costs_nothing_in_a_prompt():
+    task = tasks.language_modelling(
+        tasks.Model(None, lambda v, b, r, t: ({"logits": v["params"]}, v))
+    )
+    logits = jnp.array([[[0.0, -jnp.inf], [0.0, 1.0]]])
+    batch = {"targets": jnp.array([[1, 1]]), "answer": jnp.array([[0.0, 1.0]])}
+    loss = lambda x: task.loss(outputs(task, {"params": x}, batch), batch)[0]
+    value, gradient = jax.value_and_grad(loss)(logits)
+    np.testing.assert_allclose(value, np.log1p(np.exp(-1)), rtol=1e-6)
+    assert np.isfinite(gradient[0, 1]).all() and not gradient[0, 0].any()
+    found = task.metrics(outputs(task, {"params": logits}, batch), batch)
+    assert all(np.isfinite(x).all() for x in found.values())
+
+
+def test_of_equal_logits_the_first_is_taken_as_the_likeliest():
+    task = tasks.language_modelling(GIVEN)
+    logits = jnp.array(list(itertools.product([0.0, 1.0], repeat=3)))
+    for target in range(3):
+        batch = {"targets": jnp.full((1, 8), target)}
+        found = outputs(task, {"params": logits[None]}, batch)["correct"][0]
+        np.testing.assert_array_equal(found, logits.argmax(-1) == target)
+
+
+@pytest.mark.parametrize("eos", [None, 6, (5, 6)])
+def test_extraction_strength_equals_the_search_for_the_shortest_prefix(eos):
+    task = tasks.language_modelling(PAIR, eos=eos)
+    ends = () if eos is None else tuple(np.atleast_1d(eos))
+    patterns = np.array(list(itertools.product([0, 1], repeat=4)), np.float32)
+    targets = np.array([[0, 3, 5, 6]])
+    correct = np.pad(patterns, ((0, 0), (1, 1)), constant_values=0)  # a prompt, and padding
+
+    def searched(pattern):
+        right = [r for r, token in zip(pattern, targets[0], strict=True) if token not in ends]
+        k = next(k for k in range(len(right) + 1) if all(right[k:]))
+        return 1 - k / len(right)
+
+    given = {
+        "answer": jnp.pad(jnp.ones((16, 4)), ((0, 0), (1, 1))),
+        "targets": jnp.pad(jnp.tile(targets, (16, 1)), ((0, 0), (1, 1))),
+    }
+    found = {name: jnp.zeros((16, 6)) for name in ("log_probs", "margins")}
+    metrics = task.metrics({**found, "correct": jnp.asarray(correct)}, given)
+    np.testing.assert_allclose(
+        metrics["extraction"], [searched(pattern) for pattern in patterns], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("chunk", [4, 9])
+def test_chunks_change_neither_outputs_nor_gradients(chunk):
+    plain, own = tasks.language_modelling(PAIR), tasks.language_modelling(PAIR, chunk=chunk)
+
+    def both(task):
+        def loss(params):
+            found = outputs(task, {"params": params})
+            return task.loss(found, BATCH).sum(), found
+
+        (_, found), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(TABLE["params"])
+        return {k: v for k, v in found.items() if k != "logits"}, gradient
+
+    close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, both(own), both(plain))
+
+
+def test_with_chunks_no_logits_of_all_positions_are_ever_there():
+    task = tasks.language_modelling(PAIR, chunk=2)
+    loss = lambda params: task.loss(outputs(task, {"params": params}), BATCH).sum()
+    compiled = jax.jit(jax.grad(loss)).lower(TABLE["params"]).compile().as_text()
+    assert f"f32[{B},2,{V}]" in compiled
+    assert f"f32[{B},{T},{V}]" not in compiled
+
+
+def test_divergence_is_the_mean_over_the_answer():
+    task = tasks.language_modelling(PAIR)
+    other = jax.tree.map(lambda x: x + 0.3, TABLE)
+    mine, theirs = outputs(task), outputs(task, other)
+    for t in (1.0, 2.0):
+        p, q = (special.log_softmax(np.float64(x["logits"]) / t, -1) for x in (theirs, mine))
+        kl = by_answer((np.exp(p) * (p - q)).sum(-1))
+        found = task.divergence(mine, theirs, BATCH, t)
+        np.testing.assert_allclose(found, [t**2 * row.mean() for row in kl], rtol=1e-4)
+    np.testing.assert_allclose(task.divergence(mine, mine, BATCH), 0.0, atol=1e-7)
+
+
+def test_divergence_refuses_outputs_without_logits():
+    task = tasks.language_modelling(PAIR, chunk=2)
+    found = outputs(task)
+    with pytest.raises(ValueError, match="must return 'logits', it returns .*'log_probs'"):
+        task.divergence(found, found, BATCH)
+
+
+def test_terms_over_classes_are_means_over_the_answer():
+    task = tasks.language_modelling(PAIR)
+    found, nobody = outputs(task), {}
+    teachers = {"original": outputs(task, jax.tree.map(lambda x: x + 0.3, TABLE))}
+    uniform = objectives.uniform_target(task, found, BATCH, nobody)
+    expected = by_answer(-log_probs().mean(-1) - np.log(V))
+    np.testing.assert_allclose(uniform, [row.mean() for row in expected], rtol=1e-5)
+    bounded = objectives.bounded_loss()(task, found, BATCH, nobody)
+    np.testing.assert_allclose(bounded, np.minimum(task.loss(found, BATCH), np.log(V)), rtol=1e-6)
+    assert (np.asarray(bounded) < np.asarray(task.loss(found, BATCH))).any()
+    apart = objectives.output_distance()(task, found, BATCH, teachers)
+    distances = np.asarray(found["logits"] - teachers["original"]["logits"], np.float64)
+    expected = by_answer((distances**2).sum(-1) / 2)
+    np.testing.assert_allclose(apart, [row.mean() for row in expected], rtol=1e-4)
+
+
+def test_margins_can_be_attributed_and_logits_cannot():
+    task = tasks.language_modelling(PAIR)
+    found = attribution.margin_output(task, TABLE, BATCH)
+    expected = task.metrics(outputs(task), BATCH)["margin"]
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"the task must have 'logits' \[B, C\], they are \[3, 6"):
+        attribution.logit_output(task, TABLE, BATCH)
+
+
+def test_what_tells_classes_apart_refuses_tokens():
+    task = tasks.language_modelling(PAIR)
+    with pytest.raises(ValueError, match=r"the task must have classes, .*logits \[3, 6, 7\]"):
+        tasks.num_classes(outputs(task))
+    with pytest.raises(ValueError, match="the task must have classes"):
+        curvature.fisher.sample_targets(KEY, task, TABLE, {**BATCH, "index": jnp.arange(B)})
+    stacked = jax.tree.map(lambda x: x[None], TABLE)
+    with pytest.raises(ValueError, match="the task must have classes"):
+        unlearning.averaged(task).apply(stacked, BATCH, None, False)
+
+
+def test_padding_examples_lose_nothing_and_have_no_gradient():
+    task = tasks.language_modelling(PAIR)
+    empty = {name: jnp.zeros_like(value) for name, value in BATCH.items()}
+    loss = lambda params: task.loss(outputs(task, {"params": params}, empty), empty).sum()
+    value, gradient = jax.value_and_grad(loss)(TABLE["params"])
+    assert value == 0 and not any(x.any() for x in jax.tree.leaves(gradient))
+    metrics = task.metrics(outputs(task, TABLE, empty), empty)
+    assert all(np.isfinite(x).all() for x in metrics.values())
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"over": "prompt"}, "over must be one of"),
+        ({"chunk": 0}, "chunk must be >= 1, got 0"),
+        ({"chunk": 1.5}, "chunk must be a whole number"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be >= 1"),
+        ({"temperature": -1}, "temperature must be >= 0"),
+        ({"temperature": np.nan}, "temperature must be"),
+        ({"eos": "</s>"}, "eos must be a whole number"),
+    ],
+)
+def test_bad_options_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        tasks.language_modelling(PAIR, **wrong)
+
+
+def test_columns_that_are_missing_or_of_other_shapes_are_named():
+    task = tasks.language_modelling(PAIR)
+    without = lambda name: {k: v for k, v in BATCH.items() if k != name}
+    with pytest.raises(ValueError, match="needs the column 'answer'"):
+        task.loss(outputs(task, batch=without("answer")), without("answer"))
+    with pytest.raises(ValueError, match="needs the column 'log_probs'"):
+        task.loss(outputs(task, batch=without("targets")), without("targets"))
+    with pytest.raises(ValueError, match=r"targets must be \[3, 6\], .* got \[3, 5\]"):
+        outputs(task, batch={**BATCH, "targets": BATCH["targets"][:, 1:]})
+    with pytest.raises(ValueError, match=r"values must be of each token, \[3, 6\] as answer"):
+        tasks.over_answer(jnp.ones((3, 5)), BATCH)
+    with pytest.raises(ValueError, match="needs the column 'condition_length'"):
+        tasks.generate(task, TABLE, KEY, {"condition": PROMPTS["condition"]})
+    alone = tasks.Model(None, lambda v, b, r, t: ({"logits": follows(v, b, r, t)[0]["logits"]}, v))
+    with pytest.raises(ValueError, match="needs the column 'hidden'"):
+        outputs(tasks.language_modelling(alone, chunk=2))
+
+
+def test_a_model_without_a_cache_generates_too():
+    task = tasks.language_modelling(PAIR, max_new_tokens=5, eos=4)
+    after = np.asarray(TABLE["params"]["hidden"] @ TABLE["params"]["head"]).argmax(-1)
+    found = jax.jit(lambda: tasks.generate(task, TABLE, KEY, PROMPTS))()
+    given = PROMPTS["condition"], PROMPTS["condition_length"], found["tokens"], found["length"]
+    for row, n, tokens, length in zip(*given, strict=True):
+        token, expected = int(row[n - 1]), []
+        while len(expected) < 5 and (token := int(after[token])) != 4:
+            expected.append(token)
+        assert tokens[:length].tolist() == expected
+        assert (tokens[length:] == 4).all()
+
+
+# A decoder, from here on.
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    """Task and model, of which nothing is 0 by its start."""
+    task = tasks.language_modelling(tasks.from_linen(models.Decoder(SMALL)), max_new_tokens=6)
+    return task, frameworks.random_like(jax.eval_shape(task.init, KEY, BATCH))
+
+
+def generated(task, variables, batch=PROMPTS, rng=KEY):
+    return generator(task)(variables, rng, batch)["tokens"]
+
+
+@functools.cache
+def generator(task):
+    """Compiled once for all tests."""
+    return jax.jit(functools.partial(tasks.generate, task))
+
+
+def one_by_one(task, variables, number=6):
+    """Greedy continuations without a cache: every turn reads all from the start."""
+    prompts, lengths = np.asarray(PROMPTS["condition"]), np.asarray(PROMPTS["condition_length"])
+    tokens = np.pad(prompts, ((0, 0), (0, number)))
+    logits = jax.jit(lambda x: outputs(task, variables, {**PROMPTS, "inputs": x})["logits"])
+    found = np.zeros((len(prompts), number), np.int32)
+    for turn in range(number):
+        at = lengths + turn - 1
+        found[:, turn] = np.asarray(logits(tokens))[np.arange(len(at)), at].argmax(-1)
+        tokens[np.arange(len(at)), at + 1] = found[:, turn]
+    return found
+
+
+def test_generation_reads_prompts_once_and_then_single_tokens(decoder):
+    task, variables = decoder
+    read = []
+
+    def spied(variables, batch, rng, train):
+        read.append(batch["inputs"].shape)
+        outputs, updated = task.apply(variables, batch, rng, train)
+        assert outputs.keys() == {"logits", "cache.block_0.key", "cache.block_0.value"}
+        return outputs, updated
+
+    jax.eval_shape(lambda v: tasks.generate(task._replace(apply=spied), v, KEY, PROMPTS), variables)
+    assert list(dict.fromkeys(read)) == [(4, 4), (4, 1)]
+
+
+def test_generation_with_the_cache_is_that_without(decoder):
+    np.testing.assert_array_equal(generated(*decoder), one_by_one(*decoder))
+
+
+def test_draws_depend_on_an_examples_index_alone(decoder):
+    _, variables = decoder
+    model = tasks.from_linen(models.Decoder(SMALL))
+    task = tasks.language_modelling(model, max_new_tokens=6, temperature=1.0)
+    found = generated(task, variables)
+    order = jnp.array([2, 0, 3, 1])
+    moved = {name: value[order] for name, value in PROMPTS.items()}
+    padding = jnp.arange(4) >= moved["condition_length"][:, None]
+    moved["condition"] = jnp.where(padding, 3, moved["condition"])
+    np.testing.assert_array_equal(generated(task, variables, moved), found[order])
+    assert (found != generated(task, variables, rng=jax.random.key(1))).any()
+    assert (found != generated(*decoder)).any()
+
+
+def test_padding_and_neighbours_change_nothing(decoder):
+    task, variables = decoder
+    wide = {name: jnp.pad(value, ((0, 1), (0, 3))) for name, value in BATCH.items()}
+    wide["inputs"] = wide["inputs"].at[:, T:].set(5).at[3].set(2)
+
+    @jax.jit
+    def score(batch):
+        found = outputs(task, variables, batch)
+        return task.loss(found, batch), found["features"], task.metrics(found, batch)
+
+    close = lambda x, y: np.testing.assert_allclose(x[:B], y, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, score(wide), score(BATCH))
+
+
+WHERE = [f"*.attention.{name}" for name in "qkvo"] + ["*.mlp.gate", "*.mlp.up", "*.mlp.down"]
+
+
+def test_lora_says_and_generates_what_the_merged_model_does(decoder):
+    task, model = decoder
+    student = tasks.lora(task, rank=2, where=WHERE, alpha=4.0)
+    fresh = training.init_variables(student, BATCH, KEY, tasks.as_base(model))
+    assert len(trees.names(fresh["params"])) == 2 * SMALL.depth * len(WHERE)
+    np.testing.assert_array_equal(generated(student, fresh), generated(task, model))
+    for own in fresh["params"]["block_0"]["attention"], fresh["params"]["block_0"]["mlp"]:
+        for name in own:  # each on its own, that none is without effect
+            shaken = jax.tree.map_with_path(
+                lambda path, x, name=name: x + 0.5 if f".{name}." in trees.path_name(path) else x,
+                fresh,
+            )
+            assert_says_what_is_merged(student, task, shaken, model)
+    variables = {**fresh, "params": frameworks.random_like(fresh["params"])}
+    own, plain = generated(student, variables), generated(task, tasks.merged(student, variables))
+    np.testing.assert_array_equal(own, plain)
+    assert (own != generated(task, model)).any()
+
+
+def assert_says_what_is_merged(student, task, variables, model):
+    found = loss_of(student)(variables)
+    np.testing.assert_allclose(found, loss_of(task)(tasks.merged(student, variables)), rtol=1e-4)
+    assert np.abs(found - loss_of(task)(model)).max() > 1e-3
+
+
+@functools.cache
+def loss_of(task):
+    return jax.jit(lambda v: task.loss(outputs(task, v), BATCH))
+
+
+def test_lora_at_a_strength_of_each_row_generates_as_merged_at_that_strength(decoder):
+    task, model = decoder
+    student = tasks.lora(task, rank=2, where=["*.q", "*.down"], column="strength")
+    plain = tasks.lora(task, rank=2, where=["*.q", "*.down"])
+    fresh = training.init_variables(plain, BATCH, KEY, tasks.as_base(model))
+    variables = {**fresh, "params": frameworks.random_like(fresh["params"])}
+    strength = jnp.array([0.0, 1.0, 1.0, 0.0])
+    found = generated(student, variables, {**PROMPTS, "strength": strength})
+    base, full = generated(task, model), generated(task, tasks.merged(plain, variables))
+    np.testing.assert_array_equal(found, np.where(strength[:, None] > 0, full, base))
+    assert (base != full).any()
+
+
+def test_block_and_mlp_outputs_are_captured_and_edited_by_name(decoder):
+    task, variables = decoder
+    names = ("embed", "block_0", "block_0.attention", "block_0.mlp")
+    seen = jax.jit(lambda v: outputs(tasks.capture(task, names), v))(variables)
+    h = {name: np.asarray(seen[f"hidden.{name}"]) for name in names}
+    together = h["embed"] + h["block_0.attention"] + h["block_0.mlp"]
+    np.testing.assert_allclose(h["block_0"], together, rtol=1e-4, atol=1e-5)
+    norm = lambda x: x / np.sqrt((x**2).mean(-1, keepdims=True) + SMALL.norm_eps)
+    last = norm(h["block_0"]) * np.asarray(variables["params"]["norm"]["scale"])
+    np.testing.assert_allclose(seen["hidden"], last, rtol=1e-4, atol=1e-5)
+
+
+def silent(name):
+    """Parameters under which a layer adds nothing, as if its output were edited to 0."""
+    return lambda params: jax.tree_util.tree_map_with_path(
+        lambda path, x: 0 * x if trees.path_name(path).startswith(name) else x, params
+    )
+
+
+EDITS = {"block_0.mlp": "block_0.mlp.down", "block_0.attention": "block_0.attention.o"}
+
+
+@pytest.mark.parametrize("layer", EDITS)
+def test_an_edit_reaches_generation(layer, decoder):
+    task, variables = decoder
+    edited = tasks.edit(task, {layer: lambda h, batch: 0 * h})
+    without = {"params": silent(EDITS[layer])(variables["params"])}
+    found = generated(edited, variables)
+    np.testing.assert_array_equal(found, generated(task, without))
+    assert (found != generated(task, variables)).any()
+
+
+def test_an_edit_of_a_block_sees_the_position_it_is_at(decoder):
+    task, variables = decoder
+
+    def shift(h, batch):
+        at = batch.get("positions", jnp.arange(h.shape[1])[None])
+        return h + jnp.where(at % 2 == 0, 1.0, -1.0)[..., None]
+
+    edited = tasks.edit(task, {"block_0": shift})
+    np.testing.assert_array_equal(generated(edited, variables), one_by_one(edited, variables))
+
+
+def test_ensembles_generate_by_mean_probabilities_without_a_cache(decoder):
+    task, variables = decoder
+    both = jax.tree.map(lambda x: jnp.stack([x, 0.7 * x]), variables)
+    models_of = [jax.tree.map(lambda x, i=i: x[i], both) for i in range(2)]
+    each = lambda batch: [outputs(task, own, batch)["logits"] for own in models_of]
+    mean = lambda batch: jax.nn.logsumexp(jax.nn.log_softmax(jnp.stack(each(batch))), 0)
+    plain = task._replace(apply=lambda v, b, rng, train: ({"logits": mean(b)}, v))
+    found = generated(unlearning.averaged(task), both)
+    np.testing.assert_array_equal(found, one_by_one(plain, None))
+
+
+def test_squared_gradients_of_tied_embeddings_are_squared_after_both_uses(decoder):
+    task, variables = decoder
+    data = {**BATCH, "index": jnp.arange(B), "weight": jnp.array([1.0, 2.0, 0.5])}
+
+    def loss(params, example):
+        batch = jax.tree.map(lambda x: x[None], example)
+        return task.loss(outputs(task, {"params": params}, batch), batch)[0]
+
+    @jax.jit
+    def both(params):
+        gradients = jax.vmap(jax.grad(loss), (None, 0))(params, dict(data))
+        weigh = lambda g: jnp.einsum("n...,n->...", g**2, data["weight"])
+        expected = jax.tree.map(weigh, gradients)
+        return curvature.layers.summed_squares(task, {"params": params}, data), expected
+
+    close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-6)
+    jax.tree.map(close, *both(variables["params"]))
+    known = {layer.name for layer in curvature.layers.find(task, variables, data)}
+    assert {"block_0.attention.q", "block_0.mlp.down"} <= known
+
+
+def test_sensitivity_of_outputs_is_that_of_the_answer():
+    task = tasks.language_modelling(PAIR)
+    found = curvature.output_sensitivity(task, TABLE, BATCH, batch_size=B)
+
+    def size(params, row, mask):
+        logits = params["hidden"][row] @ params["head"]
+        return jnp.sum((logits**2).sum(-1) * mask) / mask.sum()
+
+    each = jax.vmap(jax.grad(size), (None, 0, 0))(TABLE["params"], BATCH["inputs"], ANSWER)
+    close = lambda x, g: np.testing.assert_allclose(x, np.abs(g).mean(0), rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, found, each)
+
+
+@pytest.mark.slow
+def test_it_learns_answers_by_heart_and_then_recites_them():
+    config = SMALL._replace(width=16, mlp_width=32)
+    model = tasks.from_linen(models.Decoder(config, remat=True))
+    task = tasks.language_modelling(model, over="all", chunk=4, max_new_tokens=3)
+    data = {**BATCH, "answer": jnp.ones((B, T)), "index": jnp.arange(B)}
+    # Rotations tell positions apart only where tokens differ.
+    data["inputs"] = data["inputs"].at[:, 0].set(jnp.array([6, 0, 2]))
+    start = training.init_variables(task, data, KEY)
+    assert abs(float(task.loss(outputs(task, start, data), data).mean()) - np.log(V)) < 0.5
+    variables, _ = training.fit(
+        training.recipe(task, optax.adam(2e-2)),
+        data,
+        jnp.arange(B),
+        jax.random.key(1),
+        num_epochs=60,
+        batch_size=B,
+    )
+    assert training.evaluate(task, variables, data)["extraction"].tolist() == [1.0] * B
+    prompts = {"condition": data["inputs"][:, :4], "condition_length": jnp.full(B, 4)}
+    np.testing.assert_array_equal(generated(task, variables, prompts), TOKENS[:, 4:])

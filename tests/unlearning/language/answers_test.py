@@ -1,0 +1,158 @@
+"""What answers are, in either kind of task, and the loop around the terms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.special
+
+from tests import problems
+from tests.unlearning import linear
+from tests.unlearning.language import toy
+from unlearnjax import tasks, unlearning
+from unlearnjax.unlearning.language import answers, steering
+
+SGD = optax.sgd(1.0)
+REQUEST, GIVEN = toy.problem()
+ONE_STEP = {"num_steps": 1, "batch_size": 100}
+
+
+def test_a_label_is_an_answer_of_one_token():
+    request, given, _ = linear.problem()
+    data = request.forget
+    outputs, _ = answers.answered(linear.TASK).apply(given, data, None, False)
+    x, y = np.asarray(data["inputs"]), np.asarray(data["targets"])
+    expected = scipy.special.log_softmax(x @ linear.weights(given), axis=1)[np.arange(len(y)), y]
+    assert outputs["log_probs"].shape == (3, 1)
+    for per in answers.PER:
+        np.testing.assert_allclose(answers.log_prob(outputs, data, per), expected, rtol=1e-5)
+
+
+def test_npo_forgets_labels_and_images_that_training_would_have_augmented():
+    request, given, original = linear.problem()
+    method = unlearning.npo(SGD, beta=0.7, retain_weight=0.5, **ONE_STEP)
+    flipped = tasks.augmented(linear.TASK, lambda rng, x: {**x, "inputs": -x["inputs"]})
+    numbered = [{**d, "index": jnp.arange(len(d["targets"]))} for d in request[:2]]
+    request = request._replace(forget=numbered[0], retain=numbered[1], original=original)
+    found = toy.slope(method, request, given, flipped)["w"]
+    w, other = linear.weights(given), linear.weights(original)
+    gain = [
+        scipy.special.log_softmax(np.asarray(request.forget["inputs"]) @ m, axis=1)
+        for m in (w, other)
+    ]
+    y = np.asarray(request.forget["targets"])
+    ratio = np.exp(0.7 * (gain[0] - gain[1])[np.arange(len(y)), y])
+    weight = 2 * ratio / (ratio + 1)
+    expected = -(weight[:, None, None] * linear.cross_entropy_slopes(w, request.forget)).mean(0)
+    expected += 0.5 * linear.cross_entropy_slopes(w, request.retain).mean(0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_sums_and_means_are_of_the_answer_alone():
+    outputs = {"log_probs": jnp.array([[-1.0, -2.0, -4.0], [-jnp.inf, -1.0, -1.0]])}
+    batch = {"answer": jnp.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])}
+    np.testing.assert_array_equal(answers.log_prob(outputs, batch), [-5.0, -1.0])
+    np.testing.assert_array_equal(answers.log_prob(outputs, batch, "token"), [-2.5, -1.0])
+    view = {f"refusal.{k}": v for k, v in {**outputs, **batch}.items()}
+    np.testing.assert_array_equal(answers.log_prob(view, view, view="refusal"), [-5.0, -1.0])
+    np.testing.assert_array_equal(answers.mean(outputs["log_probs"], jnp.zeros((2, 3))), [0, 0])
+
+
+def test_sums_of_short_floats_are_wide():
+    outputs = {"log_probs": jnp.full((1, 300), -1.0, jnp.bfloat16)}
+    found = answers.log_prob(outputs, {"answer": jnp.ones((1, 300))})
+    assert found.dtype == jnp.float32 and float(found[0]) == -300.0
+
+
+@pytest.mark.parametrize("name", ["dpo", "undial"])
+def test_padding_changes_nothing(name, monkeypatch):
+    """Nor what it is filled with."""
+    monkeypatch.setattr(answers, "descend", toy.whole_step)
+    method = getattr(unlearning, name)(SGD)
+    wide = REQUEST._replace(forget=toy.padded(REQUEST.forget), retain=toy.padded(REQUEST.retain))
+    found, expected = (toy.slope(method, request, GIVEN) for request in (wide, REQUEST))
+    problems.assert_trees_close(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["npo", "simnpo", "dpo", "idk", "grad_diff", "wga", "satimp", "undial", "ce_u", "rmu"]
+)
+def test_lengths_are_the_loops(name, monkeypatch):
+    seen = {}
+
+    def descend(objective, tx, **options):
+        seen.update(options)
+        return toy.whole_step(objective, tx, **options)
+
+    for module in (answers, steering):
+        monkeypatch.setattr(module, "descend", descend)
+    build = getattr(unlearning, name)
+    options = {"layer": "block_0"} if name == "rmu" else {}
+    build(SGD, num_steps=7, batch_size=11, **options)
+    assert (seen["num_steps"], seen["batch_size"]) == (7, 11)
+    build(SGD, **options)
+    assert (seen["num_steps"], seen["batch_size"]) == ((150, 4) if name == "rmu" else (125, 32))
+    assert seen["cache_teachers"] == ()
+
+
+def test_steps_see_batches_of_both_sets_and_the_original_of_each_batch():
+    """At a small rate two steps of half the forget set go as far as one of all of it."""
+    half = unlearning.npo(optax.sgd(1e-3), beta=2.0, num_steps=2, batch_size=2, retain_weight=0.0)
+    whole = unlearning.npo(optax.sgd(2e-3), beta=2.0, num_steps=1, batch_size=4, retain_weight=0.0)
+    found, expected = (toy.slope(method, REQUEST, GIVEN) for method in (half, whole))
+    problems.assert_trees_close(found, expected, 0.02)
+
+
+def test_the_original_is_asked_once_about_the_forget_set_and_never_in_the_loop():
+    asked = []
+
+    def apply(variables, batch, rng, train):
+        if variables is ORIGINAL:
+            asked.append(batch["inputs"].shape)
+        return toy.apply(variables, batch, rng, train)
+
+    ORIGINAL = REQUEST.original
+    task = toy.TASK._replace(apply=apply)
+    method = unlearning.dpo(SGD, num_steps=3, batch_size=3)
+    jax.make_jaxpr(lambda v: method.update(jax.random.key(0), task, v, (), REQUEST)[0])(GIVEN)
+    assert asked and set(asked) == {(3, toy.LENGTH)}  # in batches of the forget set alone
+    assert len(asked) == 2  # traced once for the answers, once for the refusals
+
+
+def test_without_an_original_the_given_model_is_the_original(monkeypatch):
+    """At which NPO is ascent."""
+    monkeypatch.setattr(answers, "descend", toy.whole_step)
+    found = toy.slope(unlearning.npo(SGD, retain=None), REQUEST._replace(original=None), GIVEN)
+    answer = np.asarray(REQUEST.forget["answer"])
+    expected = toy.pulled("log_probs", GIVEN, REQUEST.forget, answer / len(answer))
+    problems.assert_trees_close(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("column", ["outputs", "targets", "shape"])
+def test_what_has_no_answers_is_refused(column):
+    request, given, _ = linear.problem()
+    data, task = request.forget, linear.TASK
+    if column == "outputs":
+        task = task._replace(apply=lambda v, b, r, t: ({"images": b["inputs"]}, v))
+    elif column == "targets":
+        data = {**data, "targets": jnp.ones(3)}
+    else:
+        data = {**data, "answer": jnp.ones((3, 2))}
+    message = (
+        r"answer must be \[3, 1\]" if column == "shape" else "the task must return 'log_probs'"
+    )
+    method = unlearning.npo(SGD, retain=None)
+    with pytest.raises(ValueError, match=message):
+        toy.slope(method, request._replace(forget=data), given, task)
+
+
+@pytest.mark.parametrize("name", ["dpo", "satimp", "ce_u", "rmu", "task_vector"])
+def test_parameters_keep_their_types(name):
+    low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), GIVEN)
+    options = {"layer": "block_0", "where": ["block_0.down"]} if name == "rmu" else {}
+    method = getattr(unlearning, name)(optax.adam(1e-3), batch_size=4, **options)
+    request = REQUEST._replace(original=None)
+    update = lambda v: method.update(jax.random.key(0), toy.TASK, v, (), request)[0]
+    kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert kinds(jax.eval_shape(update, low)) == kinds(low)

@@ -1,0 +1,50 @@
+"""Task vectors are linear in alpha, through the given model and the fine-tuned one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import problems
+from tests.unlearning.language import toy
+from unlearnjax import training, unlearning
+from unlearnjax.types import Request
+
+REQUEST, GIVEN = toy.problem()
+
+
+@pytest.fixture(scope="module")
+def unlearned():
+    @jax.jit
+    @jax.vmap
+    def run(alpha):
+        method = unlearning.task_vector(optax.sgd(0.1), alpha=alpha, num_epochs=3, batch_size=100)
+        request = Request(REQUEST.forget, original=REQUEST.original)
+        return method.update(jax.random.key(0), toy.TASK, GIVEN, (), request)[0]["params"]
+
+    models = run(jnp.array([0.0, -1.0, 1.0, 0.5]))
+    return [jax.tree.map(lambda x, i=i: x[i], models) for i in range(4)]
+
+
+def test_alpha_0_is_the_given_model_and_minus_1_the_fine_tuned_one(unlearned):
+    problems.assert_trees_equal(unlearned[0], GIVEN["params"])
+    step = jax.jit(training.make_step(training.supervised(toy.TASK, False), optax.sgd(0.1)))
+    state = training.init_state(GIVEN, optax.sgd(0.1))
+    for _ in range(3):
+        state, _ = step(state, {**REQUEST.forget, "weight": jnp.ones(4)}, jax.random.key(0))
+    problems.assert_trees_close(unlearned[1], state.variables["params"], 1e-5)
+
+
+def test_it_is_linear_in_between(unlearned):
+    given, tuned, negated, half = unlearned
+    expected = jax.tree.map(lambda g, t: 2 * g - t, given, tuned)
+    problems.assert_trees_close(negated, expected, 1e-5)
+    problems.assert_trees_close(half, jax.tree.map(lambda g, n: (g + n) / 2, given, negated), 1e-5)
+
+
+def test_it_needs_the_forget_set_alone():
+    method = unlearning.task_vector(optax.sgd(0.1))
+    assert method.needs == {"forget", "inputs", "labels"}
+    with pytest.raises(ValueError, match="alpha must be finite"):
+        unlearning.task_vector(optax.sgd(0.1), alpha=np.nan)

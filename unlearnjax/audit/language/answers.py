@@ -1,0 +1,94 @@
+"""A model's answers in one teacher-forced pass; logits never leave the batch that they are of."""
+
+import jax.numpy as jnp
+
+from unlearnjax import data as data_lib
+from unlearnjax import training
+from unlearnjax.audit.language import tokens
+from unlearnjax.types import Array, Batch, Data, Task, Variables
+
+_COLUMNS = ("inputs", "targets", "answer")
+
+
+def observed(
+    task: Task, variables: Variables, data: Data, *, share: float = 0.2, batch_size: int = 32
+) -> dict[str, Array]:
+    """`{name: [N]}`: 'loss', 'probability', 'min_k', and more where the task tells more.
+
+    'exact_memorisation' and 'extraction_strength' are of the output 'correct' `[N, T]` or of the
+    logits, 'min_k_plus_plus' of the logits, which a task that computes them in chunks has not.
+
+    Args:
+      task: a language model's, see `tasks.language_modelling`.
+      variables: the model's.
+      data: with `answer` `[N, T]`.
+      share: of Min-K%.
+      batch_size: examples per step; results do not depend on it.
+
+    Cost: one forward pass over the data.
+    """
+
+    def of_batch(batch: Batch) -> dict[str, Array]:
+        outputs, _ = task.apply(variables, batch, None, False)
+        log_probs, answer = outputs["log_probs"], batch["answer"]
+        found = {
+            "loss": task.loss(outputs, batch),
+            "probability": tokens.probability(log_probs, answer),
+            "min_k": tokens.min_k(log_probs, answer, share),
+        }
+        correct = outputs.get("correct")
+        if "logits" in outputs:
+            logits, targets = outputs["logits"], batch["targets"]
+            correct = logits.argmax(-1) == targets if correct is None else correct
+            found["min_k_plus_plus"] = tokens.min_k(
+                tokens.standardised(logits, targets), answer, share
+            )
+        if correct is not None:
+            found["exact_memorisation"] = tokens.exact_memorisation(correct, answer)
+            found["extraction_strength"] = tokens.extraction_strength(correct, answer)
+        return found
+
+    return training.map_batches(of_batch, data_lib.numeric(data), batch_size)
+
+
+def losses(
+    task: Task,
+    variables: Variables,
+    data: Data,
+    view: str | None = None,
+    *,
+    batch_size: int = 32,
+) -> Array:
+    """The task's loss, the mean over tokens of `-log p_t`, of each answer or of several to each.
+
+    Args:
+      task: a language model's.
+      variables: the model's.
+      data: with `inputs`, `targets` and `answer`, or those of a view, `VIEW.inputs` and so on:
+        `[N, T]`, or `[N, K, T]` for K answers to every question.
+      view: whose columns take the place of the example's own; default these.
+      batch_size: answers per step.
+
+    Returns:
+      `[N]`, or `[N, K]`.
+
+    Raises:
+      ValueError: for data without the columns of the view.
+
+    Cost: one forward pass over all answers.
+    """
+    start = "" if view is None else f"{view}."
+    lacking = [start + name for name in _COLUMNS if start + name not in data]
+    if lacking:
+        raise ValueError(f"data must have the column {lacking[0]!r}, got {sorted(data)}")
+    own = {name: jnp.asarray(data[start + name]) for name in _COLUMNS}
+    shape = own["targets"].shape[:-1]
+    several = shape[1] if len(shape) > 1 else 1
+    flat = {name: value.reshape(-1, value.shape[-1]) for name, value in own.items()}
+    other = {k: v for k, v in data_lib.numeric(data).items() if k not in _COLUMNS and "." not in k}
+    flat |= {name: jnp.repeat(jnp.asarray(x), several, axis=0) for name, x in other.items()}
+
+    def of_batch(batch: Batch) -> Array:
+        return task.loss(task.apply(variables, batch, None, False)[0], batch)
+
+    return training.map_batches(of_batch, flat, batch_size).reshape(shape)

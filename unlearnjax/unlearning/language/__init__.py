@@ -1,0 +1,1 @@
+"""Methods for what is said in answer; their public names are those of `unlearnjax.unlearning`."""
