@@ -109,3 +109,23 @@ def test_what_it_cannot_divide_is_refused():
         method.init(jax.random.key(0), TASK, model, pairs)
     with pytest.raises(ValueError, match="slack must be >= 0"):
         unlearning.graph_eraser(optax.sgd(0.1), slack=-0.1)
+
+
+def test_plain_shards_all_see_the_graph_and_all_train_anew():
+    method = unlearning.enforce(
+        unlearning.sisa(optax.sgd(0.3), num_shards=2, num_slices=2, num_epochs=1, batch_size=6)
+    )
+    model = {"params": {}, "graph": GRAPH}
+    deployed, memory = jax.jit(lambda model: method.init(jax.random.key(1), TASK, model, DATA))(
+        model
+    )
+    cut = graphs.without_edges(GRAPH, graphs.edge_rows(GRAPH, CLIQUES[:9]))
+    update = jax.jit(lambda *args: method.update(jax.random.key(2), TASK, *args))
+    run = lambda graph: update(
+        deployed, memory, Request(part([0]), DATA, edited={"graph": graph})
+    )[0]["params"]  # fmt: skip
+    kernel = lambda params: np.asarray(params["layer_0"]["Linear_0"]["kernel"])
+    changed = kernel(run(cut)) != kernel(deployed["params"])
+    assert changed.any(axis=(1, 2)).all()
+    # On the same graph, from which nothing goes, everything is as it was.
+    np.testing.assert_array_equal(kernel(run(GRAPH)), kernel(deployed["params"]))
