@@ -69,7 +69,13 @@ def sweep(config: ConfigDict, run: runner.Run, name: str) -> list[table.Row]:
     if bench.evaluation.approve is not None:
         observe = partial(bench.evaluation.observe, context, bench.task)
         bench.evaluation.approve(context, [observe(fit.variables) for fit in originals.values()])
-    oracles = measure.fit(bench, run, f"{name}-oracle", fitter(problem.oracle), seeds)
+    oracles = measure.fit(
+        bench,
+        run,
+        f"{name}-oracle",
+        fitter(problem.oracle, start=measure.oracle_start(bench)),
+        seeds,
+    )
     audits = [judge(bench.task, fit.variables, seed) for seed, fit in oracles.items()]
     ideal = {k: float(np.mean([row[k] for row in audits])) for k in audits[0]}
     cost = float(np.mean([getattr(fit.cost, config.budget_unit) for fit in oracles.values()]))

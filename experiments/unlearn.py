@@ -60,7 +60,10 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         return not all(run.has_row(f"{name}_seed{seed}") for seed in own)
 
     everything = np.arange(len(problem.train["targets"]))
-    trained_on = {"original": everything, "oracle": problem.oracle}
+    trained_on = {
+        "original": (everything, lambda bench: bench.start),
+        "oracle": (problem.oracle, measure.oracle_start),
+    }
 
     def workers(bench: measure.Bench) -> tuple[dict, dict]:
         """What forgets, by method; what trains originals and oracles."""
@@ -72,7 +75,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         fitter = functools.partial(measure.fitter, config, bench.task, bench.train)
         return (
             {method: forgetter(method) for method in unlearners},
-            {name: fitter(rows, bench.start) for name, rows in trained_on.items()},
+            {name: fitter(rows, start(bench)) for name, (rows, start) in trained_on.items()},
         )
 
     forgetters, fitters = workers(bench)

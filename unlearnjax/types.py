@@ -47,6 +47,8 @@ class Task(NamedTuple):
         generates nothing.
       merge: `variables -> variables` of the plain model, if what is learned are a model's adapters,
         masks or some of its parameters, see `tasks.merged`; `None` where they are plain.
+      edited: collections that a request replaces, such as the graph that nodes are deleted from;
+        `unlearning.enforce` refuses a request that leaves one as it was.
     """
 
     init: Callable[[Array, Batch], Variables]
@@ -58,6 +60,7 @@ class Task(NamedTuple):
     num_draws: int = 1
     generate: Callable[["Task", Variables, Array, Batch], Outputs] | None = None
     merge: Callable[[Variables], Variables] | None = None
+    edited: tuple[str, ...] = ()
 
 
 class Request(NamedTuple):
@@ -67,13 +70,18 @@ class Request(NamedTuple):
       forget: the forget set.
       retain: the rest of the training set.
       validation: held-out data of the training distribution, for methods that select a checkpoint.
-      original: the model from before the first link of a chain; `None` is the one given.
+      original: the model from before the first link of a chain, or before what is `edited` was put
+        into it; `None` is the one given.
+      edited: collections of the model that the request replaces, `{name: tree}` of the shapes there
+        are, such as a graph without its deleted edges. `unlearning.enforce` puts them in place, so
+        that every method starts on them.
     """
 
     forget: Data | None
     retain: Data | None = None
     validation: Data | None = None
     original: Variables | None = None
+    edited: Mapping[str, PyTree] | None = None
 
 
 def _serve_unchanged(task: Task) -> Task:

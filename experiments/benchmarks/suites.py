@@ -38,6 +38,7 @@ QUICK = {
     "search": {"sizes": {"mlp": 500}},
     "audits": {"num_examples": 500, "num_models": 100},
     "adapters": {"sizes": {"mlp": 100}},
+    "graphs": {"oracles": (8,), "num_epochs": 10},
     "hooks": {"layers": {"convnet": "Conv_1"}, "sizes": {"convnet": 500}},
     "diffusion": {
         "cases": {"DiT": {**DIT, "batch": 32, "options": {"width": 64, "depth": 2}}},
@@ -90,6 +91,7 @@ FULL = {
     },
     "convolution": {},
     "adapters": {"sizes": {"mlp": 100, "vit_tiny": 16}},
+    "graphs": {"oracles": (8, 32)},
     "weights": {},
     "scaling": {
         "examples": (500, 1000, 2000, 4000, 8000),
@@ -258,6 +260,7 @@ TARGETS = {
     ("acu", "forget 256 of 2560 rows", "refit row by row"): 30.0,
     ("trak", "", "torch"): 2.0,
     ("capture", "", "without"): 0.95,
+    ("graphs", "32 oracles", "map"): 4.0,
     ("denoise", "DiT", "torch"): 1.2,
     ("sample", "600 images, DiT", "torch"): 1.2,
     ("sample", "600 images, DiT", "python loop"): 2.0,

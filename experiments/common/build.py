@@ -66,6 +66,8 @@ class Problem(NamedTuple):
       unseen, test: positions in `held_out`, of the forget set's and of the retain set's
         distribution.
       note: what is to be known of the sets, for the report.
+      carried: collections that originals carry, such as a graph.
+      edited: those of them that the request replaces, on which oracles train.
     """
 
     dataset: data_lib.Dataset
@@ -78,6 +80,8 @@ class Problem(NamedTuple):
     unseen: np.ndarray
     test: np.ndarray
     note: str = ""
+    carried: Mapping[str, Any] | None = None
+    edited: Mapping[str, Any] | None = None
 
 
 def dataset(config: ConfigDict, data_dir: str | None) -> data_lib.Dataset:
@@ -99,6 +103,8 @@ def dataset(config: ConfigDict, data_dir: str | None) -> data_lib.Dataset:
 def problem(config: ConfigDict, data_dir: str | None) -> Problem:
     """Loads the data set and selects the forget set, from `config.seed` alone."""
     loaded = dataset(config, data_dir)
+    if kinds.of(config).request is not None:
+        return _of_graph(config, loaded, kinds.of(config).request(config, loaded))
     split_rng, forget_rng, size_rng = np.random.default_rng(config.seed).spawn(3)
     all_train = data_lib.subsample(loaded.train, config.num_train, size_rng)
     held_out = data_lib.subsample(loaded.test, config.num_test, size_rng)
@@ -140,6 +146,20 @@ def problem(config: ConfigDict, data_dir: str | None) -> Problem:
         chosen.test,
         note,
     )
+
+
+def _of_graph(config: ConfigDict, loaded, asked) -> Problem:
+    """The problem of a request that edits a graph."""
+    checks.one_of(held_out=(config.held_out, ("test", "validation")))
+    held_out = loaded.test if config.held_out == "test" else loaded.val
+    everything = np.arange(len(held_out["targets"]))
+    # Of pairs, what is forgotten are edges, and so are the unseen ones that it is held against.
+    edges = np.flatnonzero(held_out["targets"] == 1)
+    unseen = edges if held_out["inputs"].ndim == 2 else everything
+    parts = loaded, loaded.train, loaded.val, held_out
+    rows = asked.forget, asked.retain, asked.retain, unseen, everything
+    carried, edited = {"graph": asked.graph}, {"graph": asked.edited}
+    return Problem(*parts, *rows, asked.note, carried, edited)
 
 
 _load = functools.cache(data_lib.load)  # the scenarios of one run share it
@@ -318,7 +338,7 @@ def unlearner(
         own = {
             "tx": recipe(config, num_retain),
             "num_epochs": config.train.num_epochs,
-            "batch_size": config.train.batch_size,
+            "batch_size": min(config.train.batch_size, num_retain),  # as trainings pad theirs
             "start": published,
         }
         shared = {}

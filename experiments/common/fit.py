@@ -206,7 +206,8 @@ def other_training(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
             k: v for k, v in config["train"].items() if k != "checkpoint_every" and v is not None
         }
         forget = config.get("forget") or ""
-        corrupts = forget.partition(":")[0] in corruption.KINDS  # the training data itself
+        # The training data itself, or the graph that is trained with.
+        corrupts = forget.partition(":")[0] in corruption.KINDS or ":adversarial:" in forget
         return kept | {"forget": forget if corrupts else "of clean data"}
 
     return differences(learned(one), learned(two))

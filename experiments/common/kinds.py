@@ -9,9 +9,10 @@ import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.common import answering, denoising
+from experiments.common import answering, denoising, graphs
 from unlearnjax import data as data_lib
 from unlearnjax import tasks
+from unlearnjax.data.graph_requests import GraphRequest
 from unlearnjax.training.fit import Training
 from unlearnjax.types import Batch, Data, Task, Variables
 
@@ -40,6 +41,8 @@ class Kind(NamedTuple):
       base: `(config, data_dir) -> Data` that a base is trained on, see `measure.based`.
       model: `(config, dtype) -> module` of published weights that describe it; `None`: by name.
       export: `(config, folder, variables)` writes an unlearned model as others read it.
+      request: `(config, dataset) -> GraphRequest` of `data.graph_requests`, where what is to be
+        forgotten is a part of what models carry.
     """
 
     make: Callable[[tasks.Model, ConfigDict, data_lib.Dataset], Task]
@@ -56,6 +59,7 @@ class Kind(NamedTuple):
     base: Callable[[ConfigDict, str | None], Data] | None = None
     model: Callable[[ConfigDict, Any], nn.Module | None] = lambda config, dtype: None
     export: Callable[[ConfigDict, Path, Variables], None] = lambda *_: None
+    request: Callable[[ConfigDict, Any], GraphRequest] | None = None
 
 
 TASKS = {
@@ -80,6 +84,13 @@ TASKS = {
         model=answering.model,
         export=answering.export,
     ),
+    **{
+        name: Kind(make, graphs.ARGUMENTS, load=graphs.dataset, request=graphs.request)
+        for name, make in (
+            ("node_classification", graphs.node_task),
+            ("link_prediction", graphs.link_task),
+        )
+    },
 }
 
 

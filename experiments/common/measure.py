@@ -30,7 +30,9 @@ class Bench(NamedTuple):
       request: forget, retain and validation data, placed.
       evaluation: how its models are judged.
       relearn: `(task, variables, target) -> steps`, compiled once per task.
-      start: what training starts from: published weights, see `build.start`, or a base (`based`).
+      start: what training starts from: published weights (`build.start`) or a base (`based`), and
+        what is carried.
+      carried: collections that originals carry, placed; no model is made without them.
     """
 
     config: ConfigDict
@@ -43,12 +45,14 @@ class Bench(NamedTuple):
     evaluation: evaluations.Evaluation
     relearn: Callable
     start: Variables | None = None
+    carried: Variables | None = None
 
 
 def bench(config: ConfigDict, problem: build.Problem) -> Bench:
     """Puts the problem on the device (or on all devices of the mesh)."""
     task = build.task(config, problem.dataset)
-    start = build.start(config, problem.dataset)
+    carried, edited = (on_devices(own) for own in (problem.carried, problem.edited))
+    start = {**(build.start(config, problem.dataset) or {}), **(carried or {})} or None
     train, val, held_out = (place(d) for d in (problem.train, problem.val, problem.held_out))
     forget = place(build.subset(problem.train, problem.forget))
     retain = place(build.subset(problem.train, problem.retain))
@@ -70,8 +74,9 @@ def bench(config: ConfigDict, problem: build.Problem) -> Bench:
             max_steps=options.max_steps,
         )
 
-    request = Request(forget, retain, val)
-    return Bench(config, problem, task, train, val, held_out, request, evaluation, relearn, start)
+    request = Request(forget, retain, val, edited=edited)
+    parts = config, problem, task, train, val, held_out, request
+    return Bench(*parts, evaluation, relearn, start, carried)
 
 
 def based(bench: Bench, run: runner.Run) -> Bench:
@@ -93,9 +98,18 @@ def based(bench: Bench, run: runner.Run) -> Bench:
 
 def place(data):
     """Arrays on the device, or on all devices of the mesh; what it cannot hold stays behind."""
+    return on_devices(data_lib.numeric(data) if isinstance(data, Mapping) else data)
+
+
+def on_devices(tree):
+    """The arrays of any tree, placed."""
     mesh = parallel.current()
-    data = data_lib.numeric(data) if isinstance(data, Mapping) else data
-    return jax.device_put(data) if mesh is None else parallel.replicate(data, mesh)
+    return jax.device_put(tree) if mesh is None else parallel.replicate(tree, mesh)
+
+
+def oracle_start(bench: Bench) -> Variables | None:
+    """What oracles train from: as originals, but with what the request edits in its place."""
+    return {**(bench.start or {}), **(bench.request.edited or {})} or None
 
 
 def fitter(
@@ -206,7 +220,7 @@ def forgetter(
 
     def trace():
         rng = jax.random.key(0)
-        variables = jax.eval_shape(fresh, bench.task, bench.train, rng)
+        variables = jax.eval_shape(fresh, bench.task, bench.train, rng, bench.carried)
         traced["init"] = jax.jit(init).trace(rng, variables, given, bench.train)
         variables, memory = jax.tree.map(_stand_in, traced["init"].out_info)
         traced["update"] = jax.jit(update).trace(rng, variables, memory, given, bench.request)
@@ -256,7 +270,7 @@ def prepare(work: Iterable[Callable[[], None]]) -> None:
 
 def rehearse(bench: Bench, context: evaluations.Context) -> None:
     """Audits and perturbs a model that nothing is known of, which compiles what every row needs."""
-    variables = fresh(bench.task, bench.train, jax.random.key(0))
+    variables = fresh(bench.task, bench.train, jax.random.key(0), bench.carried)
     moved = perturbed(variables, jax.random.key(0), bench.config.rounding.size)
     bench.evaluation.observe(context, bench.task, moved)
     # Any loss is below this one, any accuracy above the other: no step is taken.

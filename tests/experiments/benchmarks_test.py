@@ -19,6 +19,7 @@ from experiments.benchmarks import (
     ensemble,
     fisher,
     forgetting,
+    graphs,
     hooks,
     language,
     report,
@@ -74,6 +75,7 @@ def test_every_benchmark_yields_records_and_they_become_a_report(quickly, monkey
         *analytic.run((60,), ((32, 64, 8),), rows=8, refit_width=16, repeats=1),
         *drift.run(width=16, num_rows=40, checkpoints=(5,)),
         *ensemble.run({"mlp": digits}, (2,), num_epochs=1, batch_size=10, repeats=1),
+        *graphs.run(30, 40, 12, 3, (2,), num_epochs=1, deleted=2, repeats=1),
         *trak.run({"mlp": 20}, num_projections=8, batch_size=10, repeats=1),
         *datamodels.run(((30, 20, 3),), repeats=1),
         *search.run({"mlp": 40}, (40, 60), (1, 2), batch_size=20, train_epochs=1, repeats=1),
@@ -88,7 +90,7 @@ def test_every_benchmark_yields_records_and_they_become_a_report(quickly, monkey
     assert {r["benchmark"] for r in records} == {
         "epoch", "step", "fisher", "forget", "convolution", "acu", "drift", "ensemble", "trak",
         "datamodels", "search", "audit", "adapters", "scaling", "capture", "weights",
-        "denoise", "sample", "oracles",
+        "denoise", "sample", "oracles", "graphs",
     }  # fmt: skip
     assert all(ratio > 0 for r in records for ratio in r.get("ratio", {}).values())
     # There are several devices, so curves over devices are there too.

@@ -88,3 +88,10 @@ def test_rows_that_were_never_trained_on_are_left_out():
     request = Request(data([12]), data([*KNOWN[[5, 4, 3, 1, 0]], 77]))
     _, position = ids.resolve(jnp.asarray(KNOWN), jnp.ones(6), request)
     assert position.tolist() == [4, 3, -1, 2, 1, 0]
+
+
+def test_what_is_in_both_sets_stays():
+    """Examples that a deleted edge belongs to are in the forget set, and go on being trained on."""
+    known, active = jnp.arange(4), jnp.array([1.0, 1.0, 1.0, 0.0])
+    gone, place = ids.resolve(known, active, Request(data([1, 2]), data([2, 0])))
+    assert gone.tolist() == [False, True, False, False] and place.tolist() == [1, -1, 0, -1]

@@ -87,3 +87,45 @@ def test_a_need_not_given_and_a_need_unknown_are_refused(digits):
         method.init(None, None, {}, None)
     with pytest.raises(ValueError, match=r"needs must be among .* got \['teacher'\]"):
         spy({"teacher"})
+
+
+GRAPH = {"senders": jnp.array([0, 1, 2]), "mask": jnp.array([True, True, False])}
+MODEL = {"params": jnp.ones(2), "graph": GRAPH}
+
+
+def test_what_a_request_edits_is_in_place_and_the_original_is_as_it_was():
+    cut = {"senders": jnp.array([0, 0, 2]), "mask": jnp.array([True, False, False])}
+    method, seen = spy(set())
+    variables, _ = method.update(None, None, MODEL, (), Request({}, edited={"graph": cut}))
+    assert variables == {"params": MODEL["params"], "graph": cut}
+    assert seen["original"] is MODEL and seen["edited"] == {"graph": cut}
+    first = {"params": jnp.zeros(2), "graph": GRAPH}
+    method.update(None, None, MODEL, (), Request({}, original=first, edited={"graph": cut}))
+    assert seen["original"] is first
+    # Without edits nothing is replaced, and nobody is made the original.
+    assert method.update(None, None, MODEL, (), Request({}))[0] is MODEL
+    assert seen["original"] is None
+    # Of an ensemble the collections are stacked; what is edited is one of them.
+    stacked = jax.tree.map(lambda x: jnp.stack([x, x, x]), MODEL)
+    edited = method.update(None, None, stacked, (), Request({}, edited={"graph": cut}))[0]
+    assert edited["graph"] is cut and edited["params"].shape == (3, 2)
+
+
+def test_a_request_that_leaves_the_graph_or_edits_something_else_is_refused():
+    task = problems.mlp()._replace(edited=("graph",))
+    method, _ = spy(set())
+    with pytest.raises(ValueError, match=r"^a request to this task must have edited=\{'graph'"):
+        method.update(None, task, MODEL, (), Request({}))
+    with pytest.raises(ValueError, match=r"edited=\{'graph': .* got \['other'\]"):
+        method.update(None, task, MODEL, (), Request({}, edited={"other": GRAPH}))
+    for name in ("params", "other"):
+        with pytest.raises(ValueError, match=rf"collections \['graph'\], got \['{name}'\]"):
+            method.update(None, None, MODEL, (), Request({}, edited={name: GRAPH}))
+    others = (
+        {**GRAPH, "senders": jnp.arange(4)},
+        {**GRAPH, "senders": jnp.arange(3.0)},
+        {"senders": GRAPH["senders"]},
+    )
+    for other in others:
+        with pytest.raises(ValueError, match=r"^edited\['graph'\] must be like the model's \["):
+            method.update(None, None, MODEL, (), Request({}, edited={"graph": other}))

@@ -10,7 +10,7 @@ from tests import problems
 from tests.unlearning import linear
 from unlearnjax import training, unlearning
 from unlearnjax.types import Request
-from unlearnjax.unlearning.sisa import partition, shard_members
+from unlearnjax.unlearning.sisa import evenly, shard_members
 
 N = 240
 SHARDS, SLICES = 3, 2
@@ -55,7 +55,7 @@ def test_shards_and_slices_partition_the_data_evenly(deployed):
 @pytest.mark.parametrize("num_examples", [6, 7, 11])
 def test_every_example_is_in_one_shard_and_one_slice(num_examples):
     """Also where they do not divide evenly, and places of a shard stay empty."""
-    shard, order = partition(jax.random.key(1), num_examples, 3, 2)
+    shard, order = evenly(jax.random.key(1), num_examples, 3, 2)
     assert set(np.asarray(shard)) == {0, 1, 2} and set(np.asarray(order)) == {0, 1}
     active = jnp.ones(num_examples).at[4].set(0.0)
     memory = types.SimpleNamespace(shard=shard, active=active)

@@ -1,6 +1,6 @@
 """Did it forget? Accuracies, membership inference, distances to the oracle, relearning, cost."""
 
-from unlearnjax.audit import generation, language, regression
+from unlearnjax.audit import generation, language, links, regression
 from unlearnjax.audit.cost import (
     Compiled,
     Cost,
@@ -63,6 +63,7 @@ __all__ = [
     "language",
     "layer_distances",
     "linear_probe",
+    "links",
     "lira",
     "membership_efficacy",
     "membership_inference",

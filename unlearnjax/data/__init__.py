@@ -1,6 +1,6 @@
 """Data sets, forget sets, batches, augmentation. The only room that reads data from disk."""
 
-from unlearnjax.data import authors, corruption, fields, forget_sets, local, text, tofu
+from unlearnjax.data import authors, corruption, fields, forget_sets, graphs, local, text, tofu
 from unlearnjax.data.augment import pad_crop_flip
 from unlearnjax.data.batching import (
     epoch_order,
@@ -35,6 +35,7 @@ __all__ = [
     "fetcher",
     "fields",
     "forget_sets",
+    "graphs",
     "load",
     "local",
     "num_examples",

@@ -1,8 +1,8 @@
 """Flax Linen models.
 
 Those of `BY_NAME` return `{'logits': [B, C], 'features': [B, D]}`, those of `DENOISERS`, of noised
-images, times and conditions, `{'prediction': [B, H, W, C]}`, and those of `DECODERS`, of
-tokens, `{'logits': [B, T, V], ...}`.
+images, times and conditions, `{'prediction': [B, H, W, C]}`, those of `DECODERS`, of tokens,
+`{'logits': [B, T, V], ...}`, and those of `GRAPH_NETS`, of graphs, what `models.graph` says.
 """
 
 import functools
@@ -18,6 +18,7 @@ from unlearnjax.models import layers
 from unlearnjax.models.convnet import ConvNet
 from unlearnjax.models.decoder import Decoder, DecoderConfig, RopeScaling, sized
 from unlearnjax.models.dit import DiT
+from unlearnjax.models.graph import GAT, GCN, GIN, SGC
 from unlearnjax.models.mlp import MLP
 from unlearnjax.models.resnet import ResNet
 from unlearnjax.models.unet import UNet
@@ -52,6 +53,9 @@ BY_NAME = {
 # Of `tasks.diffusion`.
 DENOISERS = {"dit": DiT, "unet": UNet}
 
+# Of `tasks.node_classification` and `tasks.link_prediction`.
+GRAPH_NETS = {"gcn": GCN, "gat": GAT, "gin": GIN, "sgc": SGC}
+
 # Of `tasks.language_modelling`.
 DECODERS = {"decoder": sized}
 
@@ -63,7 +67,7 @@ def by_name(name: str, **options: Any) -> nn.Module | Callable[[nnx.Rngs], nnx.M
     """The model `name`, built with `options`.
 
     Args:
-      name: one of `BY_NAME`, `DENOISERS` or `DECODERS`, or 'module:Class' of your own, imported: a
+      name: of `BY_NAME`, `DENOISERS`, `DECODERS` or `GRAPH_NETS`, or 'module:Class', imported: a
         Linen or NNX module class. Its arguments `num_classes` and `dtype`, if it has them, are
         given; others are options.
       **options: by argument; a `dtype` or `axis_name` of `None`, and `num_classes`, are left out
@@ -107,7 +111,7 @@ def default_options(name: str) -> dict[str, Any]:
 def _constructor(name: str) -> Callable[..., Any]:
     if importing.is_path(name):
         return _imported(name)
-    known = {**BY_NAME, **DENOISERS, **DECODERS}
+    known = {**BY_NAME, **DENOISERS, **DECODERS, **GRAPH_NETS}
     if name not in known:
         raise ValueError(
             f"model must be one of {sorted(known)} or 'module:Class', got {name!r}"
@@ -137,7 +141,12 @@ __all__ = [
     "BY_NAME",
     "DECODERS",
     "DENOISERS",
+    "GAT",
+    "GCN",
+    "GIN",
+    "GRAPH_NETS",
     "MLP",
+    "SGC",
     "VAE",
     "ConvNet",
     "Decoder",

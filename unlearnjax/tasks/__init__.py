@@ -14,6 +14,7 @@ from unlearnjax.tasks.classification import classification, margin
 from unlearnjax.tasks.diffusion import diffusion
 from unlearnjax.tasks.draws import augmented, drawn, expected, keyed
 from unlearnjax.tasks.generation import generate
+from unlearnjax.tasks.graph import link_prediction, node_classification, on_nodes
 from unlearnjax.tasks.hooks import capture, edit, tap, with_features
 from unlearnjax.tasks.language_modelling import language_modelling, over_answer
 from unlearnjax.tasks.layers import layer_names
@@ -41,11 +42,14 @@ __all__ = [
     "keyed",
     "language_modelling",
     "layer_names",
+    "link_prediction",
     "logits",
     "lora",
     "margin",
     "merged",
+    "node_classification",
     "num_classes",
+    "on_nodes",
     "over_answer",
     "regression",
     "split",

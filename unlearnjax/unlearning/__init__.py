@@ -22,6 +22,11 @@ from unlearnjax.unlearning.diffusion.selective_amnesia import selective_amnesia
 from unlearnjax.unlearning.distil import bad_teacher, scrub
 from unlearnjax.unlearning.finetune import finetune, finetune_last, retrain_last
 from unlearnjax.unlearning.gradient_ascent import gradient_ascent, gradient_ascent_plus
+from unlearnjax.unlearning.graph.d2dgn import d2dgn, layer_distance
+from unlearnjax.unlearning.graph.edit_only import edit_only
+from unlearnjax.unlearning.graph.eraser import communities, graph_eraser
+from unlearnjax.unlearning.graph.gnn_delete import gnn_delete, operated
+from unlearnjax.unlearning.graph.influence import graph_influence
 from unlearnjax.unlearning.influence import influence
 from unlearnjax.unlearning.laf import laf
 from unlearnjax.unlearning.language.arithmetic import task_vector
@@ -34,10 +39,10 @@ from unlearnjax.unlearning.matching import dm_direct, dmm, match_outputs, oracle
 from unlearnjax.unlearning.needs import enforce
 from unlearnjax.unlearning.parts import run_parts
 from unlearnjax.unlearning.regression import blindspot, gaussian_amnesiac
-from unlearnjax.unlearning.retrain import retrain
+from unlearnjax.unlearning.retrain import reinitialise, retrain
 from unlearnjax.unlearning.s3t import S3TMemory, s3t
 from unlearnjax.unlearning.saliency import salient
-from unlearnjax.unlearning.sisa import SISAMemory, averaged, sisa
+from unlearnjax.unlearning.sisa import Partition, SISAMemory, averaged, sisa
 from unlearnjax.unlearning.sparse import (
     iterative_prune,
     iterative_prune_finetune,
@@ -51,6 +56,7 @@ from unlearnjax.unlearning.ssd import adaptive_alpha, adaptive_ssd, dampen, loss
 from unlearnjax.unlearning.teachers import incompetent_model, original_model
 
 __all__ = [
+    "Partition",
     "S3TMemory",
     "SISAMemory",
     "ScoreForgettingMemory",
@@ -66,22 +72,28 @@ __all__ = [
     "boundary_shrink",
     "ce_u",
     "chain",
+    "communities",
     "concept_ablation",
+    "d2dgn",
     "dampen",
     "descend",
     "descend_parts",
     "dm_direct",
     "dmm",
     "dpo",
+    "edit_only",
     "enforce",
     "esd",
     "finetune",
     "finetune_last",
     "fisher_forgetting",
     "gaussian_amnesiac",
+    "gnn_delete",
     "grad_diff",
     "gradient_ascent",
     "gradient_ascent_plus",
+    "graph_eraser",
+    "graph_influence",
     "idk",
     "incompetent_model",
     "influence",
@@ -91,16 +103,19 @@ __all__ = [
     "keep_zeros",
     "l1_sparse",
     "laf",
+    "layer_distance",
     "loss_free_ssd",
     "match_outputs",
     "npo",
     "objectives",
+    "operated",
     "oracle_matching",
     "original_model",
     "other_classes",
     "prune",
     "prune_finetune",
     "random_label",
+    "reinitialise",
     "relabelled",
     "retrain",
     "retrain_last",

@@ -62,7 +62,8 @@ def resolve(known: Array, active: Array, request: Request) -> tuple[Array, Array
     Args:
       known: `[N]` ids of the training data, see `of`.
       active: `[N]`, 1 until an example is forgotten.
-      request: with forget and retain data, in any order.
+      request: with forget and retain data, in any order. An example in both stays: it is touched by
+        what is forgotten, such as an edge, without being that itself.
 
     Returns:
       `(gone, position)`: `[N]` bool, which examples are to be forgotten now, and `[N]`, where each
@@ -78,7 +79,8 @@ def resolve(known: Array, active: Array, request: Request) -> tuple[Array, Array
         raise ValueError("the retain set must have at least one example, got none")
     if not any(map(checks.traced, (known, active, forget, retain))):
         _validate(*map(np.asarray, (known, active, forget, retain)))
-    return jnp.isin(known, forget) & (active > 0), find(retain, known)
+    gone = jnp.isin(known, forget) & ~jnp.isin(known, retain)
+    return gone & (active > 0), find(retain, known)
 
 
 def _validate(known, active, forget, retain) -> None:

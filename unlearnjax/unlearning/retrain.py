@@ -42,3 +42,21 @@ def retrain(
         return variables, memory
 
     return Unlearner(init_nothing, update, frozenset({"retain", "inputs", "labels"}))
+
+
+def reinitialise() -> Unlearner:
+    """A fresh model in the place of the trained one, which keeps what that carries.
+
+    For methods that teach a student anew: `chain(reinitialise(), ...)`, whose teacher 'original'
+    stays the trained model.
+
+    Returns:
+      An unlearner that needs the inputs of forget data, for shapes alone.
+    """
+
+    def update(rng, task, variables, memory, request: Request):
+        data = request.forget
+        kept = training.carried(task, data, variables)
+        return training.init_variables(task, data, rng, kept), memory
+
+    return Unlearner(init_nothing, update, frozenset({"forget", "inputs"}))

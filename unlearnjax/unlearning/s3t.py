@@ -15,7 +15,7 @@ from unlearnjax import checks, tasks, training
 from unlearnjax import data as data_lib
 from unlearnjax.types import Array, Data, PyTree, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import ids, sequences, transforms
-from unlearnjax.unlearning.sisa import averaged, partition, shard_members
+from unlearnjax.unlearning.sisa import averaged, evenly, shard_members
 
 # What the frozen model is called beside its adapters.
 COLLECTION = "backbone"
@@ -174,7 +174,7 @@ def s3t(
         kept = training.carried(task, data, variables)
         n = data_lib.num_examples(data)
         assign_rng, start_rng, train_rng = jax.random.split(rng, 3)
-        shard, slice_ = partition(assign_rng, n, num_shards, num_slices)
+        shard, slice_ = evenly(assign_rng, n, num_shards, num_slices)
         frozen = backbone or training.init_variables(task, data, start_rng, kept)
         shapes = jax.eval_shape(lambda: init_adapters(adapted(task, rank), data, train_rng))
         blank = jax.tree.map(lambda x: jnp.zeros((num_shards, budget, *x.shape), x.dtype), shapes)
@@ -192,6 +192,9 @@ def s3t(
         alive = memory.alive.at[shard].min(turns[:, memory.slice].T)
         memory = memory._replace(alive=alive, active=jnp.where(gone, 0.0, memory.active))
         dead = alive.max(axis=1) == 0
+        if request.edited:  # all of it was learned with what is replaced
+            memory = memory._replace(backbone={**memory.backbone, **request.edited})
+            dead = jnp.ones(num_shards, bool)
         memory = train_shards(task, request.retain, position, memory, dead)
         return deploy(task, request.retain, memory), memory
 

@@ -79,6 +79,8 @@ BY_TASK = {
     "classification": f"{ROOM}.classification:EVALUATION",
     "regression": f"{ROOM}.regression:EVALUATION",
     "diffusion": f"{ROOM}.generation:EVALUATION",
+    "node_classification": f"{ROOM}.graph:EVALUATION",
+    "link_prediction": f"{ROOM}.graph:EVALUATION",
     "language": f"{ROOM}.language:EVALUATION",
 }
 

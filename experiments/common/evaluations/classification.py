@@ -28,7 +28,8 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
     @functools.cache
     def novice():
         rng = runner.key(bench.config.seed, "incompetent")
-        return sets.logits(bench, bench.task, fresh(bench.task, bench.train, rng), softmax=True)
+        untrained = fresh(bench.task, bench.train, rng, bench.carried)
+        return sets.logits(bench, bench.task, untrained, softmax=True)
 
     probe = None
     if "probe" in bench.config.evaluate:  # runs published before there were probes have none

@@ -1,0 +1,179 @@
+"""Graphs: accuracies as of any classification, and what is still to be seen of deleted edges."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.common import runner
+from experiments.common.evaluations import Arrays, classification, sets
+from experiments.common.measure import Bench, place
+from unlearnjax import parallel, trees
+from unlearnjax.audit import links
+from unlearnjax.data import graph_requests, graphs
+from unlearnjax.report import table
+from unlearnjax.types import Data, Task, Variables
+
+# Pairs of each kind that are looked at, at most.
+MAX_PAIRS = 2000
+PARAMETER = "parameter."
+
+
+class Context(NamedTuple):
+    """What is made once.
+
+    Attributes:
+      bench: the problem.
+      own: what classification needs.
+      pairs: `{kind: [P, 2]}` of deleted and retained edges and of pairs that never were one; empty
+        where no edge is deleted.
+    """
+
+    bench: Bench
+    own: Any
+    pairs: dict[str, np.ndarray]
+
+
+def prepare(run: runner.Run, bench: Bench) -> Context:
+    """Needs no training."""
+    before, after = (
+        jax.tree.map(np.asarray, parallel.fetch(own["graph"]))
+        for own in (bench.carried, bench.request.edited)
+    )
+    half = len(before["edge_mask"]) // 2
+    gone = (before["edge_mask"] & ~after["edge_mask"])[:half]
+    ends = np.stack([before["senders"][:half], before["receivers"][:half]], axis=1)
+    pairs, rng = {}, np.random.default_rng(bench.config.seed)
+    if gone.any():
+        kept = graphs.pairs(after)
+        number = min(MAX_PAIRS, max(gone.sum(), len(kept)))
+        pairs = {
+            "deleted": ends[gone][:MAX_PAIRS],
+            "retained": rng.permutation(kept)[:MAX_PAIRS],
+            "non_edges": graph_requests.non_edges(before, number, rng),
+        }
+    return Context(bench, classification.prepare(run, bench), pairs)
+
+
+def observe(context: Context, task: Task, variables: Variables) -> Arrays:
+    """As classification; `pairs.KIND`, scores of pairs, and the parameters."""
+    bench = context.bench
+    arrays = dict(classification.observe(context.own, task, variables))
+    for kind, pairs in context.pairs.items():
+        arrays[f"pairs.{kind}"] = parallel.fetch(
+            _scores(task, variables, place({"pairs": pairs}), _of_pairs(bench))
+        )
+    names = trees.names(variables["params"])
+    leaves = jax.tree.leaves(parallel.fetch(variables["params"]))
+    return arrays | {
+        f"{PARAMETER}{name}": np.asarray(leaf, np.float32)
+        for name, leaf in zip(names, leaves, strict=True)
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _scores(task: Task, variables: Variables, data: Data, of_pairs: bool) -> jax.Array:
+    """Of a link its logit; of two nodes the log of how probably their classes are the same."""
+    pairs = data["pairs"]
+    if of_pairs:
+        outputs, _ = task.apply(variables, {"inputs": pairs}, None, False)
+        return outputs["logits"][:, 1] - outputs["logits"][:, 0]
+    graph = variables["graph"]
+    nodes = {"inputs": jax.numpy.arange(graph["node_mask"].shape[-1])}
+    log_probs = jax.nn.log_softmax(task.apply(variables, nodes, None, False)[0]["logits"])
+    return jax.nn.logsumexp(log_probs[pairs[:, 0]] + log_probs[pairs[:, 1]], axis=-1)
+
+
+def numbers(context: Context, arrays: Arrays, seed: int) -> table.Row:
+    """See `audit.summarise` and `audit.links`; NaN where no edge is deleted, or none predicted."""
+    row = classification.numbers(context.own, arrays, seed)
+    found = dict.fromkeys(("deleted_auc", "deleted_non_edge_auc", "edge_membership"), np.nan)
+    scores = {kind: arrays[f"pairs.{kind}"] for kind in context.pairs}
+    if scores and all(np.isfinite(x).all() for x in scores.values()):
+        found = {
+            "deleted_auc": links.deleted_auc(scores["deleted"], scores["retained"], seed=seed),
+            "deleted_non_edge_auc": links.auc(scores["deleted"], scores["non_edges"]),
+            "edge_membership": float(links.edge_membership(**scores, seed=seed).mean()),
+        }
+    return {**row, **found, "test_auc": _test_auc(context, arrays)}
+
+
+def against_oracles(
+    context: Context, rows: Sequence[table.Row], arrays: Sequence[Arrays]
+) -> list[table.Row]:
+    """As classification; distances of parameters and of what is said of other examples."""
+    oracles = [i for i, row in enumerate(rows) if row["method"] == "oracle"]
+    params = [{k: v for k, v in own.items() if k.startswith(PARAMETER)} for own in arrays]
+    compared = classification.against_oracles(context.own, rows, arrays)
+
+    def distances(i: int, j: int) -> dict[str, float]:
+        """Of two models."""
+        keys = {f"{name}_distance": f"{name}_confidence" for name in ("forget", "retain", "test")}
+        apart = {k: float(np.abs(arrays[i][v] - arrays[j][v]).mean()) for k, v in keys.items()}
+        return {"verification_error": links.verification_error(params[i], params[j]), **apart}
+
+    result = []
+    for i, row in enumerate(compared):
+        found = [distances(i, j) for j in oracles if j != i]
+        names = found[0] if found else distances(i, i)
+        means = {k: float(np.mean([own[k] for own in found])) if found else np.nan for k in names}
+        result.append({**row, **means})
+    return result
+
+
+def _of_pairs(bench: Bench) -> bool:
+    return np.ndim(bench.problem.train["inputs"]) == 2
+
+
+def _test_auc(context: Context, arrays: Arrays) -> float:
+    """Of test edges against test pairs without an edge."""
+    problem, margin = context.bench.problem, arrays["test_margin"]
+    if not _of_pairs(context.bench) or not np.isfinite(margin).all():
+        return float("nan")
+    edge = problem.held_out["targets"][problem.test] == 1
+    return links.auc(margin[edge], -margin[~edge])
+
+
+_DISTANCE = "mean difference of the true class's probability to an oracle's, over oracles (an "
+COLUMNS = classification.COLUMNS._replace(
+    definitions={
+        **classification.COLUMNS.definitions,
+        **links.COLUMNS,
+        "test_auc": "probability that a test edge scores higher than a test pair without an edge",
+        **{
+            f"{name}_distance": f"{_DISTANCE}oracle's to the others), {name} set"
+            for name in ("forget", "retain", "test")
+        },
+    },
+    printed=(
+        "forget_accuracy",
+        "retain_accuracy",
+        "test_accuracy",
+        "test_auc",
+        "mia",
+        "deleted_auc",
+        "edge_membership",
+        "forget_distance",
+        "test_distance",
+        "verification_error",
+        "average_gap",
+    ),
+    plain=(
+        *classification.COLUMNS.plain,
+        "forget_distance",
+        "test_distance",
+        "verification_error",
+    ),
+)
+
+EVALUATION = classification.EVALUATION._replace(
+    prepare=prepare,
+    observe=observe,
+    numbers=numbers,
+    against_oracles=against_oracles,
+    columns=COLUMNS,
+    reproduced=(*classification.EVALUATION.reproduced, "test_auc", "deleted_auc"),
+    figures=functools.partial(sets.figures, metric="accuracy"),
+)

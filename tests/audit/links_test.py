@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from unlearnjax import audit
+from unlearnjax.audit import links
+
+RNG = np.random.default_rng(0)
+
+
+def test_the_area_is_scikit_learns_with_ties_too():
+    for digits in (6, 0):
+        positive, negative = (
+            RNG.normal(0.4, 1, 70).round(digits),
+            RNG.normal(size=110).round(digits),
+        )
+        expected = roc_auc_score(np.repeat([1, 0], [70, 110]), np.append(positive, negative))
+        assert links.auc(positive, negative) == pytest.approx(expected, abs=1e-12)
+    assert links.auc(np.ones(3), np.ones(5)) == 0.5
+
+
+def test_deleted_edges_are_held_against_as_many_retained_ones():
+    deleted, retained = RNG.normal(size=40), RNG.normal(1, 1, 400)
+    found = links.deleted_auc(deleted, retained, num_draws=300)
+    assert found == pytest.approx(links.auc(retained, deleted), abs=0.01)  # its expectation
+    assert links.deleted_auc(deleted, retained, num_draws=1) != found
+    assert links.deleted_auc(deleted, deleted + 0.0, num_draws=2) == pytest.approx(0.5)
+    assert links.deleted_auc(retained, deleted) < 0.5  # more deleted than retained
+    with pytest.raises(ValueError, match="num_draws must be >= 1"):
+        links.deleted_auc(deleted, retained, num_draws=0)
+
+
+def test_the_attacker_is_a_logistic_regression_of_the_score():
+    deleted, retained, others = RNG.normal(size=9), RNG.normal(2, 1, 50), RNG.normal(-2, 2, 50)
+    both = np.append(retained, others)
+    scaled = lambda x: ((x - both.mean()) / both.std())[:, None]
+    attacker = LogisticRegression().fit(scaled(both), np.repeat([1, 0], 50))
+    expected = attacker.predict_proba(scaled(deleted))[:, 1]
+    found = links.edge_membership(deleted, retained, others)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    # Where the two do not differ there is nothing to be told.
+    same = links.edge_membership(deleted, retained, retained)
+    np.testing.assert_allclose(same, np.full(9, 0.5), atol=1e-6)
+
+
+def test_the_distance_of_parameters_is_summed_over_them():
+    one = {"a": {"kernel": np.zeros((2, 2))}, "b": np.zeros(3)}
+    other = {"a": {"kernel": np.full((2, 2), 3.0)}, "b": np.array([0.0, 4.0, 3.0])}
+    assert links.verification_error(one, other) == pytest.approx(6 + 5)
+    assert links.verification_error(one, one) == 0
+    assert np.isnan(links.verification_error(one, {"b": np.zeros(3)}))
+    assert np.isnan(links.verification_error(one, {**one, "b": np.zeros(4)}))
+
+
+def test_bad_scores_are_refused_and_the_room_is_public():
+    for scores in ((np.array([]), np.ones(2)), (np.ones(2), np.array([np.nan, 1]))):
+        with pytest.raises(ValueError, match="positive|negative"):
+            links.auc(*scores)
+    assert audit.links is links

@@ -1,0 +1,106 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import networks
+from unlearnjax import training, unlearning
+from unlearnjax.data import graphs
+from unlearnjax.types import Request
+from unlearnjax.unlearning.graph.d2dgn import without_forgotten
+
+GRAPH = jax.tree.map(jnp.asarray, networks.small())
+TASK, DATA = networks.task(), networks.data()
+
+
+def part(rows):
+    return {name: value[rows] for name, value in DATA.items()}
+
+
+@pytest.fixture(scope="module")
+def model():
+    start = {"graph": GRAPH}
+    variables = training.init_variables(TASK, DATA, jax.random.key(3), start)
+    return {**variables, "params": jax.tree.map(lambda x: 2 * x, variables["params"])}
+
+
+def probs(model, rows):
+    return np.asarray(
+        jax.nn.softmax(TASK.apply(model, part(rows), None, False)[0]["logits"]), np.float64
+    )
+
+
+def update(model, request, **options):
+    options = {"num_epochs": 150, "batch_size": 12, **options}
+    method = unlearning.enforce(unlearning.d2dgn(optax.adam(0.03), **options))
+    memory = ((), ())  # of the links of a chain
+    run = jax.jit(method.update, static_argnums=1)
+    return run(jax.random.key(1), TASK, model, memory, request)[0]
+
+
+FORGET, RETAIN = np.array([2, 7]), np.setdiff1d(networks.ALL, [2, 7])
+
+
+def test_the_student_becomes_the_preserver_on_what_stays_and_the_destroyer_on_what_goes(model):
+    request = Request(part(FORGET), part(RETAIN), edited={"graph": GRAPH})
+    kept = update(model, request, alpha=1.0)
+    assert np.abs(probs(kept, RETAIN) - probs(model, RETAIN)).mean() < 0.03
+    # The destroyer is the fresh model of the key that `descend` gives its second teacher.
+    gone = update(model, request, alpha=0.0)
+    second = jax.random.split(jax.random.key(1), 2)[1]
+    key = jax.random.split(jax.random.split(second, 4)[1], 2)[1]
+    destroyer = unlearning.incompetent_model(key, TASK, model, request)
+    assert np.abs(probs(gone, FORGET) - probs(destroyer, FORGET)).mean() < 0.02
+    assert np.abs(probs(destroyer, FORGET) - probs(model, FORGET)).mean() > 0.1
+    assert np.abs(probs(destroyer, RETAIN) - probs(model, RETAIN)).mean() > 0.1
+
+
+def test_layers_are_matched_in_the_feature_form(model):
+    request = Request(part(FORGET), part(RETAIN), edited={"graph": GRAPH})
+    kept = update(model, request, alpha=1.0, form="feature", num_epochs=300)
+    batch = part(RETAIN)
+    for name in ("layer_0", "layer_1"):
+        own, other = (TASK.apply(m, batch, None, False)[0][name] for m in (kept, model))
+        assert float(((own - other) ** 2).mean()) < 0.1 * float((other**2).mean())
+
+
+def test_the_distance_of_layers_is_summed_over_them():
+    rng = np.random.default_rng(0)
+    own, other = (
+        {f"layer_{i}": rng.normal(size=(3, 2, 4 - i)) for i in range(2)} | {"logits": 0}
+        for _ in range(2)
+    )
+    each = [((own[k] - other[k]) ** 2).sum((1, 2)) for k in ("layer_0", "layer_1")]
+    term = unlearning.layer_distance("original")
+    found = term(None, own, None, {"original": other})
+    np.testing.assert_allclose(found, each[0] + each[1])
+    last = unlearning.layer_distance("original", ("layer_1",))
+    np.testing.assert_allclose(last(None, own, None, {"original": other}), each[1])
+    with pytest.raises(ValueError, match="the model must return 'layer_0'"):
+        term(None, {"logits": 0}, None, {"original": other})
+
+
+def test_examples_that_stay_are_the_destroyers_alone():
+    found = without_forgotten(Request(part(FORGET), DATA))
+    assert np.flatnonzero(found["weight"] == 0).tolist() == FORGET.tolist()
+    halved = {**DATA, "weight": np.full(networks.N, 0.5, np.float32)}
+    found = without_forgotten(Request(part(FORGET), halved))
+    assert found["weight"].sum() == 5.0
+
+
+def test_the_edit_alone_changes_the_graph_alone(model):
+    cut = graphs.without_nodes(GRAPH, graphs.node_rows(GRAPH, [2]))
+    method = unlearning.enforce(unlearning.edit_only())
+    after, _ = method.update(None, TASK, model, (), Request(None, edited={"graph": cut}))
+    assert after["params"] is model["params"] and after["graph"] is cut and not method.needs
+
+
+def test_bad_values_are_refused():
+    for options, why in (
+        ({"alpha": -0.1}, r"alpha must lie in \[0, 1\]"),
+        ({"form": "both"}, "form must be one of"),
+        ({"layers": "layer_0"}, "layers must be several names"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            unlearning.d2dgn(optax.sgd(0.1), **options)

@@ -1,0 +1,121 @@
+"""What a model says of edges that were deleted, and how far its parameters are from oracles'."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from unlearnjax import checks
+from unlearnjax.audit import inputs
+from unlearnjax.types import PyTree
+
+# What each column means. The ideal value of every one is the oracle's.
+COLUMNS = {
+    "deleted_auc": "probability that a retained edge scores higher than a deleted one: 0.5 where "
+    "they are alike, 1 where all deleted edges stand out, as they do where too much is forgotten",
+    "deleted_non_edge_auc": "probability that a deleted edge scores higher than a pair that never "
+    "was one",
+    "edge_membership": "mean probability of an attacker, who learned from this model's scores to "
+    "tell retained edges from pairs that never were one, that a deleted edge is one",
+    "verification_error": "sum over the parameters of the Euclidean distance to an oracle's, mean "
+    "over oracles; an oracle's own, to the others, is what another seed makes of it",
+}
+
+
+def auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Probability that a positive scores higher than a negative, ties counted by half.
+
+    The area under the ROC curve. Of test edges against pairs without an edge it is the published
+    D_t AUC. Value of a perfect unlearner: the oracle's; null value 0.5.
+
+    Args:
+      positive, negative: scores `[N]`, `[M]`.
+
+    Raises:
+      ValueError: if there are none of either, or a score is not finite.
+
+    Examples:
+      >>> auc(np.array([2.0, 1.0]), np.array([1.0, 0.0]))
+      0.875
+    """
+    positive, negative = inputs.scores(1, positive=positive, negative=negative)
+    ordered = np.sort(negative)
+    below, upto = (np.searchsorted(ordered, positive, side) for side in ("left", "right"))
+    return float((below + upto).mean() / 2 / len(negative))
+
+
+def deleted_auc(
+    deleted: np.ndarray, retained: np.ndarray, *, num_draws: int = 500, seed: int = 0
+) -> float:
+    """The published D_f AUC: of retained edges against deleted ones.
+
+    Mean over draws of as many retained edges as there are deleted ones. Its authors call 1 the
+    best; but homophily keeps deleted edges likely for a model that never saw them, so the value of
+    a perfect unlearner is the oracle's, and one above it says which edges were deleted.
+
+    Args:
+      deleted, retained: scores `[N]`, `[M]`.
+      num_draws: at least 1.
+      seed: of the draws.
+
+    Raises:
+      ValueError: as `auc`.
+    """
+    checks.at_least(1, num_draws=num_draws)
+    deleted, retained = inputs.scores(1, deleted=deleted, retained=retained)
+    rng, size = np.random.default_rng(seed), min(len(deleted), len(retained))
+    draws = (rng.choice(retained, size, replace=False) for _ in range(num_draws))
+    return float(np.mean([auc(kept, deleted) for kept in draws]))
+
+
+def edge_membership(
+    deleted: np.ndarray, retained: np.ndarray, non_edges: np.ndarray, *, seed: int = 0
+) -> np.ndarray:
+    """`[N]`: probabilities of an attacker that deleted edges are edges.
+
+    A logistic regression on the standardised score tells retained edges (1) from pairs that never
+    were edges (0), equally many of each, and is asked about the deleted ones. The published "MI
+    ratio" is the mean before a request by the mean after it; its code computes the inverse, trains
+    the attacker on joined embeddings and calls it with two probabilities. Value of a perfect
+    unlearner: the oracle's.
+
+    Args:
+      deleted, retained, non_edges: scores `[N]`, `[M]`, `[K]` of one model.
+      seed: of the draw of the larger set.
+
+    Raises:
+      ValueError: as `auc`.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    deleted, retained, others = inputs.scores(
+        1, deleted=deleted, retained=retained, non_edges=non_edges
+    )
+    rng, size = np.random.default_rng(seed), min(len(retained), len(others))
+    members, others = (rng.choice(x, size, replace=False) for x in (retained, others))
+    attacker = make_pipeline(StandardScaler(), LogisticRegression())
+    attacker.fit(np.concatenate([members, others])[:, None], np.repeat([1, 0], size))
+    return attacker.predict_proba(deleted[:, None])[:, 1]
+
+
+def verification_error(params: PyTree, oracle: PyTree) -> float:
+    """Sum over the parameters of the Euclidean distance between two models.
+
+    Meaningless by itself: two models that are trained alike from other seeds are far apart. Beside
+    it stands that distance, of two oracles. NaN for models of other parameters.
+
+    Examples:
+      >>> verification_error({"a": np.zeros(2), "b": np.ones(1)}, {"a": 3 * np.ones(1)})
+      nan
+    """
+    own, other = (_flat(tree) for tree in (params, oracle))
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in other.items()}:
+        return float("nan")
+    return float(sum(np.linalg.norm(own[name] - other[name]) for name in own))
+
+
+def _flat(tree: PyTree) -> Mapping[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf, np.float64) for path, leaf in leaves}
