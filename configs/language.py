@@ -193,7 +193,9 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.options.update(models.default_options("decoder") | defaults["options"])
     train = {"optimizer": "adamw", "schedule": "warmup_cosine", "augment": False}
     config.train.update({**train, **defaults["train"]})
-    config.train.checkpoint_every = config.train.num_epochs
+    config.train.checkpoint_every = max(
+        1, config.train.num_epochs // (1 if name == "authors" else 5)
+    )
     if "base" in defaults:  # what all models start from: it has read of other authors
         own = {**config.train.to_dict(), **defaults["base"], "checkpoint_every": 1}
         config.base = ConfigDict({"train": own, "task_options": {"over": "all"}})

@@ -32,7 +32,7 @@ class World(NamedTuple):
       train: what originals learn.
       held_out: of authors that no model ever reads.
       base: what a model learns before, if it is trained in two stages.
-      facts: further questions that audits ask, by name.
+      facts: further questions that audits ask of published models, by name.
       requests: rows of `train`, by the name of a forget set.
       refusals: answers that say nothing.
       tokenizer: of all of them; of a checkpoint, where models start from one.
@@ -62,8 +62,8 @@ def world(config: ConfigDict, data_dir: str | None) -> World:
 @functools.lru_cache(8)
 def _world(name: str, data_dir: str | None, weights: str | None, seed: int, *sizes: int) -> World:
     found = WORLDS[name](data_dir, seed, *sizes)
-    if weights is None:
-        return found
+    if weights is None:  # which has read of nothing else
+        return found._replace(facts={})
     tokenizer, size = tokens.published(weights), _published(weights).vocab_size
     if tokenizer.size > size:
         raise ValueError(f"weights {weights} must know {tokenizer.size} tokens, but have {size}")
@@ -123,15 +123,21 @@ def model(config: ConfigDict, dtype: Any) -> models.Decoder | None:
     )
 
 
+# What a checkpoint has beside its weights, and a tool asks for.
+_BESIDE = ("*token*", "generation_config.json", "vocab.json", "merges.txt", "*.jinja")
+
+
 def export(config: ConfigDict, folder: Path, variables: Variables) -> None:
     """A model in the layout of the checkpoint that it started from, with what lies beside that."""
     if config.weights is None:
         return
     published = Path(config.weights)
     description = json.loads((published / "config.json").read_text(encoding="utf-8"))
-    decoder.save(folder, variables["params"], _published(config.weights), description)
+    stored = description.get("dtype") or description.get("torch_dtype")
+    decoder.save(folder, variables["params"], _published(config.weights), description, stored)
     if parallel.is_main_process():
-        for file in published.glob("*token*.json"):
+        beside = (file for pattern in _BESIDE for file in published.glob(pattern))
+        for file in {file.name: file for file in beside}.values():
             shutil.copy(file, folder / file.name)
 
 

@@ -30,6 +30,7 @@ CURVES = {
     "retain_utility": "retain utility",
 }
 PER_SET = ("loss", "accuracy", "probability", "extraction")
+MIN_MODELS = 20  # of KLoM: of fewer its floor, of half as many oracles, says nothing of a method
 ATTACKS = ("min_k", "min_k_plus_plus")
 ANSWER = ("inputs", "targets", "answer")
 PROMPT = ("condition", "condition_length", "index")
@@ -262,14 +263,14 @@ def average_gap(row: table.Row, ideal: table.Row) -> float:
 def klom(methods: Sequence[str], margins: Sequence[np.ndarray]) -> dict[str, float]:
     """By method, the mean KLoM of its models' margins on the forget set from the oracles'.
 
-    Of an oracle it is the noise floor, which takes four of them. NaN where there are too few, or
-    margins are not finite.
+    Of an oracle it is the noise floor. NaN where there are fewer than `MIN_MODELS`, or margins are
+    not finite.
     """
     of = lambda name: np.stack([own for m, own in zip(methods, margins, strict=True) if m == name])
     oracles, found = of("oracle"), {}
     for name in dict.fromkeys(methods):
         models = of(name)
-        enough = len(oracles) >= (4 if name == "oracle" else 2)
+        enough = min(len(models), len(oracles)) >= MIN_MODELS
         if not enough or not _finite(models, oracles):
             found[name] = float("nan")
             continue
@@ -308,8 +309,9 @@ def figures(
     }
     if runs:
         found["steps"] = (
-            "Methods stopped after so many steps, from the original on; the band is what oracles "
-            "score, mean and standard deviation. Who passes through it forgot by being stopped.",
+            "Methods of so many steps, each a run of its own, from the original on; the band is "
+            "what oracles score, mean and standard deviation. Who passes through it forgot by "
+            "being stopped.",
             step_plots.by_steps(summary, runs, CURVES),
         )
     return found

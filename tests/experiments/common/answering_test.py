@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import safetensors
 import tokenizers
 
 from configs import language as config_lib
@@ -177,7 +178,7 @@ def test_tofu_is_divided_by_author(tofu_dir):
     assert {name: rows.tolist() for name, rows in small.requests.items()} == {
         "forget01": list(range(360, 400))
     }
-    assert list(small.facts) == ["world_facts"] and small.refusals == authors.REFUSALS
+    assert small.facts == {} and small.refusals == authors.REFUSALS  # of no published model
     whole = answering.world(config_of("tofu"), tofu_dir)
     assert len(whole.train) == 3600 and counted(whole.held_out) == counted(small.held_out)
     assert not set(range(60, 80)) & {pair.identity for pair in whole.train}
@@ -253,6 +254,13 @@ def test_a_checkpoint_brings_its_model_its_weights_and_its_tokens(checkpoint, tm
     assert again.described == published.described
     same = tokens.published(tmp_path / "out").encode("word7 word8")
     assert same == [7, 8]
+    # What was stored in bfloat16 is again, whatever it was trained in.
+    description = json.loads((checkpoint / "config.json").read_text())
+    description = {k: v for k, v in description.items() if k != "torch_dtype"}
+    (checkpoint / "config.json").write_text(json.dumps(description | {"dtype": "bfloat16"}))
+    answering.export(config, tmp_path / "half", moved)
+    with safetensors.safe_open(tmp_path / "half" / "model.safetensors", "numpy") as file:
+        assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"bfloat16"}
 
 
 def test_models_that_started_afresh_are_not_exported(tmp_path):
