@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from tests import networks
+from tests import networks, problems
 from unlearnjax import models
 from unlearnjax.data import graphs
 
@@ -154,6 +154,12 @@ def test_words_are_the_features_that_they_stand_for(net):
     cut = {**cut, "nodes": {**cut["nodes"], "known": fewer["nodes"]["known"]}}
     plain = graphs.graph(x, networks.EDGES)
     np.testing.assert_allclose(apply(cut)["logits"], apply(plain)["logits"], rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_on_the_way_is_larger_than_messages_along_edges(net):
+    _, _, apply = net
+    sizes = [int(np.prod(shape)) for shape in problems.shapes(apply, GRAPH)]
+    assert max(sizes) <= 4 * len(GRAPH["senders"]) < networks.N**2
 
 
 def test_the_convolution_is_scipys_sparse_product():
