@@ -48,3 +48,16 @@ def test_it_needs_the_forget_set_alone():
     assert method.needs == {"forget", "inputs", "labels"}
     with pytest.raises(ValueError, match="alpha must be finite"):
         unlearning.task_vector(optax.sgd(0.1), alpha=np.nan)
+
+
+def test_batches_are_as_large_as_asked():
+    sizes = []
+
+    def apply(variables, batch, rng, train):
+        sizes.append(len(batch["inputs"]))
+        return toy.apply(variables, batch, rng, train)
+
+    task = toy.TASK._replace(apply=apply)
+    method = unlearning.task_vector(optax.sgd(0.1), batch_size=3)
+    jax.eval_shape(lambda v: method.update(jax.random.key(0), task, v, (), REQUEST)[0], GIVEN)
+    assert set(sizes) == {3}
