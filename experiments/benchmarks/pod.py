@@ -1,14 +1,13 @@
 """What the largest jobs take on a TPU slice, from programs compiled for it without one.
 
     pip install "jax[tpu]"
-    python -m experiments.benchmarks.pod [--topology=v5e:16x16] [--peaks=h100]
+    python -m experiments.benchmarks.pod [--topology=v5e:16x16]
 
 Compiles training steps, the Fisher diagonal and an ensemble for every chip of the slice, and
 prints what one chip holds, computes, moves and exchanges: a table, and `pod.json` in `--workdir`.
 Times are those of the roofline, the slowest of computing, memory and links at their published
-peaks: the slice's own, or another device's, which then stands in for the chip. With
-`--topology=cpu:N` the same is compiled for N CPU devices, which needs no TPU compiler; times are
-then left out, unless `--peaks` says whose they are.
+peaks. With `--topology=cpu:N` the same is compiled for N CPU devices, which needs no TPU compiler;
+times are then left out.
 """
 
 import json
@@ -36,16 +35,11 @@ from unlearnjax.report import table
 from unlearnjax.training import ensembles
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "A TPU slice, or cpu:N.")
-_PEAKS = flags.DEFINE_string("peaks", None, "Whose peaks the times are of; default the slice's.")
 _PROGRAMS = flags.DEFINE_list("programs", [], "Which programs; default all.")
 
 # Of one chip: FLOP/s in bfloat16, bytes/s of memory and of its links, bytes. Google Cloud's own
-# figures (cloud.google.com/tpu/docs/v5e): 197 TFLOPs, 819 GB/s, 1,600 Gb/s, 16 GB. NVIDIA's of an
-# H100 SXM: 989 TFLOPs without sparsity, 3.35 TB/s, 900 GB/s, 80 GB.
-PEAKS = {
-    "v5e": {"flops": 197e12, "memory": 819e9, "links": 200e9, "bytes": 16e9},
-    "h100": {"flops": 989e12, "memory": 3.35e12, "links": 900e9, "bytes": 80e9},
-}
+# figures (cloud.google.com/tpu/docs/v5e): 197 TFLOPs, 819 GB/s, 1,600 Gb/s, 16 GB.
+PEAKS = {"v5e": {"flops": 197e12, "memory": 819e9, "links": 200e9, "bytes": 16e9}}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
 
@@ -56,8 +50,7 @@ def devices(topology: str) -> list:
     if kind == "cpu":
         return jax.devices()
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    one = {"chips_per_host_bounds": [1, 1, 1]} if size == "1x1" else {}
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology, **one).devices
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
 
 
 def vit_base(dtype=jnp.bfloat16):
@@ -292,19 +285,17 @@ def main(argv) -> None:
     if kind == "cpu":
         jax.config.update("jax_num_cpu_devices", int(size))
     unknown = sorted(set(_PROGRAMS.value) - set(PROGRAMS))
-    peaks = _PEAKS.value or kind
-    if unknown or kind not in ("cpu", "v5e") or peaks not in ("cpu", *PEAKS):
+    if unknown or kind not in ("cpu", *PEAKS):
         sys.exit(
-            f"error: --topology must be cpu:N or a slice of v5e, got {_TOPOLOGY.value!r}; "
-            f"--peaks must be of {sorted(PEAKS)}, got {_PEAKS.value!r}; --programs must name some "
-            f"of {sorted(PROGRAMS)}, got {unknown}"
+            f"error: --topology must be cpu:N or a slice of {sorted(PEAKS)}, got "
+            f"{_TOPOLOGY.value!r}; --programs must name some of {sorted(PROGRAMS)}, got {unknown}"
         )
     mesh = parallel.mesh(np.asarray(devices(_TOPOLOGY.value)))
     rows = []
     for name, build in PROGRAMS.items():
         if not _PROGRAMS.value or name in _PROGRAMS.value:
             print(name, file=sys.stderr)
-            rows.append(analyse(name, build, mesh, PEAKS.get(peaks)))
+            rows.append(analyse(name, build, mesh, PEAKS.get(kind)))
     workdir = Path(flags.FLAGS.workdir or "runs/pod")
     workdir.mkdir(parents=True, exist_ok=True)
     result = {"topology": _TOPOLOGY.value, "environment": runner.environment(), "rows": rows}
