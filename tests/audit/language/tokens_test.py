@@ -81,7 +81,7 @@ def test_certain_and_uniform_and_impossible_tokens_have_finite_scores():
 
 
 def test_short_floats_are_widened_and_short_masks_counted():
-    low, one = jnp.full((1, 300), -1.0, jnp.bfloat16), jnp.ones((1, 300), jnp.bfloat16)
+    low, one = jnp.full((1, 301), -1.0, jnp.bfloat16), jnp.ones((1, 301), jnp.bfloat16)
     np.testing.assert_allclose(probability(low, one), np.exp(-1), rtol=1e-6)
     assert min_k(low, one, 1.0).tolist() == [-1.0]
     logits = jax.ShapeDtypeStruct((1, 2, 3), jnp.bfloat16)
