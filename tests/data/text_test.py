@@ -158,6 +158,27 @@ def test_questions_and_answers_come_back_from_the_arrays(trained, rows, room):
             {},
             "perturbed answers must be as many for each pair, 2, got others in row 1",
         ),
+        ([PAIRS[0], tuple(PAIRS[1])], {}, "pairs must be of Pair, got others in row 1"),
+        ("abc", {}, "pairs must be of Pair, got others in row 0"),
+        ([PAIRS[0], PAIRS[1]._replace(prompt=3)], {}, "prompt must be text, got others in row 1"),
+        ([PAIRS[0], PAIRS[1]._replace(answer=3)], {}, "answer must be text, got others in row 1"),
+        ([PAIRS[0], PAIRS[1]._replace(paraphrase=b"a")], {}, "paraphrase must be text.* row 1"),
+        (
+            [PAIRS[0], PAIRS[1]._replace(perturbed=("a", None))],
+            {},
+            "perturbed answer must be text, got others in row 1",
+        ),
+        *(
+            (
+                [PAIRS[0], PAIRS[1]._replace(perturbed=wrong)],
+                {},
+                "perturbed answers must be several texts for each pair, got others in row 1",
+            )
+            for wrong in ("ab", None, 2)
+        ),
+        (PAIRS, {"refusals": "abc"}, "refusals must be several .*, got 'abc'"),
+        (PAIRS, {"refusals": ["a", 3]}, "refusals must be text, got others in row 1"),
+        (PAIRS, {"refusals": ["a", " "]}, "refusals must have text, got none in row 1"),
         (PAIRS, {"length": 3}, "length must leave room for the answer, but 3 does not in row 0"),
         (PAIRS, {"length": 0}, "length must be >= 1"),
         (PAIRS, {"length": 8.0}, "length must be a whole number"),
@@ -175,3 +196,36 @@ def test_templates_of_published_models_name_their_special_tokens():
     own = LETTERS._replace(specials=specials, encode=lambda own: [9] if own.strip() else [8])
     found = text.prompt(own, text.TEMPLATES["llama3"], "hi")
     assert found == [1, 4, 9, 5, 9, 3, 4, 9, 5, 8]
+
+
+def test_what_has_no_beginning_begins_with_the_question():
+    own = LETTERS._replace(bos=None)
+    found = text.encoded(own, PAIRS[:1]).data
+    np.testing.assert_array_equal(found["condition"], [[10, 11, 3]])
+    np.testing.assert_array_equal(found["inputs"][0, :4], [10, 11, 3, 12])
+    np.testing.assert_array_equal(found["answer"][0, :4], [0, 0, 1, 1])
+    nothing = text.Template(question_end="")
+    with pytest.raises(ValueError, match="prompt must have a token .* got none in row 0"):
+        text.encoded(own, [PAIRS[0]._replace(prompt="")], nothing)
+
+
+@pytest.mark.parametrize("field", text.Template._fields)
+@pytest.mark.parametrize("mark", ["<|eot_id|>", "<seq>", "</s>"])
+def test_marks_that_the_tokenizer_lacks_are_named_and_not_spelled(field, mark):
+    template = text.Template()._replace(**{field: f"a<sep>b{mark}"})
+    message = f"template.{field} must have special tokens of the tokenizer, .* got '{mark}'"
+    with pytest.raises(ValueError, match=message.replace("|", r"\|")):
+        text.encoded(LETTERS, PAIRS, template)
+    with pytest.raises(ValueError, match=message.replace("|", r"\|")):
+        text.prompt(LETTERS, template, "a")
+
+
+def test_templates_and_tokenizers_of_others_do_not_go_together():
+    trained = LETTERS._replace(encode=lambda own: [9])
+    for name in ("llama3", "qwen"):
+        with pytest.raises(ValueError, match="template.question_start must have"):
+            text.encoded(trained, PAIRS, text.TEMPLATES[name])
+    with pytest.raises(ValueError, match="template.question_end must have .* got '<sep>'"):
+        text.encoded(trained._replace(specials={"<s>": 4}), PAIRS)
+    # What is less and more, and what a question or an answer says, is text.
+    text.encoded(trained, [text.Pair("<b>", "<i>")], text.Template("1 < 2 > 0: "))

@@ -123,6 +123,23 @@ def test_facts_and_refusals_are_read_where_they_are(folder):
             '{"question": "q", "answer": "a", "perturbed_answer": "b"}',
             "a list of texts as 'perturbed_answer', got 'b'",
         ),
+        *(
+            (
+                "world_facts_perturbed.json",
+                f'\n{{"question": "q", "answer": "a", "perturbed_answer": {wrong}}}',
+                r"facts_perturbed.json, line 2, must have a list of texts as 'perturbed_answer'",
+            )
+            for wrong in ("[]", '["b", " "]', '["b", 1]', "null")
+        ),
+        *(
+            (
+                name,
+                f'\n{{"question": "q", "answer": "a", "paraphrased_answer": {told}}}',
+                rf"{name[:-5]}\.json, line 2, must have text as 'paraphrased_answer', got",
+            )
+            for name in ("world_facts_perturbed.json", "retain90.json")
+            for told in ("3", '" "', '["b"]')
+        ),
         ("retain_perturbed.json", b"\xff\xfe\x00", r"retain_perturbed\.json cannot be read"),
     ],
 )

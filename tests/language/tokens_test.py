@@ -143,13 +143,50 @@ def test_ids_of_the_models_description_are_the_last_resort(checkpoint):
 
 
 def test_missing_and_unknown_tokens_are_named(checkpoint):
-    with pytest.raises(ValueError, match=r"bos must be a token of .*; give bos='TOKEN'"):
-        tokens.published(checkpoint, eos="</s>")
+    with pytest.raises(ValueError, match=r"eos must be a token of .*; give eos='TOKEN'"):
+        tokens.published(checkpoint, bos="<s>", pad="<s>")
     with pytest.raises(ValueError, match="eos must be a token of .* it has no token '<end>'"):
         tokens.published(checkpoint, bos="<s>", eos="<end>", pad="<s>")
-    write(checkpoint, "config.json", {"bos_token_id": 99, "eos_token_id": []})
-    with pytest.raises(ValueError, match="bos must be a token"):
-        tokens.published(checkpoint, eos="</s>")
+    write(checkpoint, "config.json", {"bos_token_id": 0, "eos_token_id": []})
+    with pytest.raises(ValueError, match="eos must be a token of .* none is named beside it"):
+        tokens.published(checkpoint, pad="<s>")
+    for wrong in (5, "", ["<s>"]):
+        with pytest.raises(ValueError, match="eos must be one name"):
+            tokens.published(checkpoint, eos=wrong)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("pad_token_id", value) for value in (-1, 2**32, 99, 1.0, True)),
+        ("eos_token_id", "a"),
+        ("eos_token_id", ["a", 1]),
+        ("bos_token_id", 99),
+        ("eos_token", 5),
+        ("eos_token", ["</s>"]),
+        ("bos_token", {"content": 5}),
+    ],
+)
+def test_what_names_no_token_is_one_line_with_file_and_field(checkpoint, field, value):
+    names = {"bos_token": "<s>", "eos_token": "</s>"}
+    for name in {field[:3]} & {"bos", "eos"}:
+        del names[f"{name}_token"]
+    write(checkpoint, "special_tokens_map.json", names)
+    write(checkpoint, "config.json", {field: value})
+    message = rf"config\.json must have (a text|the number of a token) as '{field}', got [^\n]*$"
+    with pytest.raises(ValueError, match=message):
+        tokens.published(checkpoint)
+    given = {"pad": "<s>", "bos": "<s>", "eos": "</s>"}
+    assert tokens.published(checkpoint, **given).eos == 1
+
+
+def test_a_checkpoint_may_have_nothing_to_begin_with(checkpoint):
+    write(checkpoint, "config.json", {"eos_token_id": 1})  # as OLMo
+    assert tokens.published(checkpoint).bos is None
+    write(checkpoint, "tokenizer_config.json", {"bos_token": None, "eos_token": "</s>"})
+    write(checkpoint, "config.json", {"bos_token_id": 0})  # as Qwen
+    assert tokens.published(checkpoint).bos is None
+    assert tokens.published(checkpoint, bos="<s>").bos == 0
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {}}'])

@@ -113,7 +113,7 @@ def test_of_equal_logits_the_first_is_taken_as_the_likeliest():
         np.testing.assert_array_equal(found, logits.argmax(-1) == target)
 
 
-@pytest.mark.parametrize("eos", [None, 6, (5, 6)])
+@pytest.mark.parametrize("eos", [None, 6, (5, 6), (0, 3, 5, 6)])
 def test_extraction_strength_equals_the_search_for_the_shortest_prefix(eos):
     task = tasks.language_modelling(PAIR, eos=eos)
     ends = () if eos is None else tuple(np.atleast_1d(eos))
@@ -121,20 +121,74 @@ def test_extraction_strength_equals_the_search_for_the_shortest_prefix(eos):
     targets = np.array([[0, 3, 5, 6]])
     correct = np.pad(patterns, ((0, 0), (1, 1)), constant_values=0)  # a prompt, and padding
 
-    def searched(pattern):
-        right = [r for r, token in zip(pattern, targets[0], strict=True) if token not in ends]
-        k = next(k for k in range(len(right) + 1) if all(right[k:]))
-        return 1 - k / len(right)
-
     given = {
         "answer": jnp.pad(jnp.ones((16, 4)), ((0, 0), (1, 1))),
         "targets": jnp.pad(jnp.tile(targets, (16, 1)), ((0, 0), (1, 1))),
     }
     found = {name: jnp.zeros((16, 6)) for name in ("log_probs", "margins")}
     metrics = task.metrics({**found, "correct": jnp.asarray(correct)}, given)
-    np.testing.assert_allclose(
-        metrics["extraction"], [searched(pattern) for pattern in patterns], atol=1e-6
-    )
+    expected = [searched(pattern, targets[0], ends) for pattern in patterns]
+    np.testing.assert_allclose(metrics["extraction"], expected, atol=1e-6)
+
+
+def searched(correct, targets, ends=()):
+    """Extraction strength by its definition, of an answer whose tokens are right or not."""
+    right = [r for r, token in zip(correct, targets, strict=True) if token not in ends]
+    k = next(k for k in range(len(right) + 1) if all(right[k:]))
+    return 1 - k / len(right) if right else 0
+
+
+def test_answers_cut_to_fit_lose_no_token_to_an_end_that_they_have_not():
+    rng = np.random.default_rng(0)
+    lengths = np.array([1, 2, 3, 7, 12, 5, 10, 11])
+    answer = (np.arange(14) >= 2) & (np.arange(14) < 2 + lengths[:, None])
+    targets = rng.integers(0, 6, answer.shape)
+    targets[::2, :][np.arange(14) == 1 + lengths[::2, None]] = 6  # every other one is whole
+    task = tasks.language_modelling(PAIR, eos=6)
+    other = {name: jnp.zeros(answer.shape) for name in ("log_probs", "margins")}
+    for share in (0.3, 0.8, 1.0):
+        correct = rng.uniform(size=answer.shape) < share
+        given = {"answer": jnp.asarray(answer), "targets": jnp.asarray(targets)}
+        outputs = {**other, "correct": jnp.asarray(correct, jnp.float32)}
+        found = task.metrics(outputs, given)
+        rows = [(c[a], t[a]) for c, t, a in zip(correct, targets, answer, strict=True)]
+        expected = [searched(*row, ends=(6,)) for row in rows]
+        np.testing.assert_allclose(found["extraction"], expected, atol=1e-6)
+        np.testing.assert_allclose(found["accuracy"], [c.mean() for c, _ in rows], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, bool, jnp.bfloat16, np.int32])
+def test_the_type_of_the_mask_changes_nothing(kind):
+    """Of 300 tokens, which are more than the small types count."""
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(2, 300, 3)), rng.integers(0, 3, (2, 300))
+    spoken = (np.arange(300) >= 10) & (np.arange(300) < np.array([[300], [290]]))
+    batch = {"answer": jnp.asarray(spoken).astype(kind), "targets": jnp.asarray(targets)}
+    all_log_probs = special.log_softmax(logits, axis=-1)
+    log_probs = np.take_along_axis(all_log_probs, targets[..., None], -1)[..., 0]
+    correct = logits.argmax(-1) == targets
+    odds = log_probs - np.log1p(-np.exp(log_probs))
+    rows = lambda values: [row[own] for row, own in zip(values, spoken, strict=True)]
+    means = lambda values: [row.mean(0) for row in rows(values)]
+    task = tasks.language_modelling(GIVEN)
+    found = outputs(task, {"params": jnp.asarray(logits, jnp.float32)}, batch)
+    close = lambda own, expected: np.testing.assert_allclose(own, expected, rtol=1e-4)
+    metrics = task.metrics(found, batch)
+    close(metrics["accuracy"], means(correct))
+    close(metrics["probability"], np.exp(means(log_probs)))
+    close(metrics["log_likelihood"], [row.sum() for row in rows(log_probs)])
+    close(metrics["margin"], means(odds))
+    # The last wrong token is behind the 256th: the prefix is a number beyond the small types, too.
+    late = correct.copy()
+    late[:, 280:], late[:, 275] = True, False
+    told = {**found, "correct": jnp.asarray(late, jnp.float32)}
+    strengths = [searched(*row) for row in zip(rows(late), rows(targets), strict=True)]
+    close(task.metrics(told, batch)["extraction"], strengths)
+    close(task.loss(found, batch), [-mean for mean in means(log_probs)])
+    close(tasks.over_answer(found["logits"], batch), means(logits))
+    everything = tasks.language_modelling(GIVEN, over="all")
+    whole = [-row[:end].mean() for row, end in zip(log_probs, (300, 290), strict=True)]
+    close(everything.loss(found, batch), whole)
 
 
 @pytest.mark.parametrize("chunk", [4, 9])
@@ -224,6 +278,7 @@ def test_padding_examples_lose_nothing_and_have_no_gradient():
     assert value == 0 and not any(x.any() for x in jax.tree.leaves(gradient))
     metrics = task.metrics(outputs(task, TABLE, empty), empty)
     assert all(np.isfinite(x).all() for x in metrics.values())
+    assert not metrics["extraction"].any() and not metrics["accuracy"].any()
 
 
 @pytest.mark.parametrize(

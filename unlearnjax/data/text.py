@@ -5,6 +5,7 @@ padding and the question out of every sum. There are no sentinel labels.
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,9 +21,11 @@ if TYPE_CHECKING:  # its room stands above this one
 class Template(NamedTuple):
     """What stands around a question and its answer; the texts of special tokens are these tokens.
 
-    `question_start question question_end answer_start`, after a `bos`, is the prompt, encoded as
-    one text; `answer answer_end` are encoded by themselves, followed by an `eos`. So where the
-    answer begins does not depend on what it is.
+    All that looks like one, `<...>` without a space, must be one of the tokenizer's.
+
+    `question_start question question_end answer_start`, after a `bos` where the tokenizer has one,
+    is the prompt, encoded as one text; `answer answer_end` are encoded by themselves, followed by
+    an `eos`. So where the answer begins does not depend on what it is.
     """
 
     question_start: str = ""
@@ -107,13 +110,19 @@ def encoded(
 
     Raises:
       ValueError: for a pair of which no token of the answer fits, or that has none; for one that is
-        not like the others. It names the first ones.
+        not like the others, or not of texts. It names the first ones. For a template with a mark
+        that is no special token of the tokenizer.
     """
     if not len(pairs):
         raise ValueError("pairs must hold at least one question and answer, got none")
+    _refuse([not isinstance(pair, Pair) for pair in pairs], "pairs must be of Pair, got others")
+    _refuse([not isinstance(pair.prompt, str) for pair in pairs], "prompt must be text, got others")
+    checks.not_text(refusals=refusals)
+    _refuse_texts("refusals", refusals)
     if refusals and rng is None:
         raise ValueError("rng must be given where there are refusals, to draw one for each pair")
     prompts = [prompt(tokenizer, template, pair.prompt) for pair in pairs]
+    _refuse([not own for own in prompts], "prompt must have a token without a bos, got none")
     answers = {"answer": [pair.answer for pair in pairs]}
     if _all_have([pair.paraphrase is not None for pair in pairs], "a paraphrase"):
         answers["paraphrase"] = [pair.paraphrase for pair in pairs]
@@ -149,10 +158,22 @@ def encoded(
 
 
 def prompt(tokenizer: "Tokenizer", template: Template, text: str) -> list[int]:
-    """The tokens of `bos` and a question in its template."""
+    """The tokens of `bos`, where the tokenizer has one, and a question in its template.
+
+    Raises:
+      ValueError: for a template with a mark that is no special token of the tokenizer.
+    """
+    for field, stands in template._asdict().items():
+        spelled = " ".join(_split(stands, tokenizer.specials)[::2])
+        if unknown := re.search(r"<[^<>\s]+>", spelled):
+            raise ValueError(
+                f"template.{field} must have special tokens of the tokenizer, among "
+                f"{sorted(tokenizer.specials)}, got {unknown[0]!r}"
+            )
+    begin = [] if tokenizer.bos is None else [tokenizer.bos]
     marks = (template.question_end, template.answer_start)
     own = [(template.question_start, True), (text, False), *((mark, True) for mark in marks)]
-    return [tokenizer.bos, *_encode(tokenizer, own)]
+    return [*begin, *_encode(tokenizer, own)]
 
 
 def report(truncated: Mapping[str, np.ndarray], number: int) -> str:
@@ -196,12 +217,17 @@ def _answers(
     tokenizer: "Tokenizer", template: Template, texts: Iterable[str], view: str, count: int = 1
 ) -> list[list[int]]:
     texts = list(texts)
-    _refuse([not text.strip() for text in texts], f"{view} must have text, got none", count)
+    _refuse_texts(view, texts, count)
     parts = lambda text: [(text, False), (template.answer_end, True)]
     return [[*_encode(tokenizer, parts(text)), tokenizer.eos] for text in texts]
 
 
 def _perturbed(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
+    flat = [
+        isinstance(pair.perturbed, str) or not isinstance(pair.perturbed, Sequence | np.ndarray)
+        for pair in pairs
+    ]
+    _refuse(flat, "perturbed answers must be several texts for each pair, got others")
     count = len(pairs[0].perturbed)
     other = [len(pair.perturbed) != count for pair in pairs]
     _refuse(other, f"perturbed answers must be as many for each pair, {count}, got others")
@@ -248,6 +274,11 @@ def _conditions(prompts: Sequence[Sequence[int]], length: int | None, pad: int) 
     for row, own in enumerate(prompts):
         condition[row, : len(own)] = own
     return {"condition": condition, "condition_length": lengths}
+
+
+def _refuse_texts(name: str, texts: Sequence[str], count: int = 1) -> None:
+    _refuse([not isinstance(own, str) for own in texts], f"{name} must be text, got others", count)
+    _refuse([not own.strip() for own in texts], f"{name} must have text, got none", count)
 
 
 def _refuse(bad: Sequence[bool], message: str, count: int = 1) -> None:

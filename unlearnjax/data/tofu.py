@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -161,9 +161,15 @@ def _row(line: str, where: str, fields: Sequence[str]) -> dict:
     if not isinstance(row, dict):
         raise ValueError(f"{where} must be a JSON object, got {type(row).__name__}")
     for field in ("question", "answer", *fields):
-        if not isinstance(row.get(field), str) or not row[field].strip():
+        if not _is_text(row.get(field)):
             raise ValueError(f"{where} must have text as {field!r}, got {row.get(field)!r}")
-    wrong = row.get("perturbed_answer", [])
-    if not isinstance(wrong, list) or not all(isinstance(own, str) for own in wrong):
+    told, wrong = row.get("paraphrased_answer"), row.get("perturbed_answer", ["none given"])
+    if told is not None and not _is_text(told):
+        raise ValueError(f"{where} must have text as 'paraphrased_answer', got {told!r}")
+    if not isinstance(wrong, list) or not wrong or not all(map(_is_text, wrong)):
         raise ValueError(f"{where} must have a list of texts as 'perturbed_answer', got {wrong!r}")
     return row
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())

@@ -24,7 +24,8 @@ class Tokenizer(NamedTuple):
       encode: `text -> token ids`; nothing is added, and no text becomes a special token.
       decode: `token ids -> text`, without special tokens.
       size: V, one above the largest id; a model may have room for more.
-      pad, bos, eos: ids of what fills up, begins and ends a text.
+      pad, bos, eos: ids of what fills up, begins and ends a text; `bos` is `None` where nothing
+        begins it, as for Qwen and OLMo.
       specials: ids of all special tokens, by their text. Templates name them so, see `data.text`.
     """
 
@@ -32,7 +33,7 @@ class Tokenizer(NamedTuple):
     decode: Callable[[Sequence[int]], str]
     size: int
     pad: int
-    bos: int
+    bos: int | None
     eos: int
     specials: Mapping[str, int] = {}
 
@@ -85,11 +86,16 @@ def published(
       pad, bos, eos: texts of these tokens. Default: what `tokenizer_config.json`,
         `special_tokens_map.json` or `config.json` beside the file say, the first that does. A
         checkpoint without a padding token is padded with its `eos`: padding is masked everywhere.
+        One that names no `bos`, or `null` as its `bos_token`, has none, and its texts begin as they
+        are.
 
     Raises:
-      ValueError: if there is no such file, it cannot be read, or a token is not known.
+      ValueError: if there is no such file, it cannot be read, or a token is not known; it names the
+        file and the field.
       ImportError: without the library tokenizers.
     """
+    asked = {"pad": pad, "bos": bos, "eos": eos}
+    checks.name(**{name: given for name, given in asked.items() if given is not None})
     path = Path(path)
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
@@ -102,11 +108,8 @@ def published(
     # Text is cut and filled up by `data.text`, whatever the file was saved with.
     model.no_truncation()
     model.no_padding()
-    beside = [_read(file.parent / name) for name in _BESIDE]
-    names = {
-        name: given or next(filter(None, (_named(model, own, name) for own in beside)), None)
-        for name, given in (("pad", pad), ("bos", bos), ("eos", eos))
-    }
+    beside = {file.parent / name: _read(file.parent / name) for name in _BESIDE}
+    names = {name: given or _said(model, beside, name) for name, given in asked.items()}
     names["pad"] = names["pad"] or names["eos"]
     return _tokenizer(model, names, str(file))
 
@@ -118,7 +121,7 @@ def _tokenizer(model: Any, names: Mapping[str, str | None], where: str = "") -> 
     ids = {}
     for name, text in names.items():
         ids[name] = None if text is None else model.token_to_id(text)
-        if ids[name] is None:
+        if ids[name] is None and not (name == "bos" and text is None):
             what = "none is named beside it" if text is None else f"it has no token {text!r}"
             raise ValueError(f"{name} must be a token of {where}, but {what}; give {name}='TOKEN'")
     vocabulary = model.get_vocab(with_added_tokens=True)
@@ -146,15 +149,38 @@ def _read(file: Path) -> dict:
     return found
 
 
-def _named(model: Any, own: dict, name: str) -> str | None:
+def _said(model: Any, files: Mapping[Path, dict], name: str) -> str | None:
+    """The text of a token by the first file that names one."""
+    for file, own in files.items():
+        text = _named(model, own, name, file)
+        # Qwen's `config.json` has an id all the same, which nothing begins with.
+        if text or (name == "bos" and "bos_token" in own):
+            return text
+    return None
+
+
+def _named(model: Any, own: dict, name: str, file: Path) -> str | None:
     """The text of a token by what a file says: itself, a record with it, or its id."""
     token = own.get(f"{name}_token")
     if isinstance(token, dict):
         token = token.get("content")
+    if token is not None:
+        if not isinstance(token, str):
+            raise ValueError(f"{file} must have a text as '{name}_token', got {token!r}")
+        return token
     number = own.get(f"{name}_token_id")
     if isinstance(number, list):  # several end a text; the first is the one that models learn
         number = number[0] if number else None
-    return token if token is not None or number is None else model.id_to_token(number)
+    if number is None:
+        return None
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    text = model.id_to_token(number) if whole and 0 <= number < 2**32 else None
+    if text is None:
+        raise ValueError(
+            f"{file} must have the number of a token as '{name}_token_id', got {number!r}; give "
+            f"{name}='TOKEN'"
+        )
+    return text
 
 
 def _library():

@@ -41,10 +41,12 @@ def language_modelling(
     reproduces that.
 
     Metrics, all over the answer, whatever `over` is: `accuracy`, the share of targets that are the
-    likeliest token after the true ones (exact memorisation); `probability`, the geometric mean of
-    the targets'; `log_likelihood`, their sum; `margin`, the mean of the log-odds; `extraction`:
-    `1 - k / L`, where after the first k of L tokens all others are the likeliest (extraction
-    strength), the tokens in `eos` not counted.
+    likeliest token after the true ones (exact memorisation; the end of the answer counts, in
+    open-unlearning's code it does not); `probability`, the geometric mean of the targets';
+    `log_likelihood`, their sum; `margin`, the mean of the log-odds; `extraction`: `1 - k / L`,
+    where after the first k of L tokens all others are the likeliest (extraction strength). Tokens
+    in `eos` are not among the L, so that an answer cut to fit loses none; 0 where none is left, and
+    where the last is wrong (1 / L in the public code). A perfect unlearner has the oracle's.
 
     Divergence: `T^2 KL(reference || outputs)` of the next token, the mean over the answer.
 
@@ -65,7 +67,10 @@ def language_modelling(
       temperature: of generation, 0 takes the likeliest token.
 
     References:
-      Carlini et al., "Quantifying Memorization Across Neural Language Models", ICLR 2023.
+      Carlini et al., "Extracting Training Data from Large Language Models", USENIX Security 2021;
+      the same, "Quantifying Memorization Across Neural Language Models", ICLR 2023; Wang et al.,
+      "Towards Effective Evaluations and Comparisons for LLM Unlearning Methods", ICLR 2025 (arXiv
+      2406.09179).
 
     Examples:
       >>> from unlearnjax import models, tasks
@@ -102,7 +107,7 @@ def language_modelling(
         return found, updated
 
     def counted(batch: Batch) -> Array:
-        (answer,) = columns(batch, ("answer",))
+        answer = _answer(batch)
         if over == "answer":
             return answer
         return jnp.flip(jax.lax.cummax(jnp.flip(answer > 0, -1).astype(answer.dtype), axis=1), -1)
@@ -112,7 +117,7 @@ def language_modelling(
         return -_mean(log_probs, counted(batch))
 
     def metrics(outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        answer, targets = columns(batch, ("answer", "targets"))
+        answer, (targets,) = _answer(batch), columns(batch, ("targets",))
         log_probs, margins, correct = columns(outputs, ("log_probs", "margins", "correct"))
         return {
             "accuracy": _mean(correct, answer),
@@ -153,7 +158,7 @@ def over_answer(values: Array, batch: Batch) -> Array:
     """
     if values.ndim == 1:
         return values
-    (answer,) = columns(batch, ("answer",))
+    answer = _answer(batch)
     if values.shape[:2] != answer.shape:
         raise ValueError(
             f"values must be of each token, {list(answer.shape)} as answer, got "
@@ -161,6 +166,12 @@ def over_answer(values: Array, batch: Batch) -> Array:
         )
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     return _mean(values, answer.reshape(*answer.shape, *[1] * (values.ndim - 2)))
+
+
+def _answer(batch: Batch) -> Array:
+    """`[B, T]`, in a type in which it can be summed: narrow ones wrap or round."""
+    (answer,) = columns(batch, ("answer",))
+    return answer.astype(jnp.promote_types(answer.dtype, jnp.float32))
 
 
 def _mean(values: Array, mask: Array) -> Array:
@@ -222,7 +233,7 @@ def _scores(logits: Array, targets: Array) -> Outputs:
 
 
 def _extraction(correct: Array, counted: Array) -> Array:
-    """1 less the share of the counted tokens up to the last one that is wrong."""
-    place = jnp.cumsum(counted, axis=-1)
+    """1 less the share of the counted tokens up to the last one that is wrong; 0 where none is."""
+    place, size = jnp.cumsum(counted, axis=-1), counted.sum(-1)
     prefix = jnp.max(place * counted * (1 - correct), axis=-1)
-    return 1 - prefix / jnp.maximum(counted.sum(-1), 1)
+    return jnp.where(size > 0, 1 - prefix / jnp.maximum(size, 1), 0)

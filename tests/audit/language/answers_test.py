@@ -19,15 +19,13 @@ def test_what_is_observed_is_what_outputs_say():
             language.observed(toy.TASK, variables, data, batch_size=n, share=0.5) for n in (9, 2)
         ]
         outputs, _ = toy.TASK.apply(variables, data, None, False)
-        answer, correct = data["answer"], outputs["logits"].argmax(-1) == data["targets"]
+        answer = data["answer"]
         surprise = language.standardised(outputs["logits"], data["targets"])
         expected = {
             "loss": toy.loss(outputs, data),
             "probability": jnp.exp(-toy.loss(outputs, data)),
             "min_k": language.min_k(outputs["log_probs"], answer, 0.5),
             "min_k_plus_plus": language.min_k(surprise, answer, 0.5),
-            "exact_memorisation": language.exact_memorisation(correct, answer),
-            "extraction_strength": language.extraction_strength(correct, answer),
         }
         return expected, found
 
@@ -57,26 +55,13 @@ def test_shares_and_batches_have_defaults():
 
 
 def test_a_task_without_logits_is_observed_as_far_as_it_goes():
-    def told(*names):
-        def apply(*args):
-            outputs, variables = toy.apply(*args)
-            outputs["correct"] = outputs["log_probs"] > -1.5
-            return {name: outputs[name] for name in names}, variables
+    def apply(*args):
+        outputs, variables = toy.apply(*args)
+        return {"log_probs": outputs["log_probs"]}, variables
 
-        return lambda v: language.observed(toy.TASK._replace(apply=apply), v, DATA)
-
-    found = jax.eval_shape(told("log_probs"), GIVEN)
+    task = toy.TASK._replace(apply=apply)
+    found = jax.eval_shape(lambda v: language.observed(task, v, DATA), GIVEN)
     assert sorted(found) == ["loss", "min_k", "probability"]
-    found = jax.jit(told("log_probs", "correct"))(GIVEN)
-    of_logits = {"exact_memorisation", "extraction_strength"}
-    assert set(found) == {"loss", "min_k", "probability", *of_logits}
-    right = (toy.said(GIVEN, DATA)["log_probs"] > -1.5) * np.asarray(DATA["answer"])
-    expected = right.sum(-1) / np.sum(DATA["answer"], -1)
-    np.testing.assert_allclose(found["exact_memorisation"], expected, rtol=1e-6)
-    assert set(jax.eval_shape(told("log_probs", "correct", "logits"), GIVEN)) == {
-        *found,
-        "min_k_plus_plus",
-    }
 
 
 def test_losses_of_several_answers_to_each_question():

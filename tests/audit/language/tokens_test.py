@@ -15,8 +15,6 @@ LOG_PROBS = np.log(RNG.uniform(size=ANSWER.shape))
 
 
 probability = jax.jit(language.probability)
-exact_memorisation = jax.jit(language.exact_memorisation)
-extraction_strength = jax.jit(language.extraction_strength)
 min_k = jax.jit(language.min_k, static_argnums=2)
 standardised = jax.jit(language.standardised)
 
@@ -37,27 +35,6 @@ def test_what_is_masked_may_be_impossible():
     for function in (probability, min_k):
         expected = function(LOG_PROBS, ANSWER)
         np.testing.assert_array_equal(function(log_probs, ANSWER), expected)
-
-
-def test_exact_memorisation_is_the_share_of_right_tokens():
-    correct = RNG.integers(2, size=ANSWER.shape).astype(bool)
-    found = exact_memorisation(correct, ANSWER)
-    np.testing.assert_allclose(found, [x.mean() for x in answers(correct)], rtol=1e-6)
-
-
-def test_extraction_strength_is_brute_force_over_prefixes():
-    def brute_force(right):
-        right = right[:-1]  # without the end
-        shortest = min(k for k in range(len(right) + 1) if all(right[k:]))
-        return 1 - shortest / len(right) if len(right) else 0
-
-    for share in (0.3, 0.8, 1.0):
-        correct = RNG.uniform(size=ANSWER.shape) < share
-        found = extraction_strength(correct, ANSWER)
-        np.testing.assert_allclose(found, [brute_force(x) for x in answers(correct)], rtol=1e-6)
-    # Only the last counted token: 0 where it is wrong, whatever the end is.
-    wrong = ~(np.arange(14) == 2 + LENGTHS[:, None] - 2)
-    np.testing.assert_array_equal(extraction_strength(wrong, ANSWER), 0)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.3, 0.4, 0.5, 1.0])
@@ -82,7 +59,6 @@ def test_default_share_and_answers_of_nothing():
     nothing = np.zeros_like(ANSWER)
     assert np.isnan(min_k(LOG_PROBS, nothing)).all()
     assert np.isnan(probability(LOG_PROBS, nothing)).all()
-    np.testing.assert_array_equal(extraction_strength(ANSWER, nothing), 0)
 
 
 def test_standardised_log_probabilities_have_mean_0_and_variance_1_under_the_model():
@@ -104,8 +80,8 @@ def test_certain_and_uniform_and_impossible_tokens_have_finite_scores():
     np.testing.assert_allclose(found, [[0, 0, 0, -50 / 1e-3]], rtol=1e-4, atol=1e-3)
 
 
-def test_short_floats_are_widened():
-    low, one = jnp.full((1, 300), -1.0, jnp.bfloat16), np.ones((1, 300))
+def test_short_floats_are_widened_and_short_masks_counted():
+    low, one = jnp.full((1, 301), -1.0, jnp.bfloat16), jnp.ones((1, 301), jnp.bfloat16)
     np.testing.assert_allclose(probability(low, one), np.exp(-1), rtol=1e-6)
     assert min_k(low, one, 1.0).tolist() == [-1.0]
     logits = jax.ShapeDtypeStruct((1, 2, 3), jnp.bfloat16)
@@ -119,8 +95,6 @@ def test_short_floats_are_widened():
         (lambda: language.min_k(LOG_PROBS, ANSWER, 0.0), r"share must lie in \(0, 1\]"),
         (lambda: language.min_k(LOG_PROBS, ANSWER[:, 1:]), r"must be \[N, T\] alike"),
         (lambda: language.probability(LOG_PROBS[0], ANSWER[0]), r"must be \[N, T\] alike"),
-        (lambda: language.exact_memorisation(ANSWER, ANSWER[1:]), r"must be \[N, T\] alike"),
-        (lambda: language.extraction_strength(ANSWER, ANSWER[1:]), r"must be \[N, T\] alike"),
         (
             lambda: language.standardised(np.zeros((2, 3, 4)), np.zeros((2, 4), int)),
             r"logits must be \[N, T, V\]",

@@ -11,7 +11,7 @@ from tests import problems
 from tests.unlearning import linear
 from tests.unlearning.language import toy
 from unlearnjax import tasks, unlearning
-from unlearnjax.unlearning.language import answers, steering
+from unlearnjax.unlearning.language import answers, redistribution, steering
 
 SGD = optax.sgd(1.0)
 REQUEST, GIVEN = toy.problem()
@@ -145,6 +145,62 @@ def test_what_has_no_answers_is_refused(column):
     method = unlearning.npo(SGD, retain=None)
     with pytest.raises(ValueError, match=message):
         toy.slope(method, request._replace(forget=data), given, task)
+
+
+@pytest.mark.parametrize("part", ["forget", "retain"])
+@pytest.mark.parametrize("name", ["npo", "grad_diff", "wga", "undial", "ce_u", "dpo", "idk", "rmu"])
+def test_tokens_of_which_nobody_says_what_is_answer_are_refused_before_anything_runs(name, part):
+    """Padding would count; or each row by the mask of the first row of the other set."""
+
+    def apply(*args):
+        raise AssertionError
+
+    options = {"layer": "block_0"} if name == "rmu" else {"retain": "nll"}
+    method = getattr(unlearning, name)(SGD, **options)
+    lacking = {k: v for k, v in getattr(REQUEST, part).items() if not k.endswith("answer")}
+    request = REQUEST._replace(**{part: lacking})
+    message = rf"^{part} must have the column 'answer' where targets are tokens \[\d, 6\], it has"
+    with pytest.raises(ValueError, match=message):
+        method.update(jax.random.key(0), toy.TASK._replace(apply=apply), GIVEN, (), request)
+
+
+def test_a_retain_set_that_is_not_looked_at_needs_no_answers():
+    lacking = {k: v for k, v in REQUEST.retain.items() if k != "answer"}
+    method = unlearning.npo(SGD, retain=None, **ONE_STEP)
+    jax.eval_shape(lambda v: toy.slope(method, REQUEST._replace(retain=lacking), v), GIVEN)
+
+
+def test_ones_stand_for_the_answer_of_a_label_alone():
+    label, tokens = {"targets": jnp.zeros(2, int)}, {"targets": jnp.zeros((2, 1), int)}
+    np.testing.assert_array_equal(answers.mask(label, (2, 1)), [[1], [1]])
+    for batch, shape in ((tokens, (2, 1)), (label, (2, 3)), (label, (2,)), ({}, (2, 1))):
+        with pytest.raises(ValueError, match="the batch must have 'answer', which of .* tokens"):
+            answers.mask(batch, shape)
+    with pytest.raises(ValueError, match="the batch must have 'answer'"):
+        answers.token_logits({"logits": jnp.zeros((2, 1, 5))}, tokens)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, bool, jnp.bfloat16, np.int32])
+def test_a_mask_of_any_type_counts_alike(kind):
+    log_probs = np.random.default_rng(0).normal(size=(2, 300))
+    spoken = np.arange(300) < np.array([[299], [271]])
+    batch, outputs = {"answer": jnp.asarray(spoken).astype(kind)}, {"log_probs": log_probs}
+    rows = [row[own] for row, own in zip(log_probs, spoken, strict=True)]
+    for per, of in (("sequence", np.sum), ("token", np.mean)):
+        found = answers.log_prob(jax.tree.map(jnp.asarray, outputs), batch, per)
+        np.testing.assert_allclose(found, [of(row) for row in rows], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, jnp.bfloat16])
+def test_tokens_are_spared_by_their_place_in_any_type(kind):
+    """All but the last of 300 are: a number beyond the small types."""
+    outputs = {"logits": jnp.asarray(np.random.default_rng(0).normal(size=(1, 300, 3)))}
+    batch = {"targets": jnp.ones((1, 300), int), "answer": jnp.ones((1, 300), kind)}
+    found = redistribution.struck_out(299)(None, outputs, batch, {})
+    last = np.asarray(outputs["logits"], np.float64)[0, -1]
+    others = scipy.special.softmax(np.where([0, 1, 0], -np.inf, last))
+    expected = -np.sum(others * scipy.special.log_softmax(last))
+    np.testing.assert_allclose(found, [expected], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dpo", "satimp", "ce_u", "rmu", "task_vector"])

@@ -113,6 +113,17 @@ def test_a_classifiers_states_have_no_answer():
     np.testing.assert_allclose(found["w"], expected, atol=1e-5)
 
 
+def test_a_classifiers_layer_may_have_places_and_tokens_must_have_answers():
+    target = jnp.arange(3.0)
+    outputs = {NAME: jnp.tile(target, (2, 2, 2, 1)).at[1, 0, 1].add(2.0)}  # an image's
+    term = steering.steered("block_0", target)
+    np.testing.assert_array_equal(term(None, outputs, {"targets": jnp.zeros(2, int)}, {}), [0, 1])
+    real = {"targets": jnp.zeros((2, 5))}  # of a regression
+    np.testing.assert_array_equal(term(None, outputs, real, {}), [0, 1])
+    with pytest.raises(ValueError, match="batch must have the column 'answer'"):
+        term(None, outputs, {"targets": jnp.zeros((2, 4), int)}, {})
+
+
 def test_adapters_come_back_as_adapters():
     adapted = tasks.lora(toy.TASK, 2, ["block_0.down"])
     start = tasks.as_base(GIVEN)

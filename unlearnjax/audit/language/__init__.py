@@ -1,20 +1,15 @@
 """Did a language model forget? Audits of its answers, from one teacher-forced pass or its text.
 
 Margins of `tasks.language_modelling` are numbers per example as any task's: `audit.klom`,
-`audit.u_lira` and `audit.relearn_time` work on them as they are. Beside every number stands what
-an oracle scores, which is not 0: a model that never saw an author still guesses.
+`audit.u_lira` and `audit.relearn_time` work on them as they are. Exact memorisation and extraction
+strength are the task's metrics `accuracy` and `extraction`, see `training.evaluate`. Beside every
+number stands what an oracle scores, which is not 0: a model that never saw an author still guesses.
 """
 
 from unlearnjax.audit.language.answers import losses, observed
 from unlearnjax.audit.language.membership import auc, loss_by_zlib, privleak, zlib_bytes
 from unlearnjax.audit.language.rouge import longest_common_subsequence, rouge_l
-from unlearnjax.audit.language.tokens import (
-    exact_memorisation,
-    extraction_strength,
-    min_k,
-    probability,
-    standardised,
-)
+from unlearnjax.audit.language.tokens import min_k, probability, standardised
 from unlearnjax.audit.language.truth import (
     Calibrated,
     calibrated_forget_quality,
@@ -36,8 +31,6 @@ __all__ = [
     "calibrated_forget_quality",
     "choice_accuracy",
     "choice_probability",
-    "exact_memorisation",
-    "extraction_strength",
     "forget_quality",
     "forget_truth",
     "log_truth_ratio",

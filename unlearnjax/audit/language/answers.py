@@ -13,10 +13,9 @@ _COLUMNS = ("inputs", "targets", "answer")
 def observed(
     task: Task, variables: Variables, data: Data, *, share: float = 0.2, batch_size: int = 32
 ) -> dict[str, Array]:
-    """`{name: [N]}`: 'loss', 'probability', 'min_k', and more where the task tells more.
+    """`{name: [N]}`: 'loss', 'probability', 'min_k', and 'min_k_plus_plus' of a task with logits.
 
-    'exact_memorisation' and 'extraction_strength' are of the output 'correct' `[N, T]` or of the
-    logits, 'min_k_plus_plus' of the logits, which a task that computes them in chunks has not.
+    A task that computes them in chunks has none.
 
     Args:
       task: a language model's, see `tasks.language_modelling`.
@@ -36,16 +35,9 @@ def observed(
             "probability": tokens.probability(log_probs, answer),
             "min_k": tokens.min_k(log_probs, answer, share),
         }
-        correct = outputs.get("correct")
         if "logits" in outputs:
-            logits, targets = outputs["logits"], batch["targets"]
-            correct = logits.argmax(-1) == targets if correct is None else correct
-            found["min_k_plus_plus"] = tokens.min_k(
-                tokens.standardised(logits, targets), answer, share
-            )
-        if correct is not None:
-            found["exact_memorisation"] = tokens.exact_memorisation(correct, answer)
-            found["extraction_strength"] = tokens.extraction_strength(correct, answer)
+            surprise = tokens.standardised(outputs["logits"], batch["targets"])
+            found["min_k_plus_plus"] = tokens.min_k(surprise, answer, share)
         return found
 
     return training.map_batches(of_batch, data_lib.numeric(data), batch_size)

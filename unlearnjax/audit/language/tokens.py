@@ -29,50 +29,7 @@ def probability(log_probs: Array, answer: Array) -> Array:
     """
     _validate(log_probs, answer=answer)
     log_probs = jnp.where(answer > 0, trees.widened(log_probs), 0)
-    return jnp.exp(log_probs.sum(-1) / answer.sum(-1))
-
-
-def exact_memorisation(correct: Array, answer: Array) -> Array:
-    """`[N]`: the share of an answer's tokens that are the likeliest ones, given those before.
-
-    The end of the answer counts; in open-unlearning's code it does not. Value of a perfect
-    unlearner: the oracle's. NaN without an answer.
-
-    Args:
-      correct: `[N, T]`, whether the target has the largest logit.
-      answer: `[N, T]`.
-    """
-    _validate(correct, answer=answer)
-    return (correct * answer).sum(-1) / answer.sum(-1)
-
-
-def extraction_strength(correct: Array, answer: Array) -> Array:
-    """`[N]`: `1 - k / L`, k the shortest prefix of an answer after which all else is right.
-
-    The last answer token, its end, is not counted in L. 0 where the last but one is wrong (the
-    public code has 1 / L there), and for an answer of its end alone. Value of a perfect unlearner:
-    the oracle's.
-
-    Args:
-      correct: `[N, T]`, whether the target has the largest logit.
-      answer: `[N, T]`.
-
-    References:
-      Carlini et al., "Extracting Training Data from Large Language Models", USENIX Security 2021;
-      Wang et al., "Towards Effective Evaluations and Comparisons for LLM Unlearning Methods", ICLR
-      2025 (arXiv 2406.09179).
-
-    Examples:
-      >>> extraction_strength(jnp.array([[0, 1, 1, 1, 0]]), jnp.array([[1, 1, 1, 1, 1]])).tolist()
-      [0.75]
-    """
-    _validate(correct, answer=answer)
-    backwards = jnp.flip(answer > 0, -1)
-    # Without the end, which is the first one from behind.
-    counted = backwards & (jnp.cumsum(backwards, axis=-1) > 1)
-    right = jnp.flip(correct, -1).astype(bool) | ~counted
-    run = (jnp.cumprod(right, axis=-1) * counted).sum(-1)
-    return run / jnp.maximum(counted.sum(-1), 1)
+    return jnp.exp(log_probs.sum(-1) / (answer > 0).sum(-1))
 
 
 def min_k(log_probs: Array, answer: Array, share: float = 0.2) -> Array:

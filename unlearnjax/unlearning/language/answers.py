@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unlearnjax import checks, tasks, training, trees
 from unlearnjax import data as data_lib
@@ -66,17 +67,24 @@ def mean(values: Array, spoken: Array) -> Array:
 
 
 def mask(batch: Batch, shape: tuple[int, ...], column: str = "answer") -> Array:
-    """`[B, T]`: 1 for the answer's tokens; a classifier's batch has no such column.
+    """`[B, T]`: 1 for the answer's tokens; a classifier's batch has no such column, and T is 1.
 
     Raises:
-      ValueError: for another shape than the outputs have.
+      ValueError: for another shape than the outputs have, or tokens without the column.
     """
-    spoken = batch.get(column, jnp.ones(shape))
+    label = len(shape) == 2 and shape[1] == 1 and np.ndim(batch.get("targets")) == 1
+    if column not in batch and not label:
+        raise ValueError(
+            f"the batch must have {column!r}, which of {list(shape)} tokens are answer, it has "
+            f"{sorted(batch)}"
+        )
+    spoken = jnp.asarray(batch.get(column, jnp.ones(shape)))
     if spoken.shape != shape:
         raise ValueError(
             f"{column} must be {list(shape)} as the task's outputs, got {list(spoken.shape)}"
         )
-    return spoken
+    # Sums of narrow types wrap or round.
+    return spoken.astype(jnp.promote_types(spoken.dtype, jnp.float32))
 
 
 def token_logits(outputs: Outputs, batch: Batch) -> tuple[Array, Array, Array]:
@@ -118,7 +126,8 @@ def balanced(
       views: see `objectives.combine`.
 
     Raises:
-      ValueError: for a value out of range; at the request for a view that the forget set lacks.
+      ValueError: for a value out of range; at the request for a view that the forget set lacks, or
+        tokens of either set without `answer`.
     """
     checks.one_of(retain=(retain, RETAIN))
     checks.finite(retain_weight=retain_weight)
@@ -140,6 +149,7 @@ def balanced(
 
     def update(rng, task, variables, memory, request: Request):
         task, rows = answered(task), request.forget
+        require_answer(forget=rows, retain=None if retain is None else request.retain)
         for view in views:
             require_view(rows, view)
         if cached:
@@ -148,6 +158,22 @@ def balanced(
         return loop.update(rng, task, variables, memory, request._replace(forget=rows))
 
     return loop._replace(update=update)
+
+
+def require_answer(**parts: Data | None) -> None:
+    """Raises `ValueError` for tokens, targets `[N, T]`, without the column that says what is said.
+
+    Without it prompt and padding would count; and with it in one of two sets, the other would get
+    the mask of a row that is not its own.
+    """
+    for name, data in parts.items():
+        targets = None if data is None else data.get("targets")
+        tokens = np.ndim(targets) == 2 and np.issubdtype(targets.dtype, np.integer)
+        if tokens and "answer" not in data:
+            raise ValueError(
+                f"{name} must have the column 'answer' where targets are tokens "
+                f"{list(targets.shape)}, it has {sorted(data)}"
+            )
 
 
 def require_view(data: Data, view: str) -> None:

@@ -56,8 +56,8 @@ def rmu(
       that move.
 
     Raises:
-      ValueError: for a value out of range, at the request for a layer or parameters that the model
-        has not; it lists those that there are.
+      ValueError: for a value out of range, at the request for tokens without `answer`, or for a
+        layer or parameters that the model has not; it lists those that there are.
     """
     checks.name(layer=layer)
     if where is not None:
@@ -81,6 +81,7 @@ def rmu(
         )
 
     def update(rng, task, variables, memory, request: Request):
+        answers.require_answer(forget=request.forget, retain=request.retain)
         draw_rng, loop_rng = jax.random.split(rng)
         # Without `merge`, what is merged below is the choice of parameters alone.
         own = tasks.trained(task._replace(merge=None), where, _FROZEN)
@@ -103,7 +104,10 @@ def direction(rng: Array, width: int) -> Array:
 
 
 def steered(layer: str, target: Array | None) -> objectives.Term:
-    """`|h_t - target|^2 / D`, mean over the answer's tokens; `None`: the original's states."""
+    """`|h_t - target|^2 / D`, mean over the answer's tokens; `None`: the original's states.
+
+    Of a classifier's layer, over all places that it has.
+    """
 
     def states(outputs) -> Array:
         hidden = trees.widened(outputs[f"hidden.{layer}"])
@@ -114,6 +118,9 @@ def steered(layer: str, target: Array | None) -> objectives.Term:
         hidden = states(outputs)
         aim = states(teachers["original"]) if target is None else target
         distance = jnp.mean((hidden - aim) ** 2, axis=-1)
+        if "answer" not in batch:
+            answers.require_answer(batch=batch)
+            return distance.mean(axis=-1)
         return answers.mean(distance, answers.mask(batch, distance.shape))
 
     return term
