@@ -27,7 +27,7 @@ def test_every_method_that_a_model_cannot_serve_is_named_with_the_reason(digits)
     forget, retain = ({k: jnp.asarray(v[s]) for k, v in digits.items()} for s in ([1, 2], [3, 4]))
     task = tasks.classification(tasks.from_linen(Logits()))
     bench = types.SimpleNamespace(
-        task=task, train=forget, request=Request(forget, retain, retain), start=None
+        task=task, train=forget, request=Request(forget, retain, retain), start=None, carried=None
     )
     tx = optax.sgd(0.1)
     unlearners = {
@@ -50,7 +50,7 @@ def test_methods_that_need_classes_refuse_a_task_without_by_name(digits):
     part = {"inputs": jnp.ones((4, 3)), "targets": jnp.arange(4.0), "index": jnp.arange(4)}
     task = tasks.regression(tasks.from_linen(models.MLP(num_classes=1, hidden=(2,))))
     bench = types.SimpleNamespace(
-        task=task, train=part, request=Request(part, part, part), start=None
+        task=task, train=part, request=Request(part, part, part), start=None, carried=None
     )
     tx = optax.sgd(0.1)
     needing = {
@@ -128,7 +128,7 @@ def test_what_is_prepared_is_not_compiled_again_and_gives_the_same(name, digits,
     train = jax.tree.map(lambda *x: jnp.concatenate(x), forget, retain)
     task = tasks.classification(tasks.from_linen(Logits()))
     bench = types.SimpleNamespace(
-        task=task, train=train, request=Request(forget, retain), start=None
+        task=task, train=train, request=Request(forget, retain), start=None, carried=None
     )
     make = {
         "finetune": lambda values: unlearning.finetune(optax.sgd(0.1), batch_size=3),

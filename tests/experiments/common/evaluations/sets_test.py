@@ -43,6 +43,7 @@ def bench(task_of, targets):
         val=val,
         held_out=held_out,
         request=Request(forget),
+        carried=None,
     )
 
 
