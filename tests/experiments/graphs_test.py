@@ -104,17 +104,20 @@ def test_the_decay_is_of_the_first_layer_alone():
 
 @pytest.mark.slow
 def test_the_whole_run_on_the_digits(tfds_dir, tmp_path):
-    config = "configs/graphs.py:digits,seeds=2"
-    flags = ["--config.train.num_epochs=20", "--config.unlearn.num_epochs=5"]
-    process = cli.run(cli.command(tmp_path / "run", *flags, config=config), tfds_dir)
+    config = "configs/graphs.py:digits,seeds=2,method=retrain+edit_only+gnn_delete"
+    flag = "--config.train.num_epochs=20"
+    process = cli.run(cli.command(tmp_path / "run", flag, config=config), tfds_dir)
     assert process.returncode == 0, process.stderr_text
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     rows = {row["method"]: row for row in results["rows"]}
-    assert list(rows) == ["original", "oracle", *config_lib.CHOSEN]
+    assert list(rows) == ["original", "oracle", "retrain", "edit_only", "gnn_delete"]
     assert rows["original"]["test_accuracy"] > 0.85
     # The retrained model is as near to the oracle as another oracle.
     ratio = rows["retrain"]["verification_error"] / rows["oracle"]["verification_error"]
-    assert 0.7 < ratio < 1.5 and rows["retrain"]["average_gap"] < 0.05
+    assert 0.7 < ratio < 1.5
+    # Not 0: deleted nodes have no edges, and the attack takes them for one kind or the other.
+    assert rows["retrain"]["average_gap"] == pytest.approx(rows["oracle"]["average_gap"], abs=0.05)
+    assert rows["retrain"]["forget_accuracy"] < 0.2 < rows["original"]["forget_accuracy"]
     assert rows["gnn_delete"]["verification_error"] is None  # other parameters
     assert rows["edit_only"]["verification_error"] > 0
 
