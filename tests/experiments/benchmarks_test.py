@@ -90,7 +90,8 @@ def test_every_benchmark_yields_records_and_they_become_a_report(quickly, monkey
     assert {r["benchmark"] for r in records} == {
         "epoch", "step", "fisher", "forget", "convolution", "acu", "drift", "ensemble", "trak",
         "datamodels", "search", "audit", "adapters", "scaling", "capture", "weights",
-        "denoise", "sample", "oracles", "graphs",
+        "denoise", "sample", "oracles", "graphs", "language_step", "decode", "language_oracles",
+        "npo", "language_lora",
     }  # fmt: skip
     assert all(ratio > 0 for r in records for ratio in r.get("ratio", {}).values())
     # There are several devices, so curves over devices are there too.
