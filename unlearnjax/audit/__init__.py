@@ -29,6 +29,7 @@ from unlearnjax.audit.likelihood_ratio import ENOUGH_MODELS as _ENOUGH_FOR_LIRA
 from unlearnjax.audit.likelihood_ratio import lira, rates, rmia, u_lira, u_lira_scores
 from unlearnjax.audit.membership import (
     attack_scores,
+    auc,
     membership_efficacy,
     membership_inference,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "against_oracles",
     "anamnesis_index",
     "attack_scores",
+    "auc",
     "average_gap",
     "bytes_accessed",
     "challenge_score",

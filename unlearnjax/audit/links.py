@@ -7,6 +7,7 @@ import numpy as np
 
 from unlearnjax import checks
 from unlearnjax.audit import inputs
+from unlearnjax.audit.membership import auc
 from unlearnjax.types import PyTree
 
 # What each column means. The ideal value of every one is the oracle's.
@@ -20,28 +21,6 @@ COLUMNS = {
     "verification_error": "sum over the parameters of the Euclidean distance to an oracle's, mean "
     "over oracles; an oracle's own, to the others, is what another seed makes of it",
 }
-
-
-def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Probability that a positive scores higher than a negative, ties counted by half.
-
-    The area under the ROC curve. Of test edges against pairs without an edge it is the published
-    D_t AUC. Value of a perfect unlearner: the oracle's; null value 0.5.
-
-    Args:
-      positive, negative: scores `[N]`, `[M]`.
-
-    Raises:
-      ValueError: if there are none of either, or a score is not finite.
-
-    Examples:
-      >>> auc(np.array([2.0, 1.0]), np.array([1.0, 0.0]))
-      0.875
-    """
-    positive, negative = inputs.scores(1, positive=positive, negative=negative)
-    ordered = np.sort(negative)
-    below, upto = (np.searchsorted(ordered, positive, side) for side in ("left", "right"))
-    return float((below + upto).mean() / 2 / len(negative))
 
 
 def deleted_auc(

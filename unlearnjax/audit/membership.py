@@ -6,6 +6,29 @@ from unlearnjax import checks
 from unlearnjax.audit import inputs
 
 
+def auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Probability that a positive scores higher than a negative, ties counted by half.
+
+    The area under the ROC curve, of members against others, or of edges against pairs without one.
+    Value of a perfect unlearner: the oracle's. Null value: 0.5, with a standard deviation of
+    `sqrt((N + M + 1) / (12 N M))`.
+
+    Args:
+      positive, negative: scores `[N]`, `[M]`.
+
+    Raises:
+      ValueError: if there are none of either, or a score is not finite.
+
+    Examples:
+      >>> auc(np.array([2.0, 1.0]), np.array([1.0, 0.0]))
+      0.875
+    """
+    positive, negative = inputs.scores(positive=positive, negative=negative)
+    ordered = np.sort(negative)
+    below, upto = (np.searchsorted(ordered, positive, side) for side in ("left", "right"))
+    return float((below + upto).mean() / 2 / len(negative))
+
+
 def membership_inference(
     forget_scores: np.ndarray, unseen_scores: np.ndarray, *, seed: int = 0, num_folds: int = 5
 ) -> dict[str, float]:

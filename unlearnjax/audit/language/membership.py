@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unlearnjax.audit import inputs
+from unlearnjax.audit import inputs, membership
 
 
 def zlib_bytes(texts: Sequence[str]) -> np.ndarray:
@@ -40,8 +40,7 @@ def loss_by_zlib(losses: np.ndarray, texts: Sequence[str]) -> np.ndarray:
 def auc(forget_scores: np.ndarray, holdout_scores: np.ndarray) -> float:
     """How often a score ranks a forgotten example above a held-out one, ties as half.
 
-    The area under the ROC curve of the attack. Value of a perfect unlearner: the oracle's. Null
-    value: 0.5, with a standard deviation of `sqrt((N + M + 1) / (12 N M))`.
+    `audit.auc` of the attack.
 
     Args:
       forget_scores: `[N]`, the larger, the likelier a member.
@@ -54,11 +53,8 @@ def auc(forget_scores: np.ndarray, holdout_scores: np.ndarray) -> float:
       >>> auc([2.0, 3.0], [1.0, 2.0])
       0.875
     """
-    from sklearn.metrics import roc_auc_score
-
     forget, holdout = inputs.scores(forget_scores=forget_scores, holdout_scores=holdout_scores)
-    member = np.repeat([1, 0], [len(forget), len(holdout)])
-    return float(roc_auc_score(member, np.concatenate([forget, holdout])))
+    return membership.auc(forget, holdout)
 
 
 def privleak(unlearned_auc: float, oracle_auc: float) -> float:
