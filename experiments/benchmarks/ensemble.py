@@ -1,5 +1,7 @@
 """Many small models: one program against one after another, and against plain PyTorch loops."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 import optax
@@ -7,6 +9,7 @@ import optax
 from experiments.benchmarks import problems, timing, torch_models, torch_reference
 from unlearnjax import training
 from unlearnjax.training import ensembles
+from unlearnjax.types import Task
 
 RATE = 2e-3
 
@@ -46,6 +49,22 @@ def _calls(case: dict, data, count: int, num_epochs: int, batch_size: int, axes:
     of_model = case.get("options", {})
     task, tx = problems.task(case["model"], **of_model), optax.adam(RATE)
 
+    calls = ways(task, tx, data, subsets, rngs, options, axes)
+    if torch_models.available():
+        few = np.asarray(subsets[:sample])
+        call = torch_reference.ensemble(case["model"], data, few, rate=RATE, **options, **of_model)
+        calls["torch"] = timing.Sample(call, len(few) / count)
+    return calls
+
+
+def ways(
+    task: Task, tx: optax.GradientTransformation, data, subsets, rngs, options: dict, axes=True
+) -> dict[str, Callable]:
+    """Models that are trained on subsets of the data: together, and with `axes` by the other axis.
+
+    And one after another. `options` are those of `training.train`.
+    """
+
     def together(axis):
         def fit(data, subsets, rngs):
             keep = lambda variables, data: variables["params"]
@@ -67,8 +86,4 @@ def _calls(case: dict, data, count: int, num_epochs: int, batch_size: int, axes:
     calls = {"ours": together(axis)}
     if axes:
         calls |= {f"ours, {other}": together(other), "one at a time": in_turns}
-    if torch_models.available():
-        few = np.asarray(subsets[:sample])
-        call = torch_reference.ensemble(case["model"], data, few, rate=RATE, **options, **of_model)
-        calls["torch"] = timing.Sample(call, len(few) / count)
     return calls

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.benchmarks import problems, timing, torch_language
+from experiments.benchmarks import ensemble, problems, timing, torch_language
 from experiments.benchmarks.adapters import kept
 from unlearnjax import models, tasks, training
 from unlearnjax.training import ensembles
@@ -181,22 +181,4 @@ def together(made: Problem, count: int, batch_size: int) -> dict:
     subsets = ensembles.random_subsets(jax.random.key(3), count, len(made.data["index"]))
     rngs = jax.random.split(jax.random.key(4), count)
     options = {"num_epochs": ORACLE_EPOCHS, "batch_size": batch_size}
-    tx, keep = optax.adam(RATE), lambda variables, data: variables["params"]
-
-    def by(axis):
-        def fit(data, subsets, rngs):
-            given = made.task, tx, data, subsets, rngs, keep
-            return ensembles.train_ensemble(*given, axis=axis, **options)
-
-        return timing.program(fit, made.data, subsets, rngs)
-
-    one = jax.jit(
-        lambda data, rows, rng: training.train(made.task, tx, data, rows, rng, **options)[0]
-    )
-
-    def in_turns():
-        return [one(made.data, *each).variables for each in zip(subsets, rngs, strict=True)]
-
-    axis = ensembles.fastest_axis(made.task, made.data)
-    other = "map" if axis == "vmap" else "vmap"
-    return {"ours": by(axis), f"ours, {other}": by(other), "one at a time": in_turns}
+    return ensemble.ways(made.task, optax.adam(RATE), made.data, subsets, rngs, options)
