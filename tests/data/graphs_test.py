@@ -89,9 +89,20 @@ def test_bad_graphs_are_refused_by_name():
         ([[-1, 2]], r"join nodes 0 to 11, got \[-1, 2\]"),
         ([[4, 4]], r"join two nodes, got \[4, 4\]"),
         ([[0.0, 1.0]], "be integers, got float64"),
+        (networks.EDGES.T, r"be \[E, 2\], an edge a row, got \[2, 12\]"),
+        ([0, 1], r"be \[E, 2\], an edge a row, got \[2\]"),
     ):
         with pytest.raises(ValueError, match=rf"^edges must.*{why}"):
             graphs.graph(x, np.array(edges))
+    assert graphs.graph(x, []).keys() == GRAPH.keys()  # there may be none
+    for nodes in (x[:, 0], x[None]):
+        with pytest.raises(ValueError, match=r"^nodes must be \[N, D\], got"):
+            graphs.graph(nodes, networks.EDGES)
+    for make in (graphs.undirected, lambda edges: graphs.edge_rows(GRAPH, edges)):
+        with pytest.raises(ValueError, match="edges must be integers, got float64"):
+            make(np.array([[0.5, 1.0]]))
+    with pytest.raises(ValueError, match="features must be finite, got others in row 3"):
+        graphs.nearest(np.where(networks.ALL[:, None] == 3, np.nan, x), 2)
     with pytest.raises(ValueError, match="nodes must be finite, got others in row 3"):
         graphs.graph(np.where(networks.ALL[:, None] == 3, np.nan, x), networks.EDGES)
     with pytest.raises(ValueError, match=r"both directions, got \[0, 2\] alone \(1 in all\)"):
@@ -114,6 +125,8 @@ def test_bad_graphs_are_refused_by_name():
         ([12], GRAPH, "graph's 12, got 12"),
         ([-1], GRAPH, "got -1"),
         ([1, 1], GRAPH, "once"),
+        ([1.5], GRAPH, r"integers \[n\], got float64"),
+        ([[1, 2]], GRAPH, r"integers \[n\], got int64 \[1, 2\]"),
         ([2], gone, "graph's 11, got 2"),
     ):
         with pytest.raises(ValueError, match=rf"^nodes must .*{why}"):
@@ -187,6 +200,15 @@ def test_pairs_are_split_without_leaks():
     request = select("nodes:1", dataset)
     (node,) = np.flatnonzero(~request.edited["node_mask"])
     assert (dataset.train["inputs"][request.forget] == node).any(1).all()
+
+
+def test_what_the_graph_has_not_cannot_be_chosen_from():
+    lonely = small_set()._replace(test={"inputs": np.array([10, 11])})
+    with pytest.raises(ValueError, match="^forget='edges:in:1': there must be some to choose"):
+        select("edges:in:1", lonely)
+    few = lonely._replace(graph=graphs.graph(networks.features(), networks.EDGES[:2]))
+    with pytest.raises(ValueError, match="number of edges must be >= 3, got 2"):
+        graph_requests.linked(few)
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,14 @@ def test_of_the_proposals_the_first_that_is_no_edge_is_taken():
     # Of a deleted edge, the pair is free again; a masked place is no edge of the first node.
     cut = graphs.without_edges(GRAPH, graphs.edge_rows(GRAPH, networks.EDGES[[0]]))
     assert free_pairs(cut, proposals[:1])[0].tolist() == [0, 1]
+    # Of a graph without any edge, too.
+    none = {n: GRAPH[n][:0] for n in ("senders", "receivers", "edge_mask")}
+    assert free_pairs({**GRAPH, **none}, proposals[:1])[0].tolist() == [0, 1]
 
 
 def test_too_many_nodes_for_32_bits_are_refused():
     wide = {**GRAPH, "node_mask": jnp.ones(50_000, bool)}
     with pytest.raises(ValueError, match=r"number of nodes must lie in \[2, 46340\], got 50000"):
         tasks.link_prediction(tasks.from_linen(models.GCN(2), ("graph",)), wide)
+    with pytest.raises(ValueError, match="got 50000"):
+        free_pairs(wide, jnp.zeros((1, 2, 2), int))

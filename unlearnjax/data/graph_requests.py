@@ -79,6 +79,7 @@ def linked(
     checks.open_share(**{f"shares[{i}]": share for i, share in enumerate(shares)})
     checks.open_share(**{"sum of shares": sum(shares)})
     rng, edges = np.random.default_rng(seed), graphs.pairs(dataset.graph)
+    checks.at_least(3, **{"number of edges": len(edges)})
     order = rng.permutation(len(edges))
     cuts = np.cumsum([max(1, round(share * len(edges))) for share in shares])
     val, test, train = (edges[np.sort(rows)] for rows in np.split(order, cuts))
@@ -223,6 +224,8 @@ def _chosen(rest: str, dataset: GraphDataset, rng: np.random.Generator) -> np.nd
 
 def _some(text: str, size: int, rng: np.random.Generator) -> np.ndarray:
     """Random places of a share, or of so many."""
+    if not size:
+        raise ValueError("there must be some to choose from, the graph has none of these")
     if text.isdecimal():
         return forget_sets.random_count(rng, size, int(text))
     return forget_sets.random_fraction(rng, size, forget_sets.number(text, "share"))

@@ -32,8 +32,8 @@ def graph(nodes: Any, edges: np.ndarray) -> Graph:
       edges: `[E, 2]` node ids, every edge once, in either direction.
 
     Raises:
-      ValueError: for features that are not finite, ids that are no nodes, an edge that is listed
-        twice, and one from a node to itself.
+      ValueError: for features that are no finite `[N, D]`, edges that are no `[E, 2]`, ids that
+        are no nodes, an edge that is listed twice, and one from a node to itself.
 
     Examples:
       >>> made = graph(np.eye(3), np.array([[0, 1], [1, 2]]))
@@ -41,10 +41,13 @@ def graph(nodes: Any, edges: np.ndarray) -> Graph:
       ([0, 1, 1, 2], [1, 2, 0, 1])
     """
     sparse = hasattr(nodes, "tocsr")
-    features = _words(nodes.tocsr()) if sparse else np.asarray(nodes)
+    nodes = nodes.tocsr() if sparse else np.asarray(nodes)
+    features = _words(nodes) if sparse else nodes
     validation.validate_numbers(features["values"] if sparse else features, "nodes")
+    if nodes.ndim != 2:
+        raise ValueError(f"nodes must be [N, D], got {list(nodes.shape)}")
     number = nodes.shape[0]
-    edges = np.asarray(edges).reshape(-1, 2)
+    edges = as_pairs(edges, "edges")
     validate_pairs(edges, number, "edges")
     codes = edges.min(1).astype(np.int64) * number + edges.max(1)
     _, first, counts = np.unique(codes, return_index=True, return_counts=True)
@@ -82,13 +85,14 @@ def undirected(edges: np.ndarray, symmetric: bool = False) -> np.ndarray:
       symmetric: whether every edge must be listed in both directions.
 
     Raises:
-      ValueError: if `symmetric` and one is not; it names the edge.
+      ValueError: for what are no integers `[M, 2]`; if `symmetric` and an edge is not, which it
+        names.
 
     Examples:
       >>> undirected(np.array([[1, 0], [0, 1], [2, 2], [1, 2]])).tolist()
       [[0, 1], [1, 2]]
     """
-    edges = np.asarray(edges, np.int64).reshape(-1, 2)
+    edges = as_pairs(edges, "edges").astype(np.int64)
     edges = np.unique(edges[edges[:, 0] != edges[:, 1]], axis=0)
     if symmetric:
         there = set(map(tuple, edges.tolist()))
@@ -106,8 +110,12 @@ def nearest(features: np.ndarray, number: int = 10) -> np.ndarray:
 
     By Euclidean distance of the rows `[N, ...]`, flattened; an edge is there if either end asks for
     it. Ties go to the earlier row. Cost: N^2 distances, a thousand rows at a time.
+
+    Raises:
+      ValueError: for features that are not finite, or not so many other rows.
     """
     checks.whole(number=number)
+    validation.validate_numbers(np.asarray(features), "features")
     rows = np.asarray(features, np.float64).reshape(len(features), -1)
     checks.within(1, len(rows) - 1, number=number)
     squares = (rows**2).sum(1)
@@ -130,11 +138,13 @@ def node_rows(graph: Graph, ids: Sequence[int]) -> np.ndarray:
     """`[N]` bool: these nodes.
 
     Raises:
-      ValueError: for none, one given twice, or an id that is no node of the graph any more.
+      ValueError: for none, one given twice, or what is no id of a node of the graph any more.
     """
-    ids, there = np.asarray(ids, np.int64), np.asarray(graph["node_mask"])
+    ids, there = np.asarray(ids), np.asarray(graph["node_mask"])
     if not ids.size:
         raise ValueError("nodes must name at least one, got none")
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ValueError(f"nodes must be integers [n], got {ids.dtype} {list(ids.shape)}")
     bad = ids[(ids < 0) | (ids >= len(there))]
     bad = bad if bad.size else ids[~there[ids]]
     if bad.size:
@@ -150,7 +160,7 @@ def edge_rows(graph: Graph, edges: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: for none, one that is not in the graph, or one given twice; it names the edge.
     """
-    edges, number = np.asarray(edges, np.int64).reshape(-1, 2), num_nodes(graph)
+    edges, number = as_pairs(edges, "edges"), num_nodes(graph)
     if not len(edges):
         raise ValueError("edges must name at least one, got none")
     validate_pairs(edges, number, "edges")
@@ -220,10 +230,23 @@ def k_hop(graph: Graph, start: Array, number: int) -> Array:
     return reached
 
 
-def validate_pairs(edges: np.ndarray, number: int, name: str) -> None:
-    """Raises `ValueError` for what are no pairs of two different ones of so many nodes."""
-    if edges.size and edges.dtype.kind not in "iu":
+def as_pairs(edges: np.ndarray, name: str) -> np.ndarray:
+    """Integers `[E, 2]`, none of an empty list; raises `ValueError` for others, such as `[2, E]`.
+
+    Two edges look alike in either form: the ends of an edge are a row here.
+    """
+    edges = np.asarray(edges)
+    if not edges.size:
+        return np.zeros((0, 2), np.int64)
+    if edges.ndim != 2 or edges.shape[1] != 2:
+        raise ValueError(f"{name} must be [E, 2], an edge a row, got {list(edges.shape)}")
+    if edges.dtype.kind not in "iu":
         raise ValueError(f"{name} must be integers, got {edges.dtype}")
+    return edges
+
+
+def validate_pairs(edges: np.ndarray, number: int, name: str) -> None:
+    """Raises `ValueError` for pairs `[E, 2]` that are not of two different ones of so many."""
     bad = np.flatnonzero(((edges < 0) | (edges >= number)).any(1))
     if bad.size:
         raise ValueError(f"{name} must join nodes 0 to {number - 1}, got {edges[bad[0]].tolist()}")

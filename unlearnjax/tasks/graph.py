@@ -82,7 +82,7 @@ def link_prediction(model: Model, graph: graphs.Graph) -> Task:
       ValueError: for more nodes than pairs can be numbered of in 32 bits, 46,340.
     """
     number = graphs.num_nodes(graph)
-    checks.within(2, 46_340, **{"number of nodes": number})
+    _validate_number(number)
 
     def draw(rng: Array, example: Batch, train: bool) -> Batch:
         del train
@@ -111,19 +111,27 @@ def free_pairs(graph: graphs.Graph, proposals: Array) -> Array:
     """`[B, 2]`: of `[B, P, 2]` pairs the first of each row that is no edge, or else the last.
 
     Nor is it a node with itself or one that was deleted. Cost: a sort of the edges.
+
+    Raises:
+      ValueError: see `link_prediction`.
     """
     graph = {name: graph[name] for name in ("senders", "receivers", "edge_mask", "node_mask")}
     graph, number = jax.tree.map(jnp.asarray, graph), graphs.num_nodes(graph)
+    _validate_number(number)
     codes = jnp.where(graph["edge_mask"], graph["senders"] * number + graph["receivers"], -1)
-    codes = jnp.sort(codes)
+    codes = jnp.append(jnp.sort(codes), -1)  # there may be no edge
     one, other = proposals[..., 0], proposals[..., 1]
     wanted = one * number + other
-    place = jnp.minimum(jnp.searchsorted(codes, wanted), len(codes) - 1)
+    place = jnp.searchsorted(codes[:-1], wanted)
     there = graph["node_mask"][one] & graph["node_mask"][other]
     free = there & (codes[place] != wanted) & (one != other)
     free = free.at[:, -1].set(True)
     first = jnp.argmax(free, axis=1)
     return jnp.take_along_axis(proposals, first[:, None, None], axis=1)[:, 0]
+
+
+def _validate_number(number: int) -> None:
+    checks.within(2, 46_340, **{"number of nodes": number})
 
 
 def _on_graph(

@@ -62,16 +62,19 @@ def test_matrices_touch_the_neighbourhood_alone(model):
     np.testing.assert_allclose(same["logits"], frozen["logits"], rtol=1e-5, atol=1e-6)
 
 
-def test_a_step_is_the_gradient_of_each_layers_own_loss(model, monkeypatch):
+def test_strangers_stay_and_never_had_an_edge():
+    cut = graphs.without_nodes(GRAPH, graphs.node_rows(GRAPH, [3, 8]))
+    pairs = np.concatenate(
+        [room.strangers(jax.random.key(seed), GRAPH, cut) for seed in range(2)]
+    )  # fmt: skip
+    assert len(pairs) == 2 * len(GRAPH["senders"])
+    assert not np.isin(pairs, [3, 8]).any()
+    assert not networks.adjacency(networks.EDGES)[pairs[:, 0], pairs[:, 1]].any()
+
+
+def test_a_step_is_the_gradient_of_each_layers_own_loss(model):
     """By hand, in NumPy, for the pairs that are drawn."""
-    drawn = {}
-    free = room.free_pairs
-
-    def spy(graph, proposals):
-        drawn["pairs"] = np.asarray(free(graph, proposals))
-        return free(graph, proposals)
-
-    monkeypatch.setattr(room, "free_pairs", spy)
+    drawn = np.asarray(room.strangers(jax.random.key(0), GRAPH, CUT))
     alpha = 0.3
     after = forgotten(model, alpha=alpha)
     assert (np.asarray(jax.tree.leaves(forgotten(model, alpha=0.0)["params"])[0]) > 0).any()
@@ -91,7 +94,7 @@ def test_a_step_is_the_gradient_of_each_layers_own_loss(model, monkeypatch):
         slope = np.zeros_like(behind)
         for place in gone:
             ends = [GRAPH["senders"][place], GRAPH["receivers"][place]]
-            for end, other in zip(ends, drawn["pairs"][place], strict=True):
+            for end, other in zip(ends, drawn[place], strict=True):
                 slope[end] += alpha * 2 * (behind[end] - h[other]) / (2 * 2 * h.shape[1])
         near = reached & ~np.isin(networks.ALL, [3, 4])
         difference = 2 * (behind - h) / (near.sum() * h.shape[1])

@@ -7,6 +7,7 @@ from tests import networks
 from unlearnjax import models, tasks, unlearning
 from unlearnjax.data import graphs
 from unlearnjax.types import Request
+from unlearnjax.unlearning.graph.influence import deleted_and_near
 
 GRAPH = networks.small()
 Y = np.random.default_rng(3).normal(size=networks.N).astype(np.float32)
@@ -109,6 +110,15 @@ def test_the_original_hessian_is_that_of_all_examples_on_the_original_graph():
     expected = {"layer_0": {"kernel": theta[:-1, None]}, "bias": theta[-1:]}
     found = forgotten(request, hessian="original", damping=RIDGE / len(rows))
     assert distance(found, expected) < 2e-5
+
+
+def test_pairs_that_are_drawn_may_be_near():
+    pairs = np.array([[0, 10], [1, 8], [-1, -1], [6, 7]])
+    retain = {"inputs": pairs, "index": np.arange(4), "targets": np.zeros(4, int)}
+    forget = {**retain, "index": np.arange(4, 8)}
+    for hops, expected in ((0, [0, 1, 1, 0]), (None, [1, 1, 1, 1])):
+        near = deleted_and_near(Request(forget, retain), GRAPH, CUT, hops)[1]
+        assert near["weight"].tolist() == expected
 
 
 def test_bad_values_are_refused():

@@ -29,12 +29,12 @@ def d2dgn(
 
     Minimises `alpha mean_retain d(preserver, student) + (1 - alpha) mean_forget d(destroyer,
     student)`. The preserver is the original on its own graph, with what is deleted in it; the
-    destroyer was never trained. The student runs on the edited graph alone.
+    destroyer was never trained. The student and the destroyer see the edited graph alone.
 
-    No official code was found. A third party's runs the student on the whole graph, deleted edges
-    included, and takes the pairs without an edge for what is deleted, too, against the preserver's
-    term; neither is done here. Examples that stay although what is deleted belongs to them
-    (`ids.resolve`) are the destroyer's alone.
+    No official code was found. A third party's runs all three on the whole graph, deleted edges
+    included, sums the squares of the feature form over nodes, and takes the pairs without an edge
+    for what is deleted, too, against the preserver's term; none of it is done here. Examples that
+    stay although what is deleted belongs to them (`ids.resolve`) are the destroyer's alone.
 
     Args:
       tx: optax transformation; that of the training, as a rule.

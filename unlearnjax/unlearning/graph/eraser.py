@@ -27,12 +27,14 @@ def graph_eraser(
     Each shard trains on the nodes, and the edges between them, that it has. A deletion trains the
     shards anew whose part of the graph, or of the training nodes, it changes; the others stay as
     they are. Predictions are the mean probabilities of all shards' models, each asked on the whole
-    edited graph; published are also a majority and learned weights, which are left out.
+    edited graph; published are also a majority, learned weights, and balanced k-means of
+    embeddings, which are left out.
 
     Args:
       tx, num_epochs, batch_size: see `sisa`.
       num_shards: at least 1.
-      slack: a community may be larger than an even share of the nodes by this share of it, >= 0.
+      slack: a community may be larger than an even share of the nodes by this share of it, >= 0;
+        the published 0.005 of the other nodes is `0.005 (num_shards - 1)`.
       num_rounds: of the propagation.
 
     Returns:
@@ -45,7 +47,9 @@ def graph_eraser(
         for pairs, most of which are in no shard.
 
     References:
-      Chen et al., "Graph Unlearning", CCS 2022. The published propagation also lets a node that
+      Chen et al., "Graph Unlearning", CCS 2022. The published code divides the graph of the nodes
+        trained on alone, and adds all test nodes to every shard, which is asked about them there;
+        here all nodes are divided. The published propagation also lets a node that
       waits for room in once another leaves, in the same round, and moves nodes without neighbours
       to the first community; here they wait for the next round, and stay.
     """

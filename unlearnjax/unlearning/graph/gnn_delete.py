@@ -28,18 +28,28 @@ def gnn_delete(
     """Learns a matrix W_l for what layer l returns, of nodes within l + 1 edges of a deletion.
 
     The network is frozen. Each layer minimises by itself `alpha mean |[h'_u, h'_v] - [h_p, h_q]|^2
-    + (1 - alpha) mean |h'_w - h_w|^2`: (u, v) are the deleted edges, (p, q) as many pairs without
-    an edge, drawn once, w the nodes that W_l touches and that are no end of a deleted edge; h are
-    the frozen network's outputs before the activation, h' those behind the matrices, all on the
-    edited graph. Where features are deleted, but no edge, only the second part is left.
+    + (1 - alpha) mean |h'_w - h_w|^2`: (u, v) are the deleted edges, (p, q) as many pairs of nodes
+    that stay and never had an edge, drawn once, w the nodes that W_l touches and that are no end of
+    a deleted edge; h are the frozen network's outputs before the activation, h' those behind the
+    matrices, all on the edited graph. Where features are deleted, but no edge, only the second part
+    is left.
 
     In the published code the first matrix also gets the gradient of the second one's loss, a step
     later, as it is not cleared; messages pass over the neighbourhood with the deleted edges in it;
     and the state is chosen by the sum of the AUCs of test and of deleted edges. Here gradients stop
-    between layers, the graph is the edited one, and the last state is returned.
+    between layers, the graph is the edited one, and the last state is returned. Its scripts for
+    nodes and features build the network without the masks of its operators, which then touch
+    nothing: what they report is the original model, on the whole graph. Here nodes and features
+    are deleted as edges are.
+
+    One matrix serves all nodes that a layer's loss sees, the ends of deleted edges and those that
+    are to stay as they are: where a request touches most of the graph, forgetting is paid for
+    everywhere, and `alpha` is its price.
 
     Args:
-      tx: optax transformation; the paper's is Adam 1e-3.
+      tx: optax transformation; the paper's is Adam 1e-3. Matrices start near 0, and Adam moves an
+        entry by its rate in a step: so few steps that their product with the rate is below 1 stop
+        on the way.
       layers: names of the layers, in order; `None`: all outputs 'layer_0', 'layer_1', ...
       alpha: share of the first part, in [0, 1].
       num_steps: steps, each over the whole graph; the paper's are up to 3,000.
@@ -72,8 +82,7 @@ def gnn_delete(
         start = as_operated(variables, before, plain)
         gone = before["edge_mask"] & ~after["edge_mask"]
         edges = jnp.stack([before["senders"], before["receivers"]], axis=1)
-        proposals = jax.random.randint(rng, (len(edges), PROPOSALS, 2), 0, number)
-        others = free_pairs(before, proposals)
+        others = strangers(rng, before, after)
         ends = (
             jnp.zeros(number, bool)
             .at[jnp.where(gone[:, None], edges, number)]
@@ -104,6 +113,13 @@ def gnn_delete(
         frozenset({"forget", "inputs"}),
         serve=operated,
     )
+
+
+def strangers(rng: Array, before: graphs.Graph, after: graphs.Graph) -> Array:
+    """`[M, 2]`: for every place of an edge two nodes that stay, and never had one."""
+    shape = (len(before["senders"]), PROPOSALS, 2)
+    proposals = jax.random.randint(rng, shape, 0, graphs.num_nodes(before))
+    return free_pairs({**before, "node_mask": after["node_mask"]}, proposals)
 
 
 def as_operated(

@@ -32,16 +32,18 @@ def graph_influence(
     the edited one. What lies farther away than the model sees has the same gradient on both, and
     cancels; hence with as many hops as layers, or all examples, the difference is exact.
 
-    The published code is `hops` 2 for edges and features, 3 for nodes, `hessian='original'`,
-    `method='lissa'`, `num_steps=100`, `damping=0` and, the Hessian being of the mean loss here and
-    of the sum there, `scale` 500 by the number of training examples. It draws deleted nodes as
+    The published code is `hops=2`, `hessian='original'`, `method='lissa'`, `num_steps=100`,
+    `damping=0` and, the Hessian being of the mean loss here and of the sum there, `scale` 500 by
+    the number of training examples; for nodes it counts 3 from those that are deleted, here it is 2
+    from the neighbours that have lost an edge. It draws deleted nodes as
     positions among the training nodes and takes them for ids, and S has test nodes with their
     labels; here S are training examples. The default solves the system to the end, with the
     Hessian after the deletion: exact where the loss is quadratic, if `damping` is the ridge of
     the training.
 
     Args:
-      hops: how far S reaches, `None` is everywhere.
+      hops: how far S reaches from what changed, `None` is everywhere. Pairs that are drawn always
+        belong to it.
       hessian: 'edited': of the retain set on G'; 'original': of all on G.
       alpha: strength; 1 is the theory's.
       noise: standard deviation of Gaussian noise on the parameters, by which CEU's step on a convex
@@ -133,7 +135,7 @@ def deleted_and_near(
         return deleted, {**retain, "weight": data_lib.weights(retain)}
     reached = graphs.k_hop(before, graphs.changed(before, after), hops)
     inputs = jnp.asarray(retain["inputs"])
-    own = reached[inputs].reshape(len(inputs), -1).any(1)
+    own = (reached[inputs] | (inputs < 0)).reshape(len(inputs), -1).any(1)
     return deleted, {**retain, "weight": data_lib.weights(retain) * own}
 
 
