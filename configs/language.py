@@ -28,7 +28,10 @@ scratch, and belongs on an accelerator:
 The last one fine-tunes a published checkpoint, a folder with config.json, model.safetensors and
 tokenizer.json, and writes unlearned models in its layout into WORKDIR/models; learning rates of
 methods are those of small models (`--config.unlearn.learning_rate=1e-5`), and what stands around
-questions is said by `--config.task_options.template=llama3` (see unlearnjax/data/text.py).
+questions is said by `--config.task_options.template=llama3` (see unlearnjax/data/text.py). With
+`--config.task_options.lora.rank=8` low-rank changes of it are trained, and of these what forgets
+(see unlearnjax/tasks/lora.py); `--config.task_options.chunk=32` has the logits of so many positions
+in memory at once.
 """
 
 from pathlib import Path
@@ -182,6 +185,13 @@ def get_config(arg: str = "") -> ConfigDict:
             "over": "all",  # tokens that are learned from scratch; 'answer' unlearns
             "max_new_tokens": config_dict.placeholder(int),  # None: the longest answer
             "temperature": 0.0,
+            "chunk": config_dict.placeholder(int),  # positions whose logits are held at once
+            # None: all parameters are trained; else changes of that rank, of published weights.
+            "lora": {
+                "rank": config_dict.placeholder(int),
+                "alpha": config_dict.placeholder(float),
+                "where": ("block_*",),
+            },
         }
     )
     config.task_options.update(defaults["language"])

@@ -220,18 +220,39 @@ def end(config: ConfigDict) -> int:
 
 
 def task(model: tasks.Model, config: ConfigDict, dataset: data_lib.Dataset) -> Task:
-    """Answers are learned, generated as long as the longest one that is known."""
+    """Answers are learned, generated as long as the longest one that is known.
+
+    With `config.task_options.lora` what is learned are low-rank changes of published weights.
+
+    Raises:
+      ValueError: for options that do not go together.
+    """
     if config.train.augment:
         raise ValueError("train.augment must be False: text is not cropped or mirrored")
-    longest = config.task_options.max_new_tokens
+    options = config.task_options
+    longest = options.max_new_tokens
     if longest is None:
         longest = int(max(part["answer"].sum(1).max() for part in (dataset.train, dataset.test)))
-    return tasks.language_modelling(
+    found = tasks.language_modelling(
         model,
+        chunk=options.chunk,
         max_new_tokens=longest,
         eos=end(config),
-        temperature=config.task_options.temperature,
+        temperature=options.temperature,
     )
+    if options.lora.rank is None:
+        return found
+    if config.weights is None:
+        raise ValueError(
+            f"task_options.lora.rank must be unset without published weights (model=FOLDER), whose "
+            f"changes are of low rank, got {options.lora.rank}"
+        )
+    return tasks.lora(found, options.lora.rank, options.lora.where, alpha=options.lora.alpha)
+
+
+def start(config: ConfigDict, variables: Variables) -> Variables:
+    """Published weights as models of `task` start from them."""
+    return variables if config.task_options.lora.rank is None else tasks.as_base(variables)
 
 
 def recipe(config: ConfigDict, tx: Training) -> Training:

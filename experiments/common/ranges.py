@@ -87,6 +87,7 @@ RANGES = {
     "width": COUNT,
     # Language.
     "length": COUNT,
+    "lora.alpha": POSITIVE,
     "max_new_tokens": COUNT,
     "num_authors": PAIR_OR_MORE,
     "num_questions": COUNT,

@@ -166,7 +166,7 @@ def observe(context: Context, task: Task, variables: Variables) -> Arrays:
         arrays[f"{name}_answered"] = np.array([next(said) for _ in true])
     found = _observed(task, variables, context.attacked, size)
     number = len(bench.problem.forget)
-    for attack in ATTACKS:
+    for attack in (own for own in ATTACKS if own in found):  # Min-K%++ needs logits
         scores = fetch(found[attack])
         arrays |= {f"forget_{attack}": scores[:number], f"unseen_{attack}": scores[number:]}
     return arrays
@@ -199,7 +199,7 @@ def numbers(context: Context, arrays: Arrays, seed: int) -> table.Row:
     refused = [own in context.refusals for own in arrays["retain_answered"]]
     row["retain_refused"] = float(np.mean(refused))
     for attack in ATTACKS:
-        sides = (arrays[f"forget_{attack}"], arrays[f"unseen_{attack}"])
+        sides = (arrays.get(f"{side}_{attack}", [np.nan]) for side in ("forget", "unseen"))
         row[f"{attack}_auc"] = _or_nan(language.auc, *sides)
     return row
 
