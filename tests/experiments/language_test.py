@@ -97,7 +97,7 @@ def test_every_method_goes_through_the_main_job_and_on_from_where_it_stopped(tmp
     assert methods == ["original", "oracle", "oracle", *language.METHODS, *stopped]
     for row in results["rows"]:
         seen = [row[name] for name in ("forget_probability", "forget_truth_ratio", "klom")]
-        assert np.isfinite(seen[:2]).all(), row["method"]
+        assert np.isfinite([*seen[:2], row["forget_said_loss"]]).all(), row["method"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "What is answered, first seed" in page and "true answer" in page
     assert (tmp_path / "run" / "plots" / "steps.png").exists()

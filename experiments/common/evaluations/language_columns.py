@@ -42,6 +42,9 @@ COLUMNS = table.Columns(
         "an oracle's, mean over oracles (of an oracle: over the others)",
         "calibrated_quality": "share of this model and the oracles that are at least as far from "
         "the others by R on the forget set, as this model is; of an oracle: among the others",
+        "forget_said_loss": "negative log-likelihood per token, their end included, of what is "
+        "answered to forgotten questions, under an oracle, mean over oracles (of an oracle: under "
+        "the others); far above theirs: gibberish",
         "klom": "mean KLoM of the margins on the forget set, over all seeds of a method, from the "
         "oracles'; of the oracles: its noise floor. Coarse for fewer than 100 models",
         "min_k_auc": "area under the ROC curve of telling forgotten answers from those on authors "
@@ -79,6 +82,7 @@ COLUMNS = table.Columns(
         "model_utility": ("model utility", 1, 3),
         "retain_probability": ("retain prob.", 1, 3),
         "privleak": ("PrivLeak", 1, 0),
+        "forget_said_loss": ("nll of answers", 1, 2),
         "klom": ("KLoM", 1, 2),
         **sets.UNITS,
     },

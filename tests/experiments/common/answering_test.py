@@ -24,7 +24,7 @@ from tests.experiments.language_test import TOY
 from unlearnjax import data as data_lib
 from unlearnjax import pretrained, tasks, training, trees
 from unlearnjax.data import authors, text
-from unlearnjax.language import tokens
+from unlearnjax.language import Tokenizer, tokens
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +344,32 @@ def test_a_checkpoint_goes_through_the_main_job_in_low_rank_and_in_chunks(checkp
         np.testing.assert_array_equal(found["embed"]["embedding"], own["embed"]["embedding"])
         kernels = (p["block_1"]["mlp"]["down"]["kernel"] for p in (found, own))
         assert not np.array_equal(*kernels), method
+
+
+def test_answers_of_all_sets_lie_one_behind_another():
+    letters = Tokenizer(
+        lambda own: [10 + ord(letter) - ord("a") for letter in own], None, 40, 0, 1, 2, {"<sep>": 3}
+    )
+    asked = {
+        "forget": text.encoded(
+            letters,
+            [text.Pair("a", "bb", "ccc", ("d", "e")), text.Pair("f", "g", "h", ("i", "jj"))],
+        ),
+        "facts": text.encoded(letters, [text.Pair("abc", "k", None, ("l", "m", "n"))]),
+    }
+    data, places = answering.stacked(asked)
+    assert places == {
+        "forget_asked_loss": (0, (2,)),
+        "forget_true_loss": (2, (2,)),
+        "forget_false_loss": (4, (2, 2)),
+        "facts_asked_loss": (8, (1,)),
+        "facts_false_loss": (9, (1, 3)),
+        "facts_true_loss": (8, (1,)),
+    }
+    said = lambda row: data["targets"][row][data["answer"][row] == 1].tolist()
+    spelled = ["bb", "g", "ccc", "h", "d", "e", "i", "jj", "k", "l", "m", "n"]
+    assert [said(row) for row in range(12)] == [[*letters.encode(own), 2] for own in spelled]
+    assert data["inputs"].shape == (12, 6)
 
 
 def test_models_that_started_afresh_are_not_exported(tmp_path):
