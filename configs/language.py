@@ -211,6 +211,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.base = ConfigDict({"train": own, "task_options": {"over": "all"}})
     config.rounding.num_perturbed = 0
     config.evaluate.update({"batch_size": 64, "num_retain": 200, "num_examples": 8})
+    config.evaluate.min_k = 0.4  # of Min-K%, and of PrivLeak by it, as MUSE has it
     config.evaluate.least_known = 0.5  # nothing is forgotten that the originals know less well
     config.evaluate.relearn.update({"max_steps": 50, "num_examples": 64})
     return config

@@ -100,6 +100,7 @@ RANGES = {
     "least_samples": SHARE,
     "margin": STRENGTH,
     "max_steps": COUNT,
+    "min_k": NOT_NONE,
     "num_draws": COUNT,
     "num_examples": COUNT,
     "num_neighbours": COUNT,

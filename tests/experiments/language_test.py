@@ -47,6 +47,7 @@ def test_config_strings_say_who_is_forgotten(arg, dataset, forget, seeds):
     config = language.get_config(arg)
     assert (config.dataset, config.forget, config.num_seeds) == (dataset, forget, seeds)
     assert config.task == "language" and config.num_oracles == seeds + 1
+    assert config.evaluate.min_k == 0.4  # PrivLeak as MUSE has it
     assert ("base" in config) == (dataset == "tofu_small")
     assert config.model.name == "decoder" and not config.train.augment
 

@@ -132,7 +132,7 @@ def observe(context: Context, task: Task, variables: Variables) -> Arrays:
     texts = iter(spelled(context, found))
     for name, true in context.said.items():
         arrays[f"{name}_answered"] = np.array([next(texts) for _ in true])
-    found = _observed(task, variables, context.attacked, size)
+    found = _observed(task, variables, context.attacked, size, bench.config.evaluate.min_k)
     for attack in (own for own in ATTACKS if own in found):  # Min-K%++ needs logits
         scores = fetch(found[attack])
         arrays |= {f"forget_{attack}": scores[:number], f"unseen_{attack}": scores[number:]}
@@ -357,9 +357,9 @@ def _losses(task: Task, variables: Variables, data: Data, size: int):
     return language.losses(task, variables, data, batch_size=size)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _observed(task: Task, variables: Variables, data: Data, size: int):
-    return language.observed(task, variables, data, batch_size=size)
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _observed(task: Task, variables: Variables, data: Data, size: int, share: float):
+    return language.observed(task, variables, data, share=share, batch_size=size)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

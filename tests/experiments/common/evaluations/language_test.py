@@ -210,7 +210,7 @@ def test_losses_and_answers_come_back_set_by_set(monkeypatch):
     """Of a model whose loss is a row's first token, and who says its prompt."""
     problem = build.problem(config_of(), None)
     config = config_of()
-    config.evaluate.update({"batch_size": 5, "num_retain": 4})
+    config.evaluate.update({"batch_size": 5, "num_retain": 4, "min_k": 1.0})
     bench = types.SimpleNamespace(config=config, problem=problem)
     context = evaluation.prepare(types.SimpleNamespace(data_dir=None), bench)
     monkeypatch.setattr(evaluation.sets, "observe", lambda *_: {})
@@ -240,7 +240,10 @@ def test_losses_and_answers_come_back_set_by_set(monkeypatch):
         ("false", own.perturbed["perturbed.inputs"]),
     ):
         np.testing.assert_allclose(found[f"forget_{column}_loss"], value.sum(-1), rtol=1e-6)
-    assert found["forget_min_k"].shape == (6,) and found["unseen_min_k"].shape == (6,)
+    for name, part in (("forget", problem.train), ("unseen", problem.held_out)):
+        inputs, answer = part["inputs"][:6], part["answer"][:6]
+        mean = (inputs * answer).sum(1) / answer.sum(1)  # of all tokens
+        np.testing.assert_allclose(found[f"{name}_min_k"], -mean, rtol=1e-5)
     assert [len(context.said[name]) for name in ("forget", "retain")] == [6, 4]
     np.testing.assert_array_equal(found["forget_said_tokens"], context.prompts["condition"][:6])
     assert found["forget_said_length"].shape == (6,)
