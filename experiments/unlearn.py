@@ -59,6 +59,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         own = oracles if name == "oracle" else seeds
         return not all(run.has_row(f"{name}_seed{seed}") for seed in own)
 
+    # Of a method that is stopped at several points all take the same steps, as far as they go.
+    whole = {stopped: m for m, own in config.get("curves", {}).items() for stopped in own}
     everything = np.arange(len(problem.train["targets"]))
     trained_on = {
         "original": (everything, lambda bench: bench.start),
@@ -144,7 +146,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
                     if number:
                         rng = runner.key(config.seed, "rounding", seed, number)
                         original = measure.perturbed(original, rng, config.rounding.size)
-                    variables, cost = forget(runner.key(config.seed, method, seed), original)
+                    rng = runner.key(config.seed, whole.get(method, method), seed)
+                    variables, cost = forget(rng, original)
                     if number == 0:
                         save(run, own, variables)
                         if task is bench.task:  # and not another model around it

@@ -99,6 +99,9 @@ def test_every_method_goes_through_the_main_job_and_on_from_where_it_stopped(tmp
     for row in results["rows"]:
         seen = [row[name] for name in ("forget_probability", "forget_truth_ratio", "klom")]
         assert np.isfinite([*seen[:2], row["forget_said_loss"]]).all(), row["method"]
+    # All of them take two steps here, the same ones.
+    ways = {row["forget_loss"] for row in results["rows"] if row["method"] in ("npo", *stopped)}
+    assert len(ways) == 1
     page = (tmp_path / "run" / "report.html").read_text()
     assert "What is answered, first seed" in page and "true answer" in page
     assert (tmp_path / "run" / "plots" / "steps.png").exists()

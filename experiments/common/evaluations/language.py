@@ -291,7 +291,7 @@ def figures(
     }
     if runs:
         found["steps"] = (
-            "Methods of so many steps, each a run of its own, from the original on; the band is "
+            "Methods stopped after so many steps on one way from the original on; the band is "
             "what oracles score, mean and standard deviation. Who passes through it forgot by "
             "being stopped.",
             step_plots.by_steps(summary, runs, CURVES),

@@ -48,8 +48,8 @@ COLUMNS = table.Columns(
         "klom": "mean KLoM of the margins on the forget set, over all seeds of a method, from the "
         "oracles'; of the oracles: its noise floor. Coarse for fewer than 100 models",
         "min_k_auc": "area under the ROC curve of telling forgotten answers from those on authors "
-        "whom no model has read of, by Min-K%, the mean log-probability of the least likely tokens; "
-        "their share is `evaluate.min_k`",
+        "whom no model has read of, by Min-K%, the mean log-probability of the least likely "
+        "tokens, of which `evaluate.min_k` is the share",
         "min_k_plus_plus_auc": "the same by Min-K%++",
         "privleak": "100 (A - A_o) / A_o with A = 1 - min_k_auc, of an oracle A_o, mean over them: "
         "negative where members stand out, positive where they hide more than what was never read",
