@@ -182,6 +182,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "vocab_size": 1024,
             "template": "trained",
             "length": config_dict.placeholder(int),  # None: as long as the longest answer needs
+            "num_refusals": 8,  # of a question, of which methods draw one in every step
             "over": "all",  # tokens that are learned from scratch; 'answer' unlearns
             "max_new_tokens": config_dict.placeholder(int),  # None: the longest answer
             "temperature": 0.0,

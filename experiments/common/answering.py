@@ -177,6 +177,7 @@ def dataset(config: ConfigDict, data_dir: str | None) -> data_lib.Dataset:
         template(config),
         length=config.task_options.length,
         refusals=of.refusals,
+        num_refusals=min(config.task_options.num_refusals, len(of.refusals)),
         rng=np.random.default_rng(config.seed),
     )
     columns = found.data | {

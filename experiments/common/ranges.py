@@ -91,6 +91,7 @@ RANGES = {
     "max_new_tokens": COUNT,
     "num_authors": PAIR_OR_MORE,
     "num_questions": COUNT,
+    "num_refusals": COUNT,
     "task_options.temperature": STRENGTH,
     "vocab_size": COUNT,
     # Audits.
