@@ -104,6 +104,15 @@ def test_steps_see_batches_of_both_sets_and_the_original_of_each_batch():
     problems.assert_trees_close(found, expected, 0.02)
 
 
+def test_who_is_stopped_earlier_was_on_the_same_way():
+    """Also in another pass over the retain set, which has three batches here."""
+    rate = lambda taken: jnp.where(taken < 4, 0.1, 0.0)
+    early = unlearning.npo(optax.sgd(0.1), num_steps=4, batch_size=2)
+    late = unlearning.npo(optax.sgd(rate), num_steps=8, batch_size=2)
+    found, expected = (toy.slope(method, REQUEST, GIVEN) for method in (early, late))
+    problems.assert_trees_close(found, expected, 1e-6)
+
+
 def test_the_original_is_asked_once_about_the_forget_set_and_never_in_the_loop():
     asked = []
 
