@@ -106,7 +106,7 @@ METHODS = {
         "num_steps": 10,
         "per": "token",
     },
-    "npo": {**_ADAM, **_RETAIN, "beta": 0.5, "num_steps": 10, "per": "sequence"},
+    "npo": {**_ADAM, **_RETAIN, "beta": 0.5, "per": "sequence"},
     "simnpo": {
         **_ADAM,
         **_RETAIN,
