@@ -14,6 +14,8 @@ ROW = {"forget_accuracy": 0.3, "retain_accuracy": 0.9, "test_accuracy": 0.9, "mi
 
 def test_gap_and_tug_of_war_by_hand_and_perfect_for_the_oracle():
     assert audit.average_gap(ROW, ORACLE) == pytest.approx((0.2 + 0.1 + 0.0 + 0.4) / 4)
+    two = ("forget_accuracy", "mia_efficacy")
+    assert audit.average_gap(ROW, ORACLE, two) == pytest.approx((0.2 + 0.4) / 2)
     assert audit.tug_of_war(ROW, ORACLE) == pytest.approx(0.8 * 0.9 * 1.0)
     assert audit.tug_of_war(ROW, ORACLE, "mia_efficacy") == pytest.approx(0.6 * 0.9 * 1.0)
     assert audit.average_gap(ORACLE, ORACLE) == 0 and audit.tug_of_war(ORACLE, ORACLE) == 1

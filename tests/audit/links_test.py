@@ -44,6 +44,21 @@ def test_the_attacker_is_a_logistic_regression_of_the_score():
     np.testing.assert_allclose(same, np.full(9, 0.5), atol=1e-6)
 
 
+def test_the_published_ratio_is_of_one_attackers_beliefs_before_and_after():
+    before, after = RNG.normal(2, 1, 9), RNG.normal(-1, 1, 9)
+    retained, others = RNG.normal(2, 1, 50), RNG.normal(-2, 2, 50)
+    both = np.append(retained, others)
+    scaled = lambda x: ((x - both.mean()) / both.std())[:, None]
+    attacker = LogisticRegression().fit(scaled(both), np.repeat([1, 0], 50))
+    belief = [attacker.predict_proba(scaled(x))[:, 1] for x in (before, after)]
+    expected = np.mean([b / a for b, a in zip(*belief, strict=True)])
+    found = links.membership_ratio(before, after, retained, others)
+    assert found == pytest.approx(expected, rel=1e-3) and found > 1.5  # believed less: larger
+    assert links.membership_ratio(before, before, retained, others) == 1
+    with pytest.raises(ValueError, match=r"after must be of the edges of before, \[9\], got \[8\]"):
+        links.membership_ratio(before, after[:8], retained, others)
+
+
 def test_the_distance_of_parameters_is_summed_over_them():
     one = {"a": {"kernel": np.zeros((2, 2))}, "b": np.zeros(3)}
     other = {"a": {"kernel": np.full((2, 2), 3.0)}, "b": np.array([0.0, 4.0, 3.0])}

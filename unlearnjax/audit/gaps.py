@@ -1,12 +1,16 @@
 """One number per row: how far from the oracle over several audits at once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 AVG_GAP = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia_efficacy")
 
 
-def average_gap(row: Mapping[str, float], oracle: Mapping[str, float]) -> float:
+def average_gap(
+    row: Mapping[str, float], oracle: Mapping[str, float], names: Sequence[str] = AVG_GAP
+) -> float:
     """Mean absolute difference to the oracle over unlearning, retain and test accuracy and MIA.
+
+    Or over other columns, `names`, where one of these has no meaning.
 
     Needs: an oracle, better several, whose mean is compared with. In [0, 1], larger is worse; NaN
     where one of the values is. Value of a perfect unlearner: 0 in the mean of many oracles; null
@@ -23,7 +27,7 @@ def average_gap(row: Mapping[str, float], oracle: Mapping[str, float]) -> float:
       >>> round(average_gap(unlearned, oracle), 3)
       0.015
     """
-    return sum(_difference(row, oracle, name) for name in AVG_GAP) / len(AVG_GAP)
+    return sum(_difference(row, oracle, name) for name in names) / len(names)
 
 
 def tug_of_war(

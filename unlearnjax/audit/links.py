@@ -1,6 +1,6 @@
 """What a model says of edges that were deleted, and how far its parameters are from oracles'."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -18,6 +18,9 @@ COLUMNS = {
     "was one",
     "edge_membership": "mean probability of an attacker, who learned from this model's scores to "
     "tell retained edges from pairs that never were one, that a deleted edge is one",
+    "membership_ratio": "published MI ratio: mean over deleted edges of the probability that they "
+    "are edges by the original, by that by the model, of an attacker who learned from the "
+    "original's scores; the original's is 1, published as the higher the better",
     "verification_error": "sum over the parameters of the Euclidean distance to an oracle's, mean "
     "over oracles; an oracle's own, to the others, is what another seed makes of it",
 }
@@ -53,9 +56,7 @@ def edge_membership(
     """`[N]`: probabilities of an attacker that deleted edges are edges.
 
     A logistic regression on the standardised score tells retained edges (1) from pairs that never
-    were edges (0), equally many of each, and is asked about the deleted ones. The published "MI
-    ratio" is the mean before a request by the mean after it; its code computes the inverse, trains
-    the attacker on joined embeddings and calls it with two probabilities. Value of a perfect
+    were edges (0), equally many of each, and is asked about the deleted ones. Value of a perfect
     unlearner: the oracle's.
 
     Args:
@@ -65,18 +66,61 @@ def edge_membership(
     Raises:
       ValueError: as `auc`.
     """
+    return _attacker(retained, non_edges, seed)(deleted)
+
+
+def membership_ratio(
+    before: np.ndarray,
+    after: np.ndarray,
+    retained: np.ndarray,
+    non_edges: np.ndarray,
+    *,
+    seed: int = 0,
+) -> float:
+    """The published "MI ratio": the attacker's belief in deleted edges before, by that after.
+
+    Mean over them of the ratio of `edge_membership`'s probabilities, of one attacker for both
+    models, which learned from the original's scores. 1: the attacker believes as much as before;
+    above 1: less, which is published as better. Its code computes the inverse, trains the attacker
+    on joined embeddings and calls it with two probabilities. Value of a perfect unlearner: the
+    oracle's, to which homophily alone may give 1.
+
+    Args:
+      before, after: scores `[N]` of the same deleted edges, by the original and by another model.
+      retained, non_edges: scores `[M]`, `[K]` by the original.
+      seed: see `edge_membership`.
+
+    Raises:
+      ValueError: as `auc`; for other edges before than after.
+    """
+    if np.shape(before) != np.shape(after):
+        raise ValueError(
+            f"after must be of the edges of before, {list(np.shape(before))}, got "
+            f"{list(np.shape(after))}"
+        )
+    attacker = _attacker(retained, non_edges, seed)
+    return float(np.mean(attacker(before) / attacker(after)))
+
+
+def _attacker(
+    retained: np.ndarray, non_edges: np.ndarray, seed: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Probabilities of scores `[N]` to be of edges."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    deleted, retained, others = inputs.scores(
-        1, deleted=deleted, retained=retained, non_edges=non_edges
-    )
+    retained, others = inputs.scores(1, retained=retained, non_edges=non_edges)
     rng, size = np.random.default_rng(seed), min(len(retained), len(others))
     members, others = (rng.choice(x, size, replace=False) for x in (retained, others))
     attacker = make_pipeline(StandardScaler(), LogisticRegression())
     attacker.fit(np.concatenate([members, others])[:, None], np.repeat([1, 0], size))
-    return attacker.predict_proba(deleted[:, None])[:, 1]
+
+    def asked(deleted: np.ndarray) -> np.ndarray:
+        (deleted,) = inputs.scores(1, deleted=deleted)
+        return attacker.predict_proba(deleted[:, None])[:, 1]
+
+    return asked
 
 
 def verification_error(params: PyTree, oracle: PyTree) -> float:

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from experiments.common import runner
-from experiments.common.evaluations import Arrays, classification, sets
+from experiments.common.evaluations import Arrays, Gap, classification, sets
 from experiments.common.measure import Bench, place
-from unlearnjax import parallel, trees
+from unlearnjax import audit, parallel, trees
 from unlearnjax.audit import links
 from unlearnjax.data import graph_requests, graphs
 from unlearnjax.report import table
@@ -19,6 +19,10 @@ from unlearnjax.types import Data, Task, Variables
 # Pairs of each kind that are looked at, at most.
 MAX_PAIRS = 2000
 PARAMETER = "parameter."
+# What the average gap is over. Without edges, all deleted nodes look alike, and the membership
+# attack takes either none or all of them for members: `mia_efficacy` is 0 for one oracle and 1 for
+# the next.
+AVERAGED = ("forget_accuracy", "retain_accuracy", "test_accuracy")
 
 
 class Context(NamedTuple):
@@ -49,10 +53,11 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
     if gone.any():
         kept = graphs.pairs(after)
         number = min(MAX_PAIRS, max(gone.sum(), len(kept)))
+        never = graph_requests.non_edges(before, number, rng)
         pairs = {
             "deleted": ends[gone][:MAX_PAIRS],
             "retained": rng.permutation(kept)[:MAX_PAIRS],
-            "non_edges": graph_requests.non_edges(before, number, rng),
+            "non_edges": never[~_held_out(bench, never)],
         }
     return Context(bench, classification.prepare(run, bench), pairs)
 
@@ -90,8 +95,8 @@ def numbers(context: Context, arrays: Arrays, seed: int) -> table.Row:
     """See `audit.summarise` and `audit.links`; NaN where no edge is deleted, or none predicted."""
     row = classification.numbers(context.own, arrays, seed)
     found = dict.fromkeys(("deleted_auc", "deleted_non_edge_auc", "edge_membership"), np.nan)
-    scores = {kind: arrays[f"pairs.{kind}"] for kind in context.pairs}
-    if scores and all(np.isfinite(x).all() for x in scores.values()):
+    scores = _scored(context, arrays)
+    if scores:
         found = {
             "deleted_auc": links.deleted_auc(scores["deleted"], scores["retained"], seed=seed),
             "deleted_non_edge_auc": links.auc(scores["deleted"], scores["non_edges"]),
@@ -103,7 +108,11 @@ def numbers(context: Context, arrays: Arrays, seed: int) -> table.Row:
 def against_oracles(
     context: Context, rows: Sequence[table.Row], arrays: Sequence[Arrays]
 ) -> list[table.Row]:
-    """As classification; distances of parameters and of what is said of other examples."""
+    """As classification, but for the average gap, which is over `AVERAGED`.
+
+    Distances of parameters and of what is said of other examples, and the published MI ratio to the
+    original of the same seed, or, of further oracles, to all originals in the mean.
+    """
     oracles = [i for i, row in enumerate(rows) if row["method"] == "oracle"]
     params = [{k: v for k, v in own.items() if k.startswith(PARAMETER)} for own in arrays]
     compared = classification.against_oracles(context.own, rows, arrays)
@@ -114,13 +123,49 @@ def against_oracles(
         apart = {k: float(np.abs(arrays[i][v] - arrays[j][v]).mean()) for k, v in keys.items()}
         return {"verification_error": links.verification_error(params[i], params[j]), **apart}
 
+    mean = {name: float(np.mean([rows[i][name] for i in oracles])) for name in AVERAGED}
+    originals = {
+        row["seed"]: _scored(context, own)
+        for row, own in zip(rows, arrays, strict=True)
+        if row["method"] == "original"
+    }
+
+    def ratio(row: table.Row, own: Arrays) -> float:
+        after, seed = _scored(context, own), row["seed"]
+        befores = [originals[seed]] if seed in originals else list(originals.values())
+        if not (after and befores and all(befores)):
+            return float("nan")
+        parts = [(own["deleted"], own["retained"], own["non_edges"]) for own in befores]
+        ratios = [
+            links.membership_ratio(before, after["deleted"], *rest, seed=seed)
+            for before, *rest in parts
+        ]
+        return float(np.mean(ratios))
+
     result = []
     for i, row in enumerate(compared):
         found = [distances(i, j) for j in oracles if j != i]
         names = found[0] if found else distances(i, i)
         means = {k: float(np.mean([own[k] for own in found])) if found else np.nan for k in names}
-        result.append({**row, **means})
+        means["average_gap"] = audit.average_gap(row, mean, AVERAGED)
+        result.append({**row, **means, "membership_ratio": ratio(row, arrays[i])})
     return result
+
+
+def _scored(context: Context, arrays: Arrays) -> dict[str, np.ndarray]:
+    """`{kind: scores}`; nothing where no edge is deleted, or the model has diverged."""
+    scores = {kind: arrays[f"pairs.{kind}"] for kind in context.pairs}
+    return scores if all(np.isfinite(x).all() for x in scores.values()) else {}
+
+
+def _held_out(bench: Bench, pairs: np.ndarray) -> np.ndarray:
+    """`[P]` bool: which are edges to validate or to test with."""
+    if not _of_pairs(bench):
+        return np.zeros(len(pairs), bool)
+    parts = bench.problem.val, bench.problem.held_out
+    edges = np.concatenate([part["inputs"][part["targets"] == 1] for part in parts])
+    known = set(map(tuple, np.sort(edges, axis=1).tolist()))
+    return np.array([tuple(pair) in known for pair in np.sort(pairs, axis=1).tolist()], bool)
 
 
 def _of_pairs(bench: Bench) -> bool:
@@ -141,6 +186,8 @@ COLUMNS = classification.COLUMNS._replace(
     definitions={
         **classification.COLUMNS.definitions,
         **links.COLUMNS,
+        "average_gap": "mean absolute difference to the oracles' mean over forget, retain and test "
+        "accuracy; an oracle's own is the spread between oracles",
         "test_auc": "probability that a test edge scores higher than a test pair without an edge",
         **{
             f"{name}_distance": f"{_DISTANCE}oracle's to the others), {name} set"
@@ -155,7 +202,9 @@ COLUMNS = classification.COLUMNS._replace(
         "mia",
         "deleted_auc",
         "edge_membership",
+        "membership_ratio",
         "forget_distance",
+        "retain_distance",
         "test_distance",
         "verification_error",
         "average_gap",
@@ -163,6 +212,7 @@ COLUMNS = classification.COLUMNS._replace(
     plain=(
         *classification.COLUMNS.plain,
         "forget_distance",
+        "retain_distance",
         "test_distance",
         "verification_error",
     ),
@@ -173,6 +223,10 @@ EVALUATION = classification.EVALUATION._replace(
     observe=observe,
     numbers=numbers,
     against_oracles=against_oracles,
+    gap=Gap(
+        {"average_gap": "mean absolute difference of forget, retain and test accuracy"},
+        functools.partial(audit.average_gap, names=AVERAGED),
+    ),
     columns=COLUMNS,
     reproduced=(*classification.EVALUATION.reproduced, "test_auc", "deleted_auc"),
     figures=functools.partial(sets.figures, metric="accuracy"),
