@@ -123,8 +123,10 @@ def test_tokens_read_one_by_one_with_a_cache_say_the_same(model):
     logits, cache = read(first, jnp.broadcast_to(jnp.arange(3), (3, 3)), {})
     for row, n in enumerate(start):
         np.testing.assert_allclose(logits[row, :n], whole[row, :n], rtol=1e-4, atol=1e-5)
-    cache = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 4), (0, 0), (0, 0))), cache)
-    assert cache["block_1.value"].shape == (3, 7, 2, 6)
+    more = {"key": ((0, 0), (0, 0), (0, 0), (0, 4)), "value": ((0, 0), (0, 0), (0, 4), (0, 0))}
+    cache = {name: jnp.pad(x, more[name.split(".")[-1]]) for name, x in cache.items()}
+    assert cache["block_1.key"].shape == (3, 2, 6, 7)
+    assert cache["block_1.value"].shape == (3, 2, 7, 6)
     for turn in range(4):
         at = (start + turn)[:, None]
         logits, cache = read(jnp.take_along_axis(jnp.asarray(TOKENS), at, 1), at, cache)
