@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests import frameworks
-from unlearnjax import models
+from unlearnjax import models, trees
+from unlearnjax.models import decoder
 
 # What no golden file of a published model has: a window, a bound, biases of attention alone.
 CONFIG = models.DecoderConfig(
@@ -215,3 +216,41 @@ def test_learned_positions_bound_the_inputs():
     with pytest.raises(ValueError, match="inputs must be at most 6 tokens long, .* got 7"):
         jax.eval_shape(module.init, jax.random.key(0), TOKENS)
     jax.eval_shape(module.init, jax.random.key(0), TOKENS[:, :6])
+
+
+@pytest.mark.parametrize(
+    ("bias", "layers"),
+    [("none", ""), ("qkv", "k q v"), ("attention", "k o q v"), ("all", "down gate k o q up v")],
+)
+def test_biases_are_where_they_are_said_to_be(bias, layers):
+    module = models.Decoder(CONFIG._replace(bias=bias, depth=1))
+    names = trees.names(jax.eval_shape(module.init, jax.random.key(0), TOKENS))
+    found = sorted(name.split(".")[-2] for name in names if name.endswith(".bias"))
+    assert " ".join(found) == layers
+
+
+def test_slow_rotations_are_slowed_down_and_fast_ones_left_alone():
+    """Llama 3's rule, one wavelength at a time."""
+    scaling = models.RopeScaling(factor=4.0, low=1.0, high=8.0, length=64)
+    at, turns, kinds = 5, [], set()
+    for i in range(6):
+        turn = 1000.0 ** (-2 * i / 12)
+        wavelength = 2 * np.pi / turn
+        fast, slow = wavelength < 64 / 8, wavelength > 64 / 1
+        between = (64 / wavelength - 1) / (8 - 1)
+        mixed = (1 - between) * turn / 4 + between * turn
+        turns.append(turn if fast else turn / 4 if slow else mixed)
+        kinds.add((fast, slow))
+    config = CONFIG._replace(head_dim=12, rope_base=1000.0, rope_scaling=scaling)
+    cos, sin = decoder.rotations(config, jnp.full((1, 1), at))
+    np.testing.assert_allclose(cos[0, 0, 0], np.cos(at * np.array(turns)), atol=1e-6)
+    np.testing.assert_allclose(sin[0, 0, 0], np.sin(at * np.array(turns)), atol=1e-6)
+    assert len(kinds) == 3
+
+
+def test_a_decoder_by_its_size_is_of_the_llama_kind():
+    sized = models.DECODERS["decoder"]
+    given = models.DecoderConfig(7, width=24, depth=3, num_heads=6, num_kv_heads=3, mlp_width=20)
+    sizes = {"width": 24, "depth": 3, "num_heads": 6, "num_kv_heads": 3, "mlp_width": 20}
+    assert sized(7, jnp.bfloat16, remat=True, **sizes) == models.Decoder(given, jnp.bfloat16, True)
+    assert sized(7) == models.Decoder(models.DecoderConfig(7, num_kv_heads=2))
