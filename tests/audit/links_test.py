@@ -47,14 +47,14 @@ def test_the_attacker_is_a_logistic_regression_of_the_score():
     np.testing.assert_allclose(same, np.full(9, 0.5), atol=1e-6)
 
 
-def test_the_published_ratio_is_of_one_attackers_beliefs_before_and_after():
+def test_the_ratio_is_of_one_attackers_beliefs_before_and_after():
     before, after = RNG.normal(2, 1, 9), RNG.normal(-1, 1, 9)
     retained, others = RNG.normal(2, 1, 50), RNG.normal(-2, 2, 50)
     both = np.append(retained, others)
     scaled = lambda x: ((x - both.mean()) / both.std())[:, None]
     attacker = LogisticRegression().fit(scaled(both), np.repeat([1, 0], 50))
     belief = [attacker.predict_proba(scaled(x))[:, 1] for x in (before, after)]
-    expected = np.mean([b / a for b, a in zip(*belief, strict=True)])
+    expected = belief[0].mean() / belief[1].mean()
     found = links.membership_ratio(before, after, retained, others)
     assert found == pytest.approx(expected, rel=1e-3) and found > 1.5  # believed less: larger
     assert links.membership_ratio(before, before, retained, others) == 1
