@@ -109,6 +109,27 @@ def test_archives_of_sparse_matrices(tmp_path):
     np.testing.assert_array_equal(graphs.pairs(made.graph), edges)
     assert [len(p["inputs"]) for p in (made.train, made.val, made.test)] == [6, 3, 3]
     assert made.num_classes == networks.C
+    for labels in (networks.data()["targets"][:5], np.ones(networks.N) / 2):
+        np.savez(tmp_path / "toy.npz", labels=labels, **fields)
+        with pytest.raises(ValueError, match=r"targets must be integers \[12\]|nodes must be"):
+            planetoid.load_npz(tmp_path / "toy.npz")
+
+
+@pytest.mark.parametrize(
+    "others", [{"graph": [1, 2]}, {"tx": np.ones((1, 5, 2))}, {"ally": None}, {"allx": [1.0]}]
+)
+def test_parts_that_do_not_fit_are_refused(tmp_path, others):
+    written(tmp_path, **others)
+    with pytest.raises(ValueError, match="must hold Planetoid's parts of 'toy'"):
+        planetoid.load(tmp_path, "toy")
+
+
+def test_every_node_has_a_target():
+    splits = np.array([0, 1]), np.array([3]), np.array([2])
+    targets = networks.data()["targets"]
+    for bad in (targets[:9], targets.astype(float), targets[None]):
+        with pytest.raises(ValueError, match=r"^targets must be integers \[12\], got"):
+            planetoid.dataset(networks.small(), bad, splits, ("a", "b", "c"))
 
 
 def test_nodes_are_in_one_split():
