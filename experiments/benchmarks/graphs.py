@@ -1,4 +1,4 @@
-"""Oracles of many deletions from a graph: side by side, against one after another."""
+"""Graphs: an epoch, and oracles of many deletions side by side, against others' ways."""
 
 from collections.abc import Iterator
 
@@ -8,9 +8,11 @@ import numpy as np
 import optax
 from scipy import sparse
 
-from experiments.benchmarks import timing
+from experiments.benchmarks import timing, torch_graphs, torch_models
 from unlearnjax import models, tasks, training
 from unlearnjax.data import graphs
+
+RATE = 0.01
 
 
 def run(
@@ -21,9 +23,10 @@ def run(
     oracles: tuple[int, ...] = (8, 32),
     num_epochs: int = 20,
     deleted: int = 14,
+    sample: int = 4,
     repeats: int = 3,
 ) -> Iterator[dict]:
-    """Yields a training epoch of a GCN on a random graph, then the oracles; sizes are Cora's.
+    """Yields epochs of training a GCN on a random graph, then the oracles; sizes are Cora's.
 
     Args:
       nodes, edges, features: N, E, D.
@@ -31,6 +34,7 @@ def run(
       oracles: how many deletions.
       num_epochs: of a training; each is a step over 140 nodes.
       deleted: nodes of a deletion.
+      sample: how many oracles PyTorch trains; the time is scaled to all.
     """
     rng = np.random.default_rng(0)
     ids = np.stack([rng.choice(features, words, replace=False) for _ in range(nodes)])
@@ -45,10 +49,10 @@ def run(
     size = min(140, nodes)
     data = {"inputs": jnp.arange(size), "targets": jnp.arange(size) % 7, "index": jnp.arange(size)}
 
-    def train(gone, key):
+    def train(graph, gone, key):
         cut = graphs.without_nodes(graph, gone)
         kept = {"num_epochs": num_epochs, "batch_size": size, "start": {"graph": cut}}
-        recipe = training.descent(task, optax.adam(0.01))
+        recipe = training.descent(task, optax.adam(RATE))
         # A deleted node's example is padding: deletions of any size are one program.
         positions = jnp.where(gone[data["inputs"]], -1 - jnp.arange(size), jnp.arange(size))
         return training.fit(recipe, data, positions, key, **kept)[0]["params"]
@@ -57,15 +61,39 @@ def run(
     gone = np.zeros((len(keys), nodes), bool)
     for row in gone:
         row[rng.choice(size, min(deleted, size - 1), replace=False)] = True
-    gone = jnp.asarray(gone)
-    one = timing.program(train, gone[0], keys[0])
-    yield timing.compare(
-        "graphs", f"{num_epochs} epochs, GCN, {nodes} nodes", {"ours": one}, repeats
-    )
+    start = task.init(keys[0], data)["params"]
+
+    def in_torch(row):
+        """Of the nodes that stay, those that are trained on first."""
+        stay = drawn[~row[drawn].any(1)]
+        return torch_graphs.training(
+            start, sparse.diags((~row).astype(float)) @ matrix, _normalised(stay, nodes),
+            np.arange(size) % 7, num_epochs=num_epochs, rate=RATE,
+        )  # fmt: skip
+
+    with_torch = torch_models.available()
+    calls = {"ours": timing.program(train, graph, jnp.asarray(gone[0]), keys[0])}
+    if with_torch:
+        calls["torch"] = in_torch(gone[0])
+    case = f"GCN, {num_epochs} epochs, {nodes} nodes"
+    yield timing.compare("graphs", case, calls, repeats)
     for number in oracles:
-        many = gone[:number], keys[:number]
+        many = jnp.asarray(gone[:number]), keys[:number]
         calls = {
-            "vmap": timing.program(jax.vmap(train), *many),
-            "map": timing.program(lambda *args: jax.lax.map(lambda x: train(*x), args), *many),
+            "vmap": timing.program(jax.vmap(train, (None, 0, 0)), graph, *many),
+            "map": timing.program(
+                lambda graph, *args: jax.lax.map(lambda x: train(graph, *x), args), graph, *many
+            ),
         }
+        if with_torch:
+            few = [in_torch(row) for row in gone[: min(sample, number)]]
+            calls["torch"] = timing.Sample(torch_graphs.in_turns(few), len(few) / number)
         yield timing.compare("graphs", f"{number} oracles, {nodes} nodes", calls, repeats)
+
+
+def _normalised(edges: np.ndarray, number: int) -> sparse.csr_matrix:
+    """`D^-1/2 (A + I) D^-1/2`."""
+    ends = np.concatenate([edges, edges[:, ::-1]])
+    matrix = sparse.csr_matrix((np.ones(len(ends)), ends.T), (number, number)) + sparse.eye(number)
+    norm = sparse.diags(1 / np.sqrt(np.asarray(matrix.sum(1)).ravel()))
+    return (norm @ matrix @ norm).tocsr()

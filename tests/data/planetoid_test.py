@@ -112,6 +112,10 @@ def test_archives_of_sparse_matrices(tmp_path):
     assert made.num_classes == networks.C
     usual = planetoid.load_npz(tmp_path / "toy.npz")  # 80 and 10 in a hundred of 12
     assert [len(p["inputs"]) for p in (usual.train, usual.val, usual.test)] == [10, 1, 1]
+    for labels in (networks.data()["targets"][:5], np.ones(networks.N) / 2):
+        np.savez(tmp_path / "toy.npz", labels=labels, **fields)
+        with pytest.raises(ValueError, match=r"targets must be integers \[12\]|nodes must be"):
+            planetoid.load_npz(tmp_path / "toy.npz")
 
 
 def test_digits_are_linked_to_as_many_as_asked_for():
@@ -125,6 +129,23 @@ def test_digits_are_linked_to_as_many_as_asked_for():
     rest = np.delete(np.arange(1797), test)
     np.testing.assert_array_equal(val, rest[9::10])
     np.testing.assert_array_equal(train, np.setdiff1d(rest, val))
+
+
+@pytest.mark.parametrize(
+    "others", [{"graph": [1, 2]}, {"tx": np.ones((1, 5, 2))}, {"ally": None}, {"allx": [1.0]}]
+)
+def test_parts_that_do_not_fit_are_refused(tmp_path, others):
+    written(tmp_path, **others)
+    with pytest.raises(ValueError, match="must hold Planetoid's parts of 'toy'"):
+        planetoid.load(tmp_path, "toy")
+
+
+def test_every_node_has_a_target():
+    splits = np.array([0, 1]), np.array([3]), np.array([2])
+    targets = networks.data()["targets"]
+    for bad in (targets[:9], targets.astype(float), targets[None]):
+        with pytest.raises(ValueError, match=r"^targets must be integers \[12\], got"):
+            planetoid.dataset(networks.small(), bad, splits, ("a", "b", "c"))
 
 
 def test_nodes_are_in_one_split():

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from tests import networks, problems
-from unlearnjax import models, tasks, training, unlearning
+from unlearnjax import models, parallel, tasks, training, unlearning
 from unlearnjax.data import graph_requests, graphs
 from unlearnjax.tasks.graph import free_pairs
 from unlearnjax.types import Request
@@ -19,7 +19,7 @@ ADAM = optax.adam(0.05)
 def trained(graph, key, num_epochs=3):
     """A model of that graph; what `vmap` maps over."""
     rows = jnp.arange(networks.N)
-    given = {"num_epochs": num_epochs, "batch_size": networks.N, "start": {"graph": graph}}
+    given = {"num_epochs": num_epochs, "batch_size": 8, "start": {"graph": graph}}
     return training.fit(training.descent(TASK, ADAM), DATA, rows, key, **given)[0]
 
 
@@ -43,6 +43,13 @@ def test_nodes_are_classified_by_the_graph_that_the_model_carries(model):
         np.testing.assert_allclose(rows[name], outputs[name][jnp.array([7, 2])], rtol=1e-6)
     with pytest.raises(ValueError, match="must have the collection 'graph'"):
         TASK.apply({"params": model["params"]}, DATA, None, False)
+
+
+def test_eight_devices_train_as_one(model):
+    with jax.set_mesh(parallel.mesh()):
+        assert parallel.num_parts(8) == 8
+        spread = jax.jit(trained)(GRAPH, jax.random.key(0))
+    problems.assert_trees_close(jax.device_get(spread), jax.device_get(model), 1e-5)
 
 
 def test_many_deletions_train_side_by_side_as_one_after_another():

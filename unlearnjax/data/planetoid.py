@@ -54,8 +54,14 @@ def dataset(
       class_names: C names.
 
     Raises:
-      ValueError: for an id that is no node or in two places, or a class that there is not.
+      ValueError: for an id that is no node or in two places, a class that there is not, or targets
+        that are no integers of all nodes.
     """
+    targets, number = np.asarray(targets), graphs.num_nodes(graph)
+    if targets.shape != (number,) or targets.dtype.kind not in "iu":
+        raise ValueError(
+            f"targets must be integers [{number}], got {targets.dtype} {list(targets.shape)}"
+        )
     graphs.node_rows(graph, np.concatenate(splits))
 
     def part(name: str, ids: np.ndarray):
@@ -65,7 +71,7 @@ def dataset(
 
     parts = [part(*given) for given in zip(("train", "validation", "test"), splits, strict=True)]
     kept = len(class_names), tuple(class_names), np.zeros(()), np.ones(())
-    return GraphDataset(*parts, *kept, graph, np.asarray(targets, np.int32))
+    return GraphDataset(*parts, *kept, graph, targets.astype(np.int32))
 
 
 def load(folder: str | os.PathLike, name: str) -> GraphDataset:
@@ -93,16 +99,19 @@ def load(folder: str | os.PathLike, name: str) -> GraphDataset:
     if missing:
         raise ValueError(f"{folder} must hold Planetoid's files of {name!r}, {missing[0]} is not")
     stored = {p: read_pickle(path(p)) for p in ("x", "tx", "allx", "y", "ty", "ally", "graph")}
-    places = np.array(path("test.index").read_text().split(), np.int64)
-    first, number = len(stored["ally"]), places.max() + 1
-    features = sparse.lil_matrix((number, stored["allx"].shape[1]), dtype=np.float64)
-    features[:first], features[places] = stored["allx"], stored["tx"]
-    labels = np.zeros((number, stored["ally"].shape[1]))
-    labels[:first], labels[places] = stored["ally"], stored["ty"]
+    try:
+        places = np.array(path("test.index").read_text().split(), np.int64)
+        first, number = len(stored["ally"]), places.max() + 1
+        features = sparse.lil_matrix((number, stored["allx"].shape[1]), dtype=np.float64)
+        features[:first], features[places] = stored["allx"], stored["tx"]
+        labels = np.zeros((number, stored["ally"].shape[1]))
+        labels[:first], labels[places] = stored["ally"], stored["ty"]
+        listed = [(node, other) for node, others in stored["graph"].items() for other in others]
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder} must hold Planetoid's parts of {name!r}: {error}") from error
     features = features.tocsr()
     sums = np.asarray(features.sum(1)).ravel()
     scaled = sparse.diags(1 / np.where(sums > 0, sums, 1)) @ features
-    listed = [(node, other) for node, others in stored["graph"].items() for other in others]
     edges = graphs.undirected(np.array(listed), symmetric=True)
     size = len(stored["y"])
     splits = np.arange(size), np.arange(size, size + NUM_VALIDATION), np.sort(places)
@@ -147,7 +156,7 @@ def load_npz(
     order = np.random.default_rng(seed).permutation(len(labels))
     cuts = np.cumsum([round(share * len(labels)) for share in shares])
     splits = tuple(np.sort(ids) for ids in np.split(order, cuts))
-    names = tuple(str(c) for c in range(labels.max() + 1))
+    names = tuple(str(c) for c in np.arange(labels.max(initial=-1) + 1))
     return dataset(graphs.graph(matrices[1], edges), labels, splits, names)
 
 
