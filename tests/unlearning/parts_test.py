@@ -9,7 +9,7 @@ import pytest
 from tests import problems
 from unlearnjax import unlearning
 from unlearnjax.types import Request, Task
-from unlearnjax.unlearning import objectives, orders, teachers
+from unlearnjax.unlearning import objectives, teachers
 from unlearnjax.unlearning.parts import join
 
 # The output is the parameter times the input, and so is the loss.
@@ -169,14 +169,6 @@ def test_three_parts_are_walked_through_side_by_side_or_in_turn():
     np.testing.assert_allclose(1 - seen, [212, 224, 236])
     rows = {"new": jnp.array([1])}
     assert walk(parts, over="alternate", batch_size=2, num_epochs=1, rows=rows)[0] == 3 + 10 + 200
-
-
-def test_an_order_is_cut_after_so_many_steps():
-    full = orders.order("union", {"a": jnp.arange(5)}, 2)
-    shortened, epochs = orders.cut(full, 4)
-    assert epochs == 2
-    second = np.asarray(shortened(jax.random.key(0), jnp.int32(1)))
-    assert (second[0] >= 0).all() and (second[1:] < 0).all()
 
 
 def test_of_a_teachers_outputs_those_named_are_cached_and_the_others_computed():
