@@ -9,7 +9,7 @@ import pytest
 from tests import problems
 from unlearnjax import unlearning
 from unlearnjax.types import Request, Task
-from unlearnjax.unlearning import objectives, orders, teachers
+from unlearnjax.unlearning import objectives, teachers
 from unlearnjax.unlearning.parts import join
 
 # The output is the parameter times the input, and so is the loss.
