@@ -75,7 +75,7 @@ METHODS = {
         "alpha": 1.0,
         "noise": 0.0,
         "method": "cg",
-        "damping": 0.02,
+        "damping": 0.1,
         "num_steps": 20,
     },
     "gnn_delete": {"optimizer": "adam", "learning_rate": 0.05, "alpha": 0.1, "num_steps": 100},
