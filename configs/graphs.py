@@ -42,32 +42,33 @@ _ADAM = {"optimizer": "adam", "learning_rate": 0.01, "batch_size": 512}
 METHODS = {
     "retrain": {},
     "edit_only": {},
-    "finetune": {**_ADAM, "num_epochs": 20},
+    "finetune": {**_ADAM, "num_epochs": 5},
     "gradient_ascent": {
         **_ADAM,
-        "learning_rate": 1e-3,
-        "num_epochs": 10,
+        "learning_rate": 2e-4,
+        "num_epochs": 2,
         "max_loss": config_dict.placeholder(float),
     },
     "random_label": {
         **_ADAM,
-        "learning_rate": 1e-3,
-        "num_epochs": 10,
+        "learning_rate": 2e-4,
+        "num_epochs": 50,
         "over": "union",
         "weighting": "example",
         "retain_weight": 1.0,
     },
-    "scrub": {**_ADAM, "num_epochs": 10, "max_epochs": 5, "alpha": 0.1, "gamma": 0.9},
+    "scrub": {**_ADAM, "num_epochs": 10, "max_epochs": 2, "alpha": 0.1, "gamma": 0.9},
     "bad_teacher": {
         **_ADAM,
-        "num_epochs": 10,
+        "learning_rate": 2e-3,
+        "num_epochs": 20,
         "retain_fraction": 1.0,
         "temperature": 1.0,
         "weighting": "example",
     },
     # The exact diagonal takes a pass over the graph for every example.
-    "ssd": {"alpha": 4.0, "dampening": 1.0, "importance": "batch", "batch_size": 32},
-    "influence": {"alpha": 1.0, "method": "cg", "damping": 0.02, "num_steps": 20},
+    "ssd": {"alpha": 20.0, "dampening": 0.1, "importance": "batch", "batch_size": 32},
+    "influence": {"alpha": 1.0, "method": "cg", "damping": 1.0, "num_steps": 20},
     "graph_influence": {
         "hops": config_dict.placeholder(int),
         "hessian": "edited",
@@ -77,8 +78,23 @@ METHODS = {
         "damping": 0.02,
         "num_steps": 20,
     },
-    "gnn_delete": {"optimizer": "adam", "learning_rate": 1e-3, "alpha": 0.5, "num_steps": 500},
-    "d2dgn": {**_ADAM, "learning_rate": 0.02, "num_epochs": 50, "alpha": 0.5, "form": "response"},
+    "gnn_delete": {"optimizer": "adam", "learning_rate": 0.05, "alpha": 0.1, "num_steps": 100},
+    "gnn_delete_published": {
+        "constructor": "gnn_delete",
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "alpha": 0.5,
+        "num_steps": 3000,
+    },
+    "d2dgn": {**_ADAM, "num_epochs": 100, "alpha": 0.99, "form": "response"},
+    # As the training, of links at a tenth of its rate.
+    "d2dgn_published": {
+        **_ADAM,
+        "constructor": "d2dgn",
+        "num_epochs": 200,
+        "alpha": 0.5,
+        "form": "response",
+    },
     "graph_eraser": {
         **_ADAM,
         "learning_rate": 0.02,
@@ -88,6 +104,18 @@ METHODS = {
         "num_rounds": 20,
     },
 }
+# What suits links, of which there are many more than of nodes that are trained on.
+LINK_METHODS = {
+    "finetune": {"learning_rate": 0.02, "num_epochs": 50},
+    "gradient_ascent": {"learning_rate": 1e-3, "num_epochs": 10},  # as published
+    "random_label": {"learning_rate": 5e-4},
+    "scrub": {"max_epochs": 5},
+    "bad_teacher": {"learning_rate": 0.01, "num_epochs": 5},
+    "ssd": {"alpha": 2.0},
+    "d2dgn": {"num_epochs": 150, "batch_size": 2048},
+    "d2dgn_published": {"learning_rate": 1e-3, "num_epochs": 150, "batch_size": 2048},
+}
+OF_NODES = ("graph_eraser",)
 CHOSEN = (
     "retrain", "edit_only", "finetune", "gradient_ascent", "ssd", "graph_influence", "gnn_delete",
     "d2dgn", "graph_eraser",
@@ -102,8 +130,15 @@ def get_config(arg: str = "") -> ConfigDict:
         ",".join(parts), "digits", model="gcn", forget="edges:0.05" if links else "nodes:0.1"
     )
     unlearn.refuse(rest, ("train", "test", "superclasses", "target", "weights"), "graphs")
-    chosen = [name for name in CHOSEN if not (links and name == "graph_eraser")]
-    config = unlearn.get_config(rest, methods=METHODS, chosen=chosen)
+    chosen = [name for name in CHOSEN if not (links and name in OF_NODES)]
+    methods = METHODS
+    if links:
+        methods = {
+            name: own | LINK_METHODS.get(name, {})
+            for name, own in METHODS.items()
+            if name not in OF_NODES
+        }
+    config = unlearn.get_config(rest, methods=methods, chosen=chosen)
     defaults = DATASETS.get(config.dataset, DATASETS["cora"])
     config.task = "link_prediction" if links else "node_classification"
     config.task_options = ConfigDict({"num_neighbours": 10})  # of the digits' graph

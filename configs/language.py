@@ -28,7 +28,10 @@ scratch, and belongs on an accelerator:
 The last one fine-tunes a published checkpoint, a folder with config.json, model.safetensors and
 tokenizer.json, and writes unlearned models in its layout into WORKDIR/models; learning rates of
 methods are those of small models (`--config.unlearn.learning_rate=1e-5`), and what stands around
-questions is said by `--config.task_options.template=llama3` (see unlearnjax/data/text.py).
+questions is said by `--config.task_options.template=llama3` (see unlearnjax/data/text.py). With
+`--config.task_options.lora.rank=8` low-rank changes of it are trained, and of these what forgets
+(see unlearnjax/tasks/lora.py); `--config.task_options.chunk=32` has the logits of so many positions
+in memory at once.
 """
 
 from pathlib import Path
@@ -103,7 +106,7 @@ METHODS = {
         "num_steps": 10,
         "per": "token",
     },
-    "npo": {**_ADAM, **_RETAIN, "beta": 0.5, "num_steps": 10, "per": "sequence"},
+    "npo": {**_ADAM, **_RETAIN, "beta": 0.5, "per": "sequence"},
     "simnpo": {
         **_ADAM,
         **_RETAIN,
@@ -179,9 +182,17 @@ def get_config(arg: str = "") -> ConfigDict:
             "vocab_size": 1024,
             "template": "trained",
             "length": config_dict.placeholder(int),  # None: as long as the longest answer needs
+            "num_refusals": 8,  # of a question, of which methods draw one in every step
             "over": "all",  # tokens that are learned from scratch; 'answer' unlearns
             "max_new_tokens": config_dict.placeholder(int),  # None: the longest answer
             "temperature": 0.0,
+            "chunk": config_dict.placeholder(int),  # positions whose logits are held at once
+            # None: all parameters are trained; else changes of that rank, of published weights.
+            "lora": {
+                "rank": config_dict.placeholder(int),
+                "alpha": config_dict.placeholder(float),
+                "where": ("block_*",),
+            },
         }
     )
     config.task_options.update(defaults["language"])
@@ -201,6 +212,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.base = ConfigDict({"train": own, "task_options": {"over": "all"}})
     config.rounding.num_perturbed = 0
     config.evaluate.update({"batch_size": 64, "num_retain": 200, "num_examples": 8})
+    config.evaluate.min_k = 0.4  # of Min-K%, and of PrivLeak by it, as MUSE has it
     config.evaluate.least_known = 0.5  # nothing is forgotten that the originals know less well
     config.evaluate.relearn.update({"max_steps": 50, "num_examples": 64})
     return config

@@ -4,7 +4,7 @@ python -m experiments.unlearn --config=configs/unlearn.py --workdir=/tmp/unlearn
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +59,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         own = oracles if name == "oracle" else seeds
         return not all(run.has_row(f"{name}_seed{seed}") for seed in own)
 
+    # Of a method that is stopped at several points all take the same steps, as far as they go.
+    whole = {stopped: m for m, own in config.get("curves", {}).items() for stopped in own}
     everything = np.arange(len(problem.train["targets"]))
     trained_on = {
         "original": (everything, lambda bench: bench.start),
@@ -144,7 +146,8 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
                     if number:
                         rng = runner.key(config.seed, "rounding", seed, number)
                         original = measure.perturbed(original, rng, config.rounding.size)
-                    variables, cost = forget(runner.key(config.seed, method, seed), original)
+                    rng = runner.key(config.seed, whole.get(method, method), seed)
+                    variables, cost = forget(rng, original)
                     if number == 0:
                         save(run, own, variables)
                         if task is bench.task:  # and not another model around it
@@ -177,9 +180,36 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         for method in unsure:
             add_forgetting(method, originals)
 
-    run.progress.stop()
     rows = evaluation.against_oracles(context, rows, observed)
+    if evaluation.under_oracle is not None:
+        run.extend(config.train.num_epochs * len(oracles))
+        # From their checkpoints, one after another: so many models need not fit into memory.
+        again = lambda seed: measure.fit(bench, run, "oracle", fitters["oracle"], [seed])
+        models = ((seed, again(seed)[seed].variables) for seed in oracles)
+        ask = functools.partial(evaluation.under_oracle, context, bench.task)
+        rows = with_verdicts(rows, observed, ask, models)
+    run.progress.stop()
     return report(bench, run, rows, by_method, curves)
+
+
+def with_verdicts(
+    rows: Sequence[table.Row],
+    observed: Sequence[evaluations.Arrays],
+    ask: Callable[[Variables, evaluations.Arrays], table.Row],
+    oracles: Iterable[tuple[int, Variables]],
+) -> list[table.Row]:
+    """Rows with the means of what oracles, by seed, make of them; of an oracle the others."""
+    verdicts = [[] for _ in rows]
+    for seed, oracle in oracles:
+        for own, row, arrays in zip(verdicts, rows, observed, strict=True):
+            if (row["method"], row["seed"]) != ("oracle", seed):
+                own.append(ask(oracle, arrays))
+    names = dict.fromkeys(name for own in verdicts for one in own for name in one)
+    mean = lambda values: float(np.mean(values)) if values else float("nan")
+    return [
+        {**row, **{name: mean([one[name] for one in own]) for name in names}}
+        for row, own in zip(rows, verdicts, strict=True)
+    ]
 
 
 def known_columns(config: ConfigDict) -> list[str]:

@@ -3,7 +3,7 @@
 import functools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from unlearnjax.types import Task, Variables
 
 # What a forget set may be chosen by: there are no classes.
 KINDS = ("identity", "field", "random", "indices")
+ANSWER = ("inputs", "targets", "answer")
 TOKENIZER_AUTHORS = 100  # of whom nothing else is ever read
 # By author in TOFU: of the retained ones the first have what audits ask, the last are held out.
 SMALL_RETAIN, SMALL_BASE, HELD_OUT = 18, range(80, 180), range(60, 80)
@@ -176,6 +177,7 @@ def dataset(config: ConfigDict, data_dir: str | None) -> data_lib.Dataset:
         template(config),
         length=config.task_options.length,
         refusals=of.refusals,
+        num_refusals=min(config.task_options.num_refusals, len(of.refusals)),
         rng=np.random.default_rng(config.seed),
     )
     columns = found.data | {
@@ -220,18 +222,39 @@ def end(config: ConfigDict) -> int:
 
 
 def task(model: tasks.Model, config: ConfigDict, dataset: data_lib.Dataset) -> Task:
-    """Answers are learned, generated as long as the longest one that is known."""
+    """Answers are learned, generated as long as the longest one that is known.
+
+    With `config.task_options.lora` what is learned are low-rank changes of published weights.
+
+    Raises:
+      ValueError: for options that do not go together.
+    """
     if config.train.augment:
         raise ValueError("train.augment must be False: text is not cropped or mirrored")
-    longest = config.task_options.max_new_tokens
+    options = config.task_options
+    longest = options.max_new_tokens
     if longest is None:
         longest = int(max(part["answer"].sum(1).max() for part in (dataset.train, dataset.test)))
-    return tasks.language_modelling(
+    found = tasks.language_modelling(
         model,
+        chunk=options.chunk,
         max_new_tokens=longest,
         eos=end(config),
-        temperature=config.task_options.temperature,
+        temperature=options.temperature,
     )
+    if options.lora.rank is None:
+        return found
+    if config.weights is None:
+        raise ValueError(
+            f"task_options.lora.rank must be unset without published weights (model=FOLDER), whose "
+            f"changes are of low rank, got {options.lora.rank}"
+        )
+    return tasks.lora(found, options.lora.rank, options.lora.where, alpha=options.lora.alpha)
+
+
+def start(config: ConfigDict, variables: Variables) -> Variables:
+    """Published weights as models of `task` start from them."""
+    return variables if config.task_options.lora.rank is None else tasks.as_base(variables)
 
 
 def recipe(config: ConfigDict, tx: Training) -> Training:
@@ -265,6 +288,41 @@ def pairs(data: Mapping[str, np.ndarray], rows: np.ndarray) -> list[text.Pair]:
 def asked(config: ConfigDict, of: World, pairs: list[text.Pair]) -> text.Encoded:
     """Pairs as audits ask them, with paraphrases and wrong answers where they have these."""
     return text.encoded(of.tokenizer, pairs, template(config), length=config.task_options.length)
+
+
+def stacked(
+    asked: Mapping[str, text.Encoded],
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, tuple[int, ...]]]]:
+    """The answers of all sets, and the places of their losses in these, with shapes."""
+    parts, places, begin = [], {}, 0
+    for name, found in asked.items():
+        columns = found.data | found.perturbed
+        views = {"asked": "", "true": "paraphrase.", "false": "perturbed."}
+        for column, view in views.items():
+            if f"{view}inputs" not in columns:
+                continue
+            own = {k: columns[f"{view}{k}"] for k in ANSWER}
+            shape = own["inputs"].shape[:-1]
+            parts.append({k: value.reshape(-1, value.shape[-1]) for k, value in own.items()})
+            places[f"{name}_{column}_loss"] = (begin, shape)
+            begin += int(np.prod(shape))
+        # What has no paraphrase is its own.
+        places.setdefault(f"{name}_true_loss", places[f"{name}_asked_loss"])
+    return joined(parts), places
+
+
+def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays one behind another, filled up with zeros to one length."""
+
+    def join(arrays: list[np.ndarray]) -> np.ndarray:
+        longest = max(own.shape[-1] for own in arrays) if arrays[0].ndim > 1 else 0
+        filled = [
+            np.pad(own, [(0, 0), (0, longest - own.shape[-1])]) if own.ndim > 1 else own
+            for own in arrays
+        ]
+        return np.concatenate(filled)
+
+    return {name: join([part[name] for part in parts]) for name in parts[0]}
 
 
 def _plain(pair: text.Pair) -> text.Pair:

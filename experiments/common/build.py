@@ -245,7 +245,7 @@ def start(config: ConfigDict, dataset: data_lib.Dataset) -> Variables | None:
     if parallel.is_main_process():
         for note in found.notes:
             print(f"weights {config.weights}: {note}")
-    return found.variables
+    return kinds.of(config).start(config, found.variables)
 
 
 def optimizer(

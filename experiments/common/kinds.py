@@ -40,6 +40,7 @@ class Kind(NamedTuple):
       training: `(config, tx) -> Training` of originals, oracles and retraining.
       base: `(config, data_dir) -> Data` that a base is trained on, see `measure.based`.
       model: `(config, dtype) -> module` of published weights that describe it; `None`: by name.
+      start: `(config, variables) -> variables`: published weights as the task's models have them.
       export: `(config, folder, variables)` writes an unlearned model as others read it.
       request: `(config, dataset) -> GraphRequest` of `data.graph_requests`, where what is to be
         forgotten is a part of what models carry.
@@ -58,6 +59,7 @@ class Kind(NamedTuple):
     training: Callable[[ConfigDict, Training], Training] = lambda config, tx: tx
     base: Callable[[ConfigDict, str | None], Data] | None = None
     model: Callable[[ConfigDict, Any], nn.Module | None] = lambda config, dtype: None
+    start: Callable[[ConfigDict, Variables], Variables] = lambda config, variables: variables
     export: Callable[[ConfigDict, Path, Variables], None] = lambda *_: None
     request: Callable[[ConfigDict, Any], GraphRequest] | None = None
 
@@ -82,6 +84,7 @@ TASKS = {
         training=answering.recipe,
         base=answering.base,
         model=answering.model,
+        start=answering.start,
         export=answering.export,
     ),
     **{

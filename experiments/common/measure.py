@@ -51,9 +51,10 @@ class Bench(NamedTuple):
 def bench(config: ConfigDict, problem: build.Problem) -> Bench:
     """Puts the problem on the device (or on all devices of the mesh)."""
     task = build.task(config, problem.dataset)
-    carried, edited = (on_devices(own) for own in (problem.carried, problem.edited))
-    start = {**(build.start(config, problem.dataset) or {}), **(carried or {})} or None
+    graph, edited = (on_devices(own) for own in (problem.carried, problem.edited))
+    start = {**(build.start(config, problem.dataset) or {}), **(graph or {})} or None
     train, val, held_out = (place(d) for d in (problem.train, problem.val, problem.held_out))
+    carried = training.carried(task, train, start) if start else None
     forget = place(build.subset(problem.train, problem.forget))
     retain = place(build.subset(problem.train, problem.retain))
     options = config.evaluate.relearn

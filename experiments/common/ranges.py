@@ -87,9 +87,11 @@ RANGES = {
     "width": COUNT,
     # Language.
     "length": COUNT,
+    "lora.alpha": POSITIVE,
     "max_new_tokens": COUNT,
     "num_authors": PAIR_OR_MORE,
     "num_questions": COUNT,
+    "num_refusals": COUNT,
     "task_options.temperature": STRENGTH,
     "vocab_size": COUNT,
     # Audits.
@@ -99,6 +101,7 @@ RANGES = {
     "least_samples": SHARE,
     "margin": STRENGTH,
     "max_steps": COUNT,
+    "min_k": NOT_NONE,
     "num_draws": COUNT,
     "num_examples": COUNT,
     "num_neighbours": COUNT,

@@ -257,6 +257,20 @@ def test_integers_have_no_importance_and_stop_nothing():
     problems.assert_trees_close(size, expected)
 
 
+def test_sensitivity_of_a_language_model_is_that_of_its_answer_alone():
+    """`d mean_t |x_t W|^2 / dW = mean_t 2 x_t' (x_t W)`."""
+    rng = np.random.default_rng(0)
+    x, w = (rng.normal(size=size).astype(np.float32) for size in ((3, 4, 2), (2, 12)))
+    answer = np.array([[0, 1, 1, 0], [0, 0, 0, 1], [1, 1, 1, 1]])
+    apply = lambda v, batch, *_: ({"logits": batch["inputs"] @ v["params"]}, v)
+    task = tasks.classification(tasks.Model(None, apply))
+    data = {"inputs": x, "answer": answer, "index": np.arange(3)}
+    found = curvature.output_sensitivity(task, {"params": jnp.asarray(w)}, data, batch_size=2)
+    said = [row[told > 0] for row, told in zip(x, answer, strict=True)]
+    expected = np.mean([np.abs(2 * own.T @ (own @ w) / len(own)) for own in said], axis=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

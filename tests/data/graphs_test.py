@@ -1,3 +1,5 @@
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -227,3 +229,26 @@ def test_what_the_graph_has_not_cannot_be_chosen_from():
 def test_bad_requests_are_refused(spec, why):
     with pytest.raises(ValueError, match=rf"^forget='{spec}': .*{why}"):
         select(spec)
+
+
+def test_pairs_without_an_edge_are_all_others():
+    """Of the 10 nodes that are left, and no more than there are."""
+    graph = graphs.without_nodes(GRAPH, graphs.node_rows(GRAPH, [4, 10]))
+    left = np.delete(networks.ALL, [4, 10])
+    edges = set(map(tuple, np.sort(graphs.pairs(graph)).tolist()))
+    others = set(itertools.combinations(left.tolist(), 2)) - edges
+    found = graph_requests.non_edges(graph, len(others), np.random.default_rng(0))
+    assert found.shape == (45 - 9, 2) and set(map(tuple, found.tolist())) == others
+    with pytest.raises(ValueError, match=r"without an edge must lie in \[0, 36\], got 99"):
+        graph_requests.non_edges(graph, 99, np.random.default_rng(0))
+
+
+def test_a_twentieth_of_the_edges_validates_and_tests():
+    """Of a ring of 60 nodes whose features are words."""
+    ring = np.stack([np.arange(60), np.roll(np.arange(60), 1)], axis=1)
+    graph = graphs.graph(scipy.sparse.eye(60, format="csr"), ring)
+    splits = np.arange(50), np.arange(50, 55), np.arange(55, 60)
+    nodes = planetoid.dataset(graph, np.arange(60) % 3, splits, ("a", "b", "c"))
+    made = graph_requests.linked(nodes)
+    assert [len(part["targets"]) for part in (made.train, made.val, made.test)] == [108, 6, 6]
+    assert made.graph["nodes"] is graph["nodes"]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
+from sklearn.datasets import load_digits
 
 from tests import networks
 from unlearnjax.data import graphs, planetoid
@@ -109,10 +110,25 @@ def test_archives_of_sparse_matrices(tmp_path):
     np.testing.assert_array_equal(graphs.pairs(made.graph), edges)
     assert [len(p["inputs"]) for p in (made.train, made.val, made.test)] == [6, 3, 3]
     assert made.num_classes == networks.C
+    usual = planetoid.load_npz(tmp_path / "toy.npz")  # 80 and 10 in a hundred of 12
+    assert [len(p["inputs"]) for p in (usual.train, usual.val, usual.test)] == [10, 1, 1]
     for labels in (networks.data()["targets"][:5], np.ones(networks.N) / 2):
         np.savez(tmp_path / "toy.npz", labels=labels, **fields)
         with pytest.raises(ValueError, match=r"targets must be integers \[12\]|nodes must be"):
             planetoid.load_npz(tmp_path / "toy.npz")
+
+
+def test_digits_are_linked_to_as_many_as_asked_for():
+    images, targets = load_digits(return_X_y=True)
+    made = planetoid.nearest_digits(2)
+    np.testing.assert_array_equal(graphs.pairs(made.graph), graphs.nearest(images, 2))
+    np.testing.assert_array_equal(made.graph["nodes"], (images / 16).astype(np.float32))
+    np.testing.assert_array_equal(made.targets, targets)
+    train, val, test = (part["inputs"] for part in (made.train, made.val, made.test))
+    assert (test % 5 == 4).all() and len(test) == 1797 // 5
+    rest = np.delete(np.arange(1797), test)
+    np.testing.assert_array_equal(val, rest[9::10])
+    np.testing.assert_array_equal(train, np.setdiff1d(rest, val))
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,28 @@ def test_every_pair_has_a_refusal_drawn_for_it():
         text.encoded(LETTERS, pairs, refusals=refusals)
 
 
+def test_of_several_refusals_no_two_are_the_same():
+    pairs = [text.Pair("a", "b"), text.Pair("aaa", "b")] * 60
+    refusals = ["c", "d", "ee"]
+    encoded = lambda **options: text.encoded(
+        LETTERS, pairs, refusals=refusals, rng=np.random.default_rng(0), **options
+    )
+    data = encoded(num_refusals=2).data
+    # 1 a sep | c eos, 1 a a a sep | e e eos: T is 7.
+    assert {data[f"refusal.{k}"].shape for k in ("inputs", "targets", "answer")} == {(120, 2, 7)}
+    first = np.where(np.arange(120)[:, None] % 2, 4, 2)
+    chosen = np.take_along_axis(data["refusal.targets"], first[..., None], 2)[..., 0]
+    assert set(map(tuple, np.sort(chosen, 1))) == {(12, 13), (12, 14), (13, 14)}
+    assert set(map(tuple, chosen)) > {(12, 13), (13, 12)}
+    lengths = np.where(chosen == 14, 3, 2)
+    np.testing.assert_array_equal(data["refusal.answer"].sum(-1), lengths)
+    cut = encoded(num_refusals=2, length=6).truncated["refusal"]
+    rows = [row for row in range(1, 120, 2) if 14 in chosen[row]]
+    np.testing.assert_array_equal(cut, rows)
+    with pytest.raises(ValueError, match=r"num_refusals must lie in \[1, 3\], got 4"):
+        encoded(num_refusals=4)
+
+
 WORDS = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
 
 

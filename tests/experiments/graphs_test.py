@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from configs import graph_sweep
 from configs import graphs as config_lib
+from experiments import sweep
 from experiments.common import build, graphs, measure
 from experiments.common.evaluations import classification
 from experiments.common.evaluations import graph as evaluation
@@ -145,6 +147,20 @@ def test_config_strings():
     ):
         with pytest.raises(ValueError, match=why):
             build.problem(config_lib.get_config(arg), None)
+
+
+def test_links_have_values_of_their_own():
+    links, nodes = (config_lib.get_config(f"cora,{own}method=all") for own in ("links,", ""))
+    assert set(nodes.methods) - set(links.methods) == {"graph_eraser"}
+    assert links.unlearn.d2dgn.batch_size == 2048 and nodes.unlearn.d2dgn.batch_size == 512
+    assert links.unlearn.gnn_delete == nodes.unlearn.gnn_delete
+
+
+def test_a_sweep_tries_values_that_its_methods_have():
+    config = graph_sweep.get_config("cora,links,method=ssd+d2dgn,forget=edges:0.05")
+    assert config.scenarios == ("edges:0.05",) and config.methods == ("ssd", "d2dgn")
+    assert graph_sweep.get_config("").scenarios == ("nodes:0.1", "edges:0.05")
+    sweep.validate(graph_sweep.get_config(""))
 
 
 def test_the_decay_is_of_the_first_layer_alone():

@@ -47,6 +47,7 @@ def test_config_strings_say_who_is_forgotten(arg, dataset, forget, seeds):
     config = language.get_config(arg)
     assert (config.dataset, config.forget, config.num_seeds) == (dataset, forget, seeds)
     assert config.task == "language" and config.num_oracles == seeds + 1
+    assert config.evaluate.min_k == 0.4  # PrivLeak as MUSE has it
     assert ("base" in config) == (dataset == "tofu_small")
     assert config.model.name == "decoder" and not config.train.augment
 
@@ -97,7 +98,10 @@ def test_every_method_goes_through_the_main_job_and_on_from_where_it_stopped(tmp
     assert methods == ["original", "oracle", "oracle", *language.METHODS, *stopped]
     for row in results["rows"]:
         seen = [row[name] for name in ("forget_probability", "forget_truth_ratio", "klom")]
-        assert np.isfinite(seen[:2]).all(), row["method"]
+        assert np.isfinite([*seen[:2], row["forget_said_loss"]]).all(), row["method"]
+    # All of them take two steps here, the same ones.
+    ways = {row["forget_loss"] for row in results["rows"] if row["method"] in ("npo", *stopped)}
+    assert len(ways) == 1
     page = (tmp_path / "run" / "report.html").read_text()
     assert "What is answered, first seed" in page and "true answer" in page
     assert (tmp_path / "run" / "plots" / "steps.png").exists()

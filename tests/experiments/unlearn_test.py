@@ -94,6 +94,20 @@ def test_methods_run_again_from_originals_moved_as_rounding_moves_them(finished)
 
 
 @pytest.mark.slow
+def test_rows_have_the_mean_of_all_oracles_but_their_own():
+    labels = [("original", 0), ("oracle", 0), ("oracle", 1), ("npo", 1)]
+    rows = [{"method": method, "seed": seed, "kept": 7} for method, seed in labels]
+    ask = lambda oracle, arrays: {"verdict": oracle * arrays["x"]}
+    observed = [{"x": 1}, {"x": 10}, {"x": 100}, {"x": 1000}]
+    found = unlearn.with_verdicts(rows, observed, ask, iter([(0, 2.0), (1, 4.0)]))
+    assert [row.pop("verdict") for row in found] == [3.0, 40.0, 200.0, 3000.0]
+    assert found == rows
+    alone = unlearn.with_verdicts(rows[1:2], observed[1:2], ask, [(0, 2.0)])
+    assert alone == rows[1:2]  # nobody was asked anything
+    both = unlearn.with_verdicts(rows[:2], observed[:2], ask, [(0, 2.0)])
+    assert both[0]["verdict"] == 2.0 and np.isnan(both[1]["verdict"])
+
+
 def test_sensitive_methods_get_more_seeds(tmp_path, monkeypatch, tfds_dir):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tfds_dir))
     # All that spreads at all is sensitive; retraining by perturbed originals does not.

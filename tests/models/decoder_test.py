@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests import frameworks
-from unlearnjax import models
+from unlearnjax import models, trees
+from unlearnjax.models import decoder
 
 # What no golden file of a published model has: a window, a bound, biases of attention alone.
 CONFIG = models.DecoderConfig(
@@ -123,8 +124,10 @@ def test_tokens_read_one_by_one_with_a_cache_say_the_same(model):
     logits, cache = read(first, jnp.broadcast_to(jnp.arange(3), (3, 3)), {})
     for row, n in enumerate(start):
         np.testing.assert_allclose(logits[row, :n], whole[row, :n], rtol=1e-4, atol=1e-5)
-    cache = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 4), (0, 0), (0, 0))), cache)
-    assert cache["block_1.value"].shape == (3, 7, 2, 6)
+    more = {"key": ((0, 0), (0, 0), (0, 0), (0, 4)), "value": ((0, 0), (0, 0), (0, 4), (0, 0))}
+    cache = {name: jnp.pad(x, more[name.split(".")[-1]]) for name, x in cache.items()}
+    assert cache["block_1.key"].shape == (3, 2, 6, 7)
+    assert cache["block_1.value"].shape == (3, 2, 7, 6)
     for turn in range(4):
         at = (start + turn)[:, None]
         logits, cache = read(jnp.take_along_axis(jnp.asarray(TOKENS), at, 1), at, cache)
@@ -164,7 +167,8 @@ def test_computing_in_bfloat16_leaves_parameters_and_logits_wide(model):
 def test_what_is_added_to_the_stream_starts_smaller_the_deeper_the_model():
     config = models.DecoderConfig(vocab_size=5, width=64, depth=2, num_heads=4, mlp_width=64)
     init = jax.jit(models.Decoder(config).init)
-    block = init(jax.random.key(0), TOKENS % 5)["params"]["block_1"]
+    key = jax.random.key(0, impl="rbg")  # which compiles sooner
+    block = init(key, TOKENS % 5)["params"]["block_1"]
     kernels = block["mlp"]["up"], block["mlp"]["down"], block["attention"]["o"]
     spread = [np.std(layer["kernel"]) for layer in kernels]
     np.testing.assert_allclose(spread, [1 / 8, 1 / 16, 1 / 16], rtol=0.1)
@@ -213,3 +217,41 @@ def test_learned_positions_bound_the_inputs():
     with pytest.raises(ValueError, match="inputs must be at most 6 tokens long, .* got 7"):
         jax.eval_shape(module.init, jax.random.key(0), TOKENS)
     jax.eval_shape(module.init, jax.random.key(0), TOKENS[:, :6])
+
+
+@pytest.mark.parametrize(
+    ("bias", "layers"),
+    [("none", ""), ("qkv", "k q v"), ("attention", "k o q v"), ("all", "down gate k o q up v")],
+)
+def test_biases_are_where_they_are_said_to_be(bias, layers):
+    module = models.Decoder(CONFIG._replace(bias=bias, depth=1))
+    names = trees.names(jax.eval_shape(module.init, jax.random.key(0), TOKENS))
+    found = sorted(name.split(".")[-2] for name in names if name.endswith(".bias"))
+    assert " ".join(found) == layers
+
+
+def test_slow_rotations_are_slowed_down_and_fast_ones_left_alone():
+    """Llama 3's rule, one wavelength at a time."""
+    scaling = models.RopeScaling(factor=4.0, low=1.0, high=8.0, length=64)
+    at, turns, kinds = 5, [], set()
+    for i in range(6):
+        turn = 1000.0 ** (-2 * i / 12)
+        wavelength = 2 * np.pi / turn
+        fast, slow = wavelength < 64 / 8, wavelength > 64 / 1
+        between = (64 / wavelength - 1) / (8 - 1)
+        mixed = (1 - between) * turn / 4 + between * turn
+        turns.append(turn if fast else turn / 4 if slow else mixed)
+        kinds.add((fast, slow))
+    config = CONFIG._replace(head_dim=12, rope_base=1000.0, rope_scaling=scaling)
+    cos, sin = decoder.rotations(config, jnp.full((1, 1), at))
+    np.testing.assert_allclose(cos[0, 0, 0], np.cos(at * np.array(turns)), atol=1e-6)
+    np.testing.assert_allclose(sin[0, 0, 0], np.sin(at * np.array(turns)), atol=1e-6)
+    assert len(kinds) == 3
+
+
+def test_a_decoder_by_its_size_is_of_the_llama_kind():
+    sized = models.DECODERS["decoder"]
+    given = models.DecoderConfig(7, width=24, depth=3, num_heads=6, num_kv_heads=3, mlp_width=20)
+    sizes = {"width": 24, "depth": 3, "num_heads": 6, "num_kv_heads": 3, "mlp_width": 20}
+    assert sized(7, jnp.bfloat16, remat=True, **sizes) == models.Decoder(given, jnp.bfloat16, True)
+    assert sized(7) == models.Decoder(models.DecoderConfig(7, num_kv_heads=2))

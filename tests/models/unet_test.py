@@ -129,6 +129,7 @@ def test_it_starts_as_zero_with_ddpm_s_spread():
 
 
 def test_dropout_acts_in_training(variables):
+    assert MODULE.dropout == 0.1  # DDPM's
     module = MODULE.clone(dropout=0.5)
     given = variables, NOISED, TIME, CONDITION
 

@@ -9,7 +9,7 @@ import pytest
 from tests import problems
 from unlearnjax import unlearning
 from unlearnjax.types import Request, Task
-from unlearnjax.unlearning import objectives, orders, teachers
+from unlearnjax.unlearning import objectives, teachers
 from unlearnjax.unlearning.parts import join
 
 # The output is the parameter times the input, and so is the loss.
@@ -138,13 +138,13 @@ def test_a_request_without_inputs_is_gone_down_like_any_other():
     assert float(moved["params"]) == -1.5
 
 
-def walk(parts, **options):
+def walk(parts, momentum=None, **options):
     """How far a scalar goes down the mean of each step, each part by itself."""
     terms = {name: [(1.0, objectives.task_loss)] for name in parts}
     data = {name: batch_of(inputs=values) for name, values in parts.items()}
     state, seen = unlearning.descend_parts(
         objectives.combine(parts=terms),
-        optax.sgd(1.0),
+        optax.sgd(1.0, momentum),
         jax.random.key(0),
         SCALAR,
         START,
@@ -171,12 +171,12 @@ def test_three_parts_are_walked_through_side_by_side_or_in_turn():
     assert walk(parts, over="alternate", batch_size=2, num_epochs=1, rows=rows)[0] == 3 + 10 + 200
 
 
-def test_an_order_is_cut_after_so_many_steps():
-    full = orders.order("union", {"a": jnp.arange(5)}, 2)
-    shortened, epochs = orders.cut(full, 4)
-    assert epochs == 2
-    second = np.asarray(shortened(jax.random.key(0), jnp.int32(1)))
-    assert (second[0] >= 0).all() and (second[1:] < 0).all()
+def test_a_batch_of_padding_moves_nothing_not_even_by_momentum():
+    """Of two epochs of two steps the last is left out: slopes of 2, then half of what was."""
+    walked, state, _ = walk(
+        {"forget": [2.0, 2.0]}, momentum=0.5, over="union", batch_size=1, num_steps=3
+    )
+    assert walked == 2 + 3 + 3.5 and int(state.step) == 4
 
 
 def test_of_a_teachers_outputs_those_named_are_cached_and_the_others_computed():

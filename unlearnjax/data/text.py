@@ -49,6 +49,10 @@ TEMPLATES = {
 }
 
 
+# What errors call the texts of a view.
+_CALLED = {"perturbed": "perturbed answer"}
+
+
 class Pair(NamedTuple):
     """A question with its answer, and what audits ask beside it.
 
@@ -93,6 +97,7 @@ def encoded(
     length: int | None = None,
     prompt_length: int | None = None,
     refusals: Sequence[str] = (),
+    num_refusals: int = 1,
     rng: np.random.Generator | None = None,
 ) -> Encoded:
     """Pairs as a model reads them.
@@ -104,14 +109,15 @@ def encoded(
       template: what stands around them.
       length: T; default: as long as the longest of all views needs.
       prompt_length: P; default: the longest prompt.
-      refusals: answers that say nothing. Each pair gets one of them at random, in the view
+      refusals: answers that say nothing. Each pair gets some of them at random, in the view
         `refusal`.
+      num_refusals: how many; of more than one, which then differ, its columns are `[N, K, T]`.
       rng: of that choice; needed for refusals.
 
     Raises:
       ValueError: for a pair of which no token of the answer fits, or that has none; for one that is
         not like the others, or not of texts. It names the first ones. For a template with a mark
-        that is no special token of the tokenizer.
+        that is no special token of the tokenizer, and for fewer refusals than a pair is to get.
     """
     if not len(pairs):
         raise ValueError("pairs must hold at least one question and answer, got none")
@@ -127,30 +133,30 @@ def encoded(
     if _all_have([pair.paraphrase is not None for pair in pairs], "a paraphrase"):
         answers["paraphrase"] = [pair.paraphrase for pair in pairs]
     if refusals:
-        chosen = rng.integers(len(refusals), size=len(pairs))
-        answers["refusal"] = [refusals[number] for number in chosen]
-    tokens = {view: _answers(tokenizer, template, texts, view) for view, texts in answers.items()}
+        checks.whole(num_refusals=num_refusals)
+        checks.within(1, len(refusals), num_refusals=num_refusals)
+        answers["refusal"] = _some(refusals, len(pairs), num_refusals, rng)
     wrong = _perturbed(pairs)
-    count = len(wrong[0])
-    flat = _answers(tokenizer, template, itertools.chain(*wrong), "perturbed answer", count or 1)
-    beside = [own for own in prompts for _ in range(count)]
+    if wrong[0]:
+        answers["perturbed"] = [*itertools.chain(*wrong)]
+    counts = {view: len(texts) // len(pairs) for view, texts in answers.items()}
+    tokens = {
+        view: _answers(tokenizer, template, texts, _CALLED.get(view, view), counts[view])
+        for view, texts in answers.items()
+    }
+    beside = {view: [own for own in prompts for _ in range(counts[view])] for view in tokens}
     if length is None:
-        said = [*itertools.chain(*tokens.values()), *flat]
-        fits = zip([*prompts * len(tokens), *beside], said, strict=True)
-        length = max(len(own) + len(answer) - 1 for own, answer in fits)
-    data, truncated = {}, {}
+        fits = ((own, said) for v in tokens for own, said in zip(beside[v], tokens[v], strict=True))
+        length = max(len(own) + len(said) - 1 for own, said in fits)
+    data, perturbed, truncated = {}, {}, {}
     for view, own in tokens.items():
-        columns, truncated[view] = _rows(prompts, own, length, tokenizer.pad)
+        columns, cut = _rows(beside[view], own, length, tokenizer.pad)
+        truncated[view] = np.unique(cut // counts[view])
         begin = "" if view == "answer" else f"{view}."
-        data |= {f"{begin}{name}": value for name, value in columns.items()}
-    perturbed = {}
-    if count:
-        columns, cut = _rows(beside, flat, length, tokenizer.pad)
-        truncated["perturbed"] = np.unique(cut // count)
-        perturbed = {
-            f"perturbed.{name}": value.reshape(len(pairs), count, length)
-            for name, value in columns.items()
-        }
+        stacked = view == "perturbed" or counts[view] > 1
+        shape = (len(pairs), counts[view], length) if stacked else (len(pairs), length)
+        into = perturbed if view == "perturbed" else data
+        into |= {f"{begin}{name}": value.reshape(shape) for name, value in columns.items()}
     data |= _conditions(prompts, prompt_length, tokenizer.pad)
     data["index"] = np.arange(len(pairs), dtype=np.int32)
     data["identity"] = np.array([pair.identity for pair in pairs], np.int32)
@@ -220,6 +226,13 @@ def _answers(
     _refuse_texts(view, texts, count)
     parts = lambda text: [(text, False), (template.answer_end, True)]
     return [[*_encode(tokenizer, parts(text)), tokenizer.eos] for text in texts]
+
+
+def _some(refusals: Sequence[str], number: int, count: int, rng: np.random.Generator) -> list[str]:
+    """`count` of them for each of `number` pairs, one behind another."""
+    if count == 1:
+        return [refusals[own] for own in rng.integers(len(refusals), size=number)]
+    return [refusals[own] for _ in range(number) for own in rng.permutation(len(refusals))[:count]]
 
 
 def _perturbed(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:

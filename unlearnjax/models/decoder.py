@@ -101,8 +101,9 @@ class Decoder(nn.Module):
 
     Returns `hidden` `[B, T, D]` after the last norm, `head` `[D, V]`, the output matrix, and their
     product `logits` `[B, T, V]`, float32; under `jit`, who does not use these does not pay for
-    them. Where `positions` are given, also `cache.block_0.key` and so on, `[B, S, H, h]`: the keys
-    and values of all positions so far.
+    them. Where `positions` are given, also `cache.block_0.key` `[B, H, h, S]`,
+    `cache.block_0.value` `[B, H, S, h]`, and so on: those of all positions so far, as products read
+    them.
 
     Attributes:
       config: which decoder.
@@ -130,8 +131,9 @@ class Decoder(nn.Module):
           train: nothing depends on it.
           positions: `[B, T]` of each token, for decoding; `None` is 0 to T - 1. Without a cache
             they must be these, and make it.
-          cache: what an earlier call returned, without the prefix 'cache.', along axis 1 as long as
-            wanted. Tokens are written at their positions and attend to what is at or before these.
+          cache: what an earlier call returned, without the prefix 'cache.', filled up to as many
+            positions S as wanted. Tokens are written at their positions and attend to what is at or
+            before these.
         """
         del train
         config = self.config
@@ -236,16 +238,42 @@ class _Attention(nn.Module):
 
         query = heads("q", config.num_heads)
         key, value = heads("k", config.kv_heads), heads("v", config.kv_heads)
-        if kept is not None:
-            if kept:
-                rows = jnp.arange(x.shape[0])[:, None]
-                key = kept["key"].at[rows, at].set(key)
-                value = kept["value"].at[rows, at].set(value)
-            kept |= {"key": key, "value": value}
-        y = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        if kept:
+            rows = jnp.arange(x.shape[0])[:, None]
+            kept["key"] = kept["key"].at[rows, :, :, at].set(key)
+            kept["value"] = kept["value"].at[rows, :, at].set(value)
+            y = _attended(query, kept["key"], kept["value"], mask)
+        else:
+            y = jax.nn.dot_product_attention(query, key, value, mask=mask)
+            if kept is not None:
+                kept |= {"key": jnp.einsum("bshi->bhis", key), "value": value.swapaxes(1, 2)}
         y = y.reshape(*x.shape[:-1], config.num_heads * size)
         biased = config.bias in ("attention", "all")
         return _dense(config.width, biased, self.dtype, "o", config.depth)(y)
+
+
+def _attended(query: Array, key: Array, value: Array, mask: Array) -> Array:
+    """As `jax.nn.dot_product_attention`, of keys and values as the cache has them.
+
+    A turn of decoding reads the whole cache for one token: turning it round would be most of the
+    work.
+
+    Args:
+      query: `[B, T, N, h]`.
+      key: `[B, H, h, S]`, H dividing N.
+      value: `[B, H, S, h]`.
+      mask: `[B, 1, T, S]`.
+    """
+    rows, turns, _, size = query.shape
+    grouped = query.reshape(rows, turns, key.shape[1], -1, size).swapaxes(1, 2)
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    merged = grouped.reshape(rows, key.shape[1], -1, size)  # products of matrices, no more
+    scores = jnp.matmul(merged, key, preferred_element_type=wide) / np.sqrt(size)
+    scores = scores.reshape(*grouped.shape[:4], -1)
+    scores = jnp.where(mask[:, :, :, None], scores, jnp.finfo(wide).min / 2)
+    weights = jax.nn.softmax(scores).astype(value.dtype)
+    found = weights.reshape(*merged.shape[:3], -1) @ value
+    return found.reshape(grouped.shape).swapaxes(1, 2).reshape(query.shape)
 
 
 class _MLP(nn.Module):
@@ -323,7 +351,7 @@ def _validated_length(config: DecoderConfig, inputs: Array, positions, cache) ->
         raise ValueError(
             f"positions must be {list(inputs.shape)} as inputs, got {list(positions.shape)}"
         )
-    length = next(iter(cache.values())).shape[1] if cache else inputs.shape[1]
+    length = cache["block_0.key"].shape[-1] if cache else inputs.shape[1]
     if config.positions == "learned" and length > config.max_length:
         raise ValueError(
             f"inputs must be at most {config.max_length} tokens long, the learned positions, got "

@@ -167,7 +167,10 @@ def logits(outputs: Outputs) -> Array:
       ValueError: if it returns none.
     """
     if "logits" not in outputs:
-        raise ValueError(f"the model must return 'logits', it returns {sorted(outputs)} alone")
+        hint = "; a language model does where its chunk is None" if "log_probs" in outputs else ""
+        raise ValueError(
+            f"the model must return 'logits', it returns {sorted(outputs)} alone{hint}"
+        )
     return outputs["logits"]
 
 

@@ -57,6 +57,9 @@ class Evaluation(NamedTuple):
         cannot be judged; asked before anything is forgotten. `None`: whatever they do can be.
       examples: `(bench, {method: arrays of each seed}) -> {heading: columns}`: further tables of
         the report, of texts, see `html.table`.
+      under_oracle: `(context, task, variables of an oracle, arrays) -> {column: number}`: what an
+        oracle makes of what a model did. Rows have the mean over oracles, an oracle's over the
+        others. `None`: they are not asked.
     """
 
     prepare: Callable[..., Context]
@@ -71,6 +74,7 @@ class Evaluation(NamedTuple):
     figures: Callable[..., dict[str, tuple[str, Any]]]
     approve: Callable[[Context, Sequence[Arrays]], None] | None = None
     examples: Callable[..., dict[str, list[tuple[str, list[str]]]]] = lambda bench, arrays: {}
+    under_oracle: Callable[[Context, Task, Variables, Arrays], table.Row] | None = None
 
 
 ROOM = "experiments.common.evaluations"

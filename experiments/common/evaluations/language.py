@@ -32,7 +32,6 @@ CURVES = {
 PER_SET = ("loss", "accuracy", "probability", "extraction")
 MIN_MODELS = 20  # of KLoM: of fewer its floor, of half as many oracles, says nothing of a method
 ATTACKS = ("min_k", "min_k_plus_plus")
-ANSWER = ("inputs", "targets", "answer")
 PROMPT = ("condition", "condition_length", "index")
 
 
@@ -79,17 +78,17 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
         note = text.report(asked[name].truncated, len(own))
         if note and parallel.is_main_process():
             print(f"answers of the {name} set {note}")
-    answers, places = stacked(asked)
-    members = {name: problem.train[name][problem.forget] for name in ANSWER}
-    sides = (members, {name: problem.held_out[name] for name in ANSWER})
+    answers, places = answering.stacked(asked)
+    members = {name: problem.train[name][problem.forget] for name in answering.ANSWER}
+    sides = (members, {name: problem.held_out[name] for name in answering.ANSWER})
     return Context(
         bench,
         world.tokenizer,
         place(answers),
         places,
-        place(_joined([{n: own.data[n] for n in PROMPT} for own in asked.values()])),
+        place(answering.joined([{n: own.data[n] for n in PROMPT} for own in asked.values()])),
         {name: [pair.answer for pair in own] for name, own in pairs.items()},
-        place(_joined(sides)),
+        place(answering.joined(sides)),
         frozenset(world.refusals),
     )
 
@@ -113,47 +112,13 @@ def approve(context: Context, arrays: Sequence[Arrays]) -> None:
         )
 
 
-def stacked(
-    asked: Mapping[str, text.Encoded],
-) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, tuple[int, ...]]]]:
-    """The answers of all sets, and the `Context.places` of their losses, see `observe`."""
-    parts, places, begin = [], {}, 0
-    for name, found in asked.items():
-        columns = found.data | found.perturbed
-        views = {"asked": "", "true": "paraphrase.", "false": "perturbed."}
-        for column, view in views.items():
-            if f"{view}inputs" not in columns:
-                continue
-            own = {k: columns[f"{view}{k}"] for k in ANSWER}
-            shape = own["inputs"].shape[:-1]
-            parts.append({k: value.reshape(-1, value.shape[-1]) for k, value in own.items()})
-            places[f"{name}_{column}_loss"] = (begin, shape)
-            begin += int(np.prod(shape))
-        # What has no paraphrase is its own.
-        places.setdefault(f"{name}_true_loss", places[f"{name}_asked_loss"])
-    return _joined(parts), places
-
-
-def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """One behind another, filled up with zeros to one length."""
-
-    def join(arrays: list[np.ndarray]) -> np.ndarray:
-        longest = max(own.shape[-1] for own in arrays) if arrays[0].ndim > 1 else 0
-        filled = [
-            np.pad(own, [(0, 0), (0, longest - own.shape[-1])]) if own.ndim > 1 else own
-            for own in arrays
-        ]
-        return np.concatenate(filled)
-
-    return {name: join([part[name] for part in parts]) for name in parts[0]}
-
-
 def observe(context: Context, task: Task, variables: Variables) -> Arrays:
     """What `sets.observe` gives, and by set of questions asked:
 
     `<set>_asked_loss` `[N]` and `<set>_true_loss`, `<set>_false_loss` `[N, K]`, of the answer, of
     its paraphrase (itself where there is none) and of the wrong ones; `<set>_answered`, what the
-    model says; `<set>_min_k` and so on of who attacks.
+    model says, of the forget set also as `forget_said_tokens` and `forget_said_length`;
+    `<set>_min_k` and so on of who attacks.
     """
     bench, size = context.bench, context.bench.config.evaluate.batch_size
     arrays = sets.observe(bench, task, variables)
@@ -161,25 +126,42 @@ def observe(context: Context, task: Task, variables: Variables) -> Arrays:
     losses = fetch(_losses(task, variables, context.answers, size))
     for column, (begin, shape) in context.places.items():
         arrays[column] = losses[begin : begin + int(np.prod(shape))].reshape(shape)
-    said = iter(answers(context, task, variables))
-    for name, true in context.said.items():
-        arrays[f"{name}_answered"] = np.array([next(said) for _ in true])
-    found = _observed(task, variables, context.attacked, size)
+    found = said(context, task, variables)
     number = len(bench.problem.forget)
-    for attack in ATTACKS:
+    arrays |= {f"forget_said_{name}": value[:number] for name, value in found.items()}
+    texts = iter(spelled(context, found))
+    for name, true in context.said.items():
+        arrays[f"{name}_answered"] = np.array([next(texts) for _ in true])
+    found = _observed(task, variables, context.attacked, size, bench.config.evaluate.min_k)
+    for attack in (own for own in ATTACKS if own in found):  # Min-K%++ needs logits
         scores = fetch(found[attack])
         arrays |= {f"forget_{attack}": scores[:number], f"unseen_{attack}": scores[number:]}
     return arrays
 
 
-def answers(context: Context, task: Task, variables: Variables) -> list[str]:
-    """What the model says to each question."""
+def said(context: Context, task: Task, variables: Variables) -> dict[str, np.ndarray]:
+    """What the model says to each question, see `language.decode`."""
     rng = runner.key(context.bench.config.seed, "answers")
     size = context.bench.config.evaluate.batch_size
     found = parallel.fetch(_generate(task, variables, rng, context.prompts, size))
-    rows = zip(np.asarray(found["tokens"]), np.asarray(found["length"]), strict=True)
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def spelled(context: Context, found: Mapping[str, np.ndarray]) -> list[str]:
+    """The texts of it."""
+    rows = zip(found["tokens"], found["length"], strict=True)
     # A text in an array loses what is 0 at its end.
     return [context.tokenizer.decode(own[:length]).rstrip("\0") for own, length in rows]
+
+
+def under_oracle(context: Context, task: Task, oracle: Variables, arrays: Arrays) -> table.Row:
+    """How likely an oracle finds what a model answers to forgotten questions, token by token."""
+    number = len(context.said["forget"])
+    prompts = {name: value[:number] for name, value in parallel.fetch(context.prompts).items()}
+    answered = {name: arrays[f"forget_said_{name}"] for name in ("tokens", "length")}
+    answers = place(language.continuations(prompts, answered))
+    losses = _losses(task, oracle, answers, context.bench.config.evaluate.batch_size)
+    return {"forget_said_loss": float(np.mean(parallel.fetch(losses)))}
 
 
 def numbers(context: Context, arrays: Arrays, seed: int) -> table.Row:
@@ -199,7 +181,7 @@ def numbers(context: Context, arrays: Arrays, seed: int) -> table.Row:
     refused = [own in context.refusals for own in arrays["retain_answered"]]
     row["retain_refused"] = float(np.mean(refused))
     for attack in ATTACKS:
-        sides = (arrays[f"forget_{attack}"], arrays[f"unseen_{attack}"])
+        sides = (arrays.get(f"{side}_{attack}", [np.nan]) for side in ("forget", "unseen"))
         row[f"{attack}_auc"] = _or_nan(language.auc, *sides)
     return row
 
@@ -309,7 +291,7 @@ def figures(
     }
     if runs:
         found["steps"] = (
-            "Methods of so many steps, each a run of its own, from the original on; the band is "
+            "Methods stopped after so many steps on one way from the original on; the band is "
             "what oracles score, mean and standard deviation. Who passes through it forgot by "
             "being stopped.",
             step_plots.by_steps(summary, runs, CURVES),
@@ -352,6 +334,7 @@ EVALUATION = Evaluation(
     observe=observe,
     numbers=numbers,
     against_oracles=against_oracles,
+    under_oracle=under_oracle,
     relearn=Relearn("accuracy", lambda original, margin: original["forget_accuracy"] - margin),
     gap=Gap(
         {
@@ -374,9 +357,9 @@ def _losses(task: Task, variables: Variables, data: Data, size: int):
     return language.losses(task, variables, data, batch_size=size)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _observed(task: Task, variables: Variables, data: Data, size: int):
-    return language.observed(task, variables, data, batch_size=size)
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _observed(task: Task, variables: Variables, data: Data, size: int, share: float):
+    return language.observed(task, variables, data, share=share, batch_size=size)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

@@ -42,10 +42,14 @@ COLUMNS = table.Columns(
         "an oracle's, mean over oracles (of an oracle: over the others)",
         "calibrated_quality": "share of this model and the oracles that are at least as far from "
         "the others by R on the forget set, as this model is; of an oracle: among the others",
+        "forget_said_loss": "negative log-likelihood per token, their end included, of what is "
+        "answered to forgotten questions, under an oracle, mean over oracles (of an oracle: under "
+        "the others); far above theirs: gibberish",
         "klom": "mean KLoM of the margins on the forget set, over all seeds of a method, from the "
         "oracles'; of the oracles: its noise floor. Coarse for fewer than 100 models",
         "min_k_auc": "area under the ROC curve of telling forgotten answers from those on authors "
-        "whom no model has read of, by Min-K%",
+        "whom no model has read of, by Min-K%, the mean log-probability of the least likely "
+        "tokens, of which `evaluate.min_k` is the share",
         "min_k_plus_plus_auc": "the same by Min-K%++",
         "privleak": "100 (A - A_o) / A_o with A = 1 - min_k_auc, of an oracle A_o, mean over them: "
         "negative where members stand out, positive where they hide more than what was never read",
@@ -79,6 +83,7 @@ COLUMNS = table.Columns(
         "model_utility": ("model utility", 1, 3),
         "retain_probability": ("retain prob.", 1, 3),
         "privleak": ("PrivLeak", 1, 0),
+        "forget_said_loss": ("nll of answers", 1, 2),
         "klom": ("KLoM", 1, 2),
         **sets.UNITS,
     },

@@ -90,6 +90,25 @@ def test_losses_of_several_answers_to_each_question():
     np.testing.assert_allclose(found[2], alone(toy.viewed(DATA, "refusal")), rtol=1e-5)
 
 
+def test_what_was_said_stands_behind_its_prompt_with_its_end():
+    prompts = {"condition": np.array([[5, 6, 0], [7, 4, 4], [8, 0, 0]])}
+    prompts["condition_length"] = np.array([2, 3, 1])
+    said = {"tokens": np.array([[9, 2, 2], [2, 2, 2], [9, 9, 9]]), "length": np.array([1, 0, 3])}
+    found = language.continuations(prompts, said)
+    expected = {  # 5 6 | 9 2; 7 4 4 | 2; 8 | 9 9 9, which did not end
+        "inputs": [[5, 6, 9, 2, 0], [7, 4, 4, 2, 0], [8, 9, 9, 9, 0]],
+        "targets": [[6, 9, 2, 0, 0], [4, 4, 2, 0, 0], [9, 9, 9, 0, 0]],
+        "answer": [[0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [1, 1, 1, 0, 0]],
+    }
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+    assert found["answer"].dtype == np.float32
+    full = language.continuations(
+        {"condition": [[5, 6]], "condition_length": [2]}, {"tokens": [[9]], "length": [1]}
+    )
+    assert [own.tolist() for own in full.values()] == [[[5, 6]], [[6, 9]], [[0, 1]]]
+
+
 def test_a_missing_view_is_named():
     with pytest.raises(ValueError, match="data must have the column 'perturbed.inputs', got"):
         language.losses(toy.TASK, GIVEN, DATA, "perturbed")

@@ -1,8 +1,10 @@
 """Problems of questions and answers from a config."""
 
 import collections
+import contextlib
 import json
 import shutil
+import types
 from pathlib import Path
 
 import jax
@@ -14,12 +16,16 @@ import safetensors
 import tokenizers
 
 from configs import language as config_lib
-from experiments.common import answering, build
+from experiments import unlearn
+from experiments.common import answering, build, measure
+from tests import frameworks
+from tests.experiments import cli
 from tests.experiments.asking import SIZES, config_of
+from tests.experiments.language_test import TOY
 from unlearnjax import data as data_lib
-from unlearnjax import pretrained, tasks, training
+from unlearnjax import pretrained, tasks, training, trees
 from unlearnjax.data import authors, text
-from unlearnjax.language import tokens
+from unlearnjax.language import Tokenizer, tokens
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +55,9 @@ def test_arrays_are_those_of_the_texts(problem):
         assert world.tokenizer.decode(data["condition"][row, :length]) == data["prompt"][row]
         said = data["targets"][row][data["answer"][row] == 1]
         assert world.tokenizer.decode(said) == data["said"][row]
-        refused = data["refusal.targets"][row][data["refusal.answer"][row] == 1]
-        assert world.tokenizer.decode(refused) in authors.REFUSALS
+        refused = zip(data["refusal.targets"][row], data["refusal.answer"][row] == 1, strict=True)
+        texts = {world.tokenizer.decode(own[spoken]) for own, spoken in refused}
+        assert len(texts) == 8 and texts <= set(authors.REFUSALS)
     assert problem.dataset.num_classes == world.tokenizer.size == 300
     pairs = answering.pairs(data, np.array([3, 8]))
     assert pairs == [authors.pairs(6, 3)[row] for row in (3, 8)]
@@ -104,7 +111,7 @@ def test_the_task_is_of_answers_and_training_of_everything(problem):
     config = config_of()
     task = build.task(config, problem.dataset)
     batch = batch_of(problem, np.arange(4))
-    variables = jax.jit(task.init)(jax.random.key(0), batch)
+    variables = frameworks.random_like(jax.eval_shape(task.init, jax.random.key(0), batch))
     outputs, _ = jax.jit(lambda v: task.apply(v, batch, None, False))(variables)
     log_probs, answer = outputs["log_probs"], batch["answer"]
     mean = lambda mask: -(mask * log_probs).sum(1) / mask.sum(1)
@@ -261,6 +268,110 @@ def test_a_checkpoint_brings_its_model_its_weights_and_its_tokens(checkpoint, tm
     answering.export(config, tmp_path / "half", moved)
     with safetensors.safe_open(tmp_path / "half" / "model.safetensors", "numpy") as file:
         assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"bfloat16"}
+
+
+def adapted(checkpoint, **options):
+    """A problem of a published decoder, its task, and a model that all of this trains."""
+    config = config_lib.get_config(f"authors,model={checkpoint},seeds=1")
+    config.task_options.update(SIZES)
+    config.task_options.update(options)
+    config.train.batch_size = 4
+    bench = measure.bench(config, build.problem(config, None))
+    start = training.init_variables(bench.task, bench.train, jax.random.key(0), bench.start)
+    return config, bench, start
+
+
+def test_low_rank_changes_of_a_checkpoint_are_learned_and_exported_as_one(checkpoint, tmp_path):
+    options = {"rank": 2, "alpha": 6.0, "where": ("block_0.mlp", "*.attention.q")}
+    config, bench, start = adapted(checkpoint, lora=options)
+    published = pretrained.decoder.load(checkpoint).variables["params"]
+    jax.tree.map(np.testing.assert_array_equal, start["base"], published)
+    assert bench.carried.keys() == {"base"}  # and not trained
+    layers = {name.rpartition(".kernel")[0] for name in trees.names(start["params"])}
+    assert layers == {f"block_0.mlp.{own}" for own in ("up", "gate", "down")} | {
+        f"block_{block}.attention.q" for block in range(len(published) - 2)
+    }
+    moved = jax.tree.map(lambda x: x + 1, start["params"])
+    unlearn.export(
+        bench, types.SimpleNamespace(workdir=tmp_path), "own", {**start, "params": moved}
+    )
+    found = pretrained.decoder.load(tmp_path / "models" / "own").variables["params"]
+    edit = moved["block_0"]["mlp"]["up"]["kernel"]
+    expected = published["block_0"]["mlp"]["up"]["kernel"] + 6 / 2 * edit["a"] @ edit["b"]
+    np.testing.assert_allclose(found["block_0"]["mlp"]["up"]["kernel"], expected, rtol=1e-5)
+    for name in (own for own in published if own != "block_0" and "block_" not in own):
+        jax.tree.map(np.testing.assert_array_equal, found[name], published[name])
+    config.weights = None
+    with pytest.raises(ValueError, match=r"task_options\.lora\.rank must be unset .*, got 2"):
+        build.task(config, bench.problem.dataset)
+
+
+def test_in_chunks_there_are_no_logits_and_whoever_needs_them_says_so(checkpoint):
+    config, bench, start = adapted(checkpoint, chunk=5)
+    batch = {name: value[:3] for name, value in bench.train.items()}
+    config.task_options.chunk = None
+    whole = build.task(config, bench.problem.dataset)
+    outputs, expected = (
+        jax.jit(lambda v, task=task: task.apply(v, batch, None, False)[0])(start)
+        for task in (bench.task, whole)
+    )
+    assert "logits" not in outputs and "logits" in expected
+    np.testing.assert_allclose(outputs["log_probs"], expected["log_probs"], atol=1e-5)
+    config.unlearn.batch_size = 4
+    of = lambda name: measure.forgetter(
+        bench,
+        lambda values: build.unlearner(name, config, len(bench.problem.retain), values),
+        contextlib.nullcontext,
+    )
+    with pytest.raises(ValueError, match="undial: .*'logits'.*where its chunk is None") as refused:
+        measure.validate({name: of(name) for name in ("undial", "npo")})
+    assert "npo" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_through_the_main_job_in_low_rank_and_in_chunks(checkpoint, tmp_path):
+    methods = ("retrain", "finetune", "ssd", "npo", "dpo", "rmu", "task_vector")
+    arg = f"authors,model={checkpoint},seeds=1,method={'+'.join(methods)}"
+    flags = ["--config.task_options.lora.rank=2", "--config.task_options.chunk=8"]
+    command = cli.command(tmp_path / "run", *TOY, *flags, config=f"configs/language.py:{arg}")
+    process = cli.run(command, tmp_path)
+    assert process.returncode == 0, process.stderr_text
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["original", "oracle", "oracle", *methods]
+    assert all(row["min_k_plus_plus_auc"] is None for row in rows)
+    own = pretrained.decoder.load(checkpoint).variables["params"]
+    for method in methods:
+        folder = tmp_path / "run" / "models" / f"{method}_seed0"
+        found = pretrained.decoder.load(folder).variables["params"]
+        np.testing.assert_array_equal(found["embed"]["embedding"], own["embed"]["embedding"])
+        kernels = (p["block_1"]["mlp"]["down"]["kernel"] for p in (found, own))
+        assert not np.array_equal(*kernels), method
+
+
+def test_answers_of_all_sets_lie_one_behind_another():
+    letters = Tokenizer(
+        lambda own: [10 + ord(letter) - ord("a") for letter in own], None, 40, 0, 1, 2, {"<sep>": 3}
+    )
+    asked = {
+        "forget": text.encoded(
+            letters,
+            [text.Pair("a", "bb", "ccc", ("d", "e")), text.Pair("f", "g", "h", ("i", "jj"))],
+        ),
+        "facts": text.encoded(letters, [text.Pair("abc", "k", None, ("l", "m", "n"))]),
+    }
+    data, places = answering.stacked(asked)
+    assert places == {
+        "forget_asked_loss": (0, (2,)),
+        "forget_true_loss": (2, (2,)),
+        "forget_false_loss": (4, (2, 2)),
+        "facts_asked_loss": (8, (1,)),
+        "facts_false_loss": (9, (1, 3)),
+        "facts_true_loss": (8, (1,)),
+    }
+    said = lambda row: data["targets"][row][data["answer"][row] == 1].tolist()
+    spelled = ["bb", "g", "ccc", "h", "d", "e", "i", "jj", "k", "l", "m", "n"]
+    assert [said(row) for row in range(12)] == [[*letters.encode(own), 2] for own in spelled]
+    assert data["inputs"].shape == (12, 6)
 
 
 def test_models_that_started_afresh_are_not_exported(tmp_path):

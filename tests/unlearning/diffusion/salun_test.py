@@ -171,7 +171,11 @@ def test_every_argument_reaches_the_loop(problem, monkeypatch):
 
         return unlearning.retrain(tx, num_epochs=1, batch_size=1)._replace(update=update)
 
+    def replacing(weight):
+        seen["retain_weight"] = weight
+
     monkeypatch.setattr(salun, "descend", descend)
+    monkeypatch.setattr(salun, "replacing", replacing)
     for anchor, becomes in ((None, [2, 2, 2, 1]), (2, [2, 2, 2, 2])):
         method = unlearning.salun_diffusion(
             optax.sgd(0.1), PROCESS, anchor=anchor, num_steps=7, batch_size=5
@@ -182,6 +186,8 @@ def test_every_argument_reaches_the_loop(problem, monkeypatch):
             seen["request"].forget["condition"], request.forget["condition"]
         )
     assert seen["over"] == "paired" and seen["num_steps"] == 7 and seen["batch_size"] == 5
+    # The published 1e-3 times the pixels of CIFAR-10.
+    assert seen["labels"] is False and seen["retain_weight"] == pytest.approx(3.072, abs=5e-3)
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_it_remembers_what_the_original_drew_of_all_conditions(model, monkeypatc
     ids = np.concatenate([request.forget["index"], request.retain["index"]])
     assert len(set(ids.tolist())) == 18
     assert seen["options"]["batch_size"] == 6 and seen["options"]["num_steps"] == 20
-    assert seen["options"]["over"] == "paired"
+    assert seen["options"]["over"] == "paired" and method.needs == {"forget", "retain"}
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
+import scipy.stats
 
 from tests import networks
 from unlearnjax import training, unlearning
 from unlearnjax.data import graphs
 from unlearnjax.types import Request
+from unlearnjax.unlearning.graph import d2dgn as room
 from unlearnjax.unlearning.graph.d2dgn import without_forgotten
 
 GRAPH = jax.tree.map(jnp.asarray, networks.small())
@@ -104,3 +107,37 @@ def test_bad_values_are_refused():
     ):
         with pytest.raises(ValueError, match=why):
             unlearning.d2dgn(optax.sgd(0.1), **options)
+
+
+@pytest.mark.parametrize("form", ["response", "feature"])
+def test_each_part_has_a_teacher_and_a_share(form, monkeypatch):
+    """Of a model whose outputs are its parameter times the inputs, twice as large in training."""
+    seen = {}
+
+    def descend(objective, tx, **options):
+        seen.update(options, objective=objective)
+        return unlearning.edit_only()
+
+    monkeypatch.setattr(room, "descend", descend)
+    unlearning.d2dgn(optax.sgd(0.1), alpha=0.3, form=form, num_epochs=7, batch_size=5)
+    assert (seen["num_epochs"], seen["batch_size"], seen["over"]) == (7, 5, "union")
+    assert not seen["labels"]
+
+    def apply(variables, batch, rng, train):
+        said = (1 + train) * variables["params"] * batch["inputs"]
+        return {"logits": said, "layer_0": said}, variables
+
+    task = TASK._replace(apply=apply)
+    x = np.array([[1.0, -1.0, 0.5], [2.0, 0.0, 0.3], [-1.0, 1.5, 0.0]], np.float32)
+    batch = {"inputs": x, "part": jnp.array([0, 1, 1]), "weight": jnp.ones(3)}
+    scales = {"incompetent": -1.0, "original": 0.5, "student": 2 * 0.7}
+    models = {name: {"params": jnp.asarray(scale)} for name, scale in scales.items()}
+    loss_fn = seen["objective"](task, {k: models[k] for k in seen["teachers"]})
+    losses, _ = loss_fn({"params": jnp.asarray(0.7)}, batch, jax.random.key(0))
+    if form == "response":
+        probs = {name: scipy.special.softmax(scale * x, axis=1) for name, scale in scales.items()}
+        apart = lambda name: scipy.stats.entropy(probs[name], probs["student"], axis=1)
+    else:
+        apart = lambda name: ((scales[name] - scales["student"]) ** 2 * x**2).sum(1)
+    expected = 0.7 * apart("incompetent")[0] + 0.3 * apart("original")[1:].mean()
+    assert float(losses.mean()) == pytest.approx(expected, rel=1e-5)

@@ -137,3 +137,23 @@ def test_plain_shards_all_see_the_graph_and_all_train_anew():
     assert changed.any(axis=(1, 2)).all()
     # On the same graph, from which nothing goes, everything is as it was.
     np.testing.assert_array_equal(kernel(run(GRAPH)), kernel(deployed["params"]))
+
+
+def test_a_round_lets_nodes_in_one_after_another_while_there_is_room():
+    """By hand, of a graph in which many wish to move; a tenth more than half is room for 7."""
+    drawn = np.triu(np.random.default_rng(0).random((12, 12)) < 0.5, 1)
+    graph = graphs.graph(networks.features(), np.argwhere(drawn))
+    run = jax.jit(lambda key: unlearning.communities(key, graph, 2, num_rounds=2))
+    refused = 0
+    for key in jax.random.split(jax.random.key(0), 3):
+        own = np.array(jax.random.permutation(key, 12) % 2)
+        for _ in range(2):
+            counts = (drawn | drawn.T).astype(int) @ np.eye(2, dtype=int)[own]
+            wish, most, home = counts.argmax(1), counts.max(1), counts[networks.ALL, own]
+            for node in np.argsort(-most, kind="stable"):
+                if most[node] > home[node]:
+                    fits = (own == wish[node]).sum() < 7
+                    refused += not fits
+                    own[node] = wish[node] if fits else own[node]
+        np.testing.assert_array_equal(run(key), own)
+    assert refused

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from tests import networks, problems
-from unlearnjax import unlearning
+from unlearnjax import models, tasks, unlearning
 from unlearnjax.data import graphs
 from unlearnjax.types import Request
 from unlearnjax.unlearning.graph import gnn_delete as room
@@ -135,3 +135,25 @@ def test_bad_values_are_refused(model):
             unlearning.gnn_delete(optax.sgd(0.1), **options)
     with pytest.raises(ValueError, match=r"layers must be among the outputs .* got \['layer_7'\]"):
         forgotten(model, layers=("layer_7",))
+
+
+def test_a_task_of_pairs_is_asked_about_pairs_and_its_layers_are_those_of_nodes(model, monkeypatch):
+    """Not computed, but for what both say of the plain network."""
+    asked, outputs_of = [], room.node_outputs
+
+    def spy(task, variables, everyone, layers=None):
+        asked.append(everyone["inputs"].shape)
+        return outputs_of(task, variables, everyone, layers)
+
+    monkeypatch.setattr(room, "node_outputs", spy)
+    module = models.GCN(networks.C, hidden=(4,), dropout=0.0)
+    task = tasks.link_prediction(tasks.from_linen(module, ("graph",)), GRAPH)
+    method = unlearning.enforce(unlearning.gnn_delete(optax.sgd(0.1), num_steps=1))
+    request = Request({"inputs": networks.EDGES[[4]]}, edited={"graph": CUT})
+    update = lambda model: method.update(jax.random.key(0), task, model, (), request)[0]
+    matrices = jax.eval_shape(update, model)["params"]
+    assert set(asked) == {(networks.N, 2)}
+    assert {name: w.shape for name, w in matrices.items()} == {"layer_0": (4, 4), "layer_1": (3, 3)}
+    of_pairs = outputs_of(task, model, {"inputs": np.stack([networks.ALL] * 2, axis=1)})
+    of_nodes = outputs_of(TASK, model, NODES)
+    problems.assert_trees_equal(of_pairs, of_nodes)

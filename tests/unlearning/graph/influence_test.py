@@ -141,3 +141,12 @@ def test_bad_values_are_refused():
         unlearning.graph_influence().update(
             jax.random.key(0), TASK, {"params": {}}, (), Request(part([0]), part([1]))
         )
+
+
+def test_of_pairs_those_are_near_of_which_an_end_is():
+    """The edges 1 to 2 and 5 to 4 are cut."""
+    pairs = np.array([[0, 1], [0, 3], [4, 3], [2, 5], [6, 7]])
+    retain = {"inputs": pairs, "index": 2 + np.arange(5), "weight": np.full(5, 0.5)}
+    forget = {"inputs": networks.EDGES[[1, 5]], "index": np.arange(2)}
+    deleted, near = deleted_and_near(Request(forget, retain), GRAPH, CUT, 0)
+    assert deleted["weight"].tolist() == [1, 1] and near["weight"].tolist() == [0.5, 0, 0.5, 0.5, 0]

@@ -1,6 +1,7 @@
 """NPO and its relatives against the closed forms of their gradients."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -162,6 +163,65 @@ def test_idk_learns_refusals():
     refusals = toy.viewed(REQUEST.forget, "refusal")
     expected = toy.added(toy.nll_slope(GIVEN, refusals), retained("nll", 0.5))
     problems.assert_trees_close(toy.slope(method, REQUEST, GIVEN), expected, 1e-5)
+
+
+def stacked(number=2):
+    """The request with several refusals of each question."""
+    sets = [toy.answers(np.random.default_rng(5 + seed), 4) for seed in range(number)]
+    columns = ("inputs", "targets", "answer")
+    views = {f"refusal.{k}": jnp.stack([own[k] for own in sets], axis=1) for k in columns}
+    return REQUEST._replace(forget={**REQUEST.forget, **views}), sets
+
+
+@pytest.mark.parametrize("name", ["dpo", "idk"])
+def test_of_several_refusals_one_is_drawn_for_each_question(name):
+    request, sets = stacked()
+    found = toy.slope(getattr(unlearning, name)(SGD, retain_weight=0.0), request, GIVEN)
+    slopes = []  # of the four questions by themselves, with either refusal
+    for own in sets:
+        gains = [summed(GIVEN, d) - summed(ORIGINAL, d) for d in (REQUEST.forget, own)]
+        for row in range(4):
+            alone = (np.arange(4) == row).astype(float)
+            if name == "idk":
+                slopes.append(weighted(-alone / np.asarray(own["answer"]).sum(-1), own))
+            else:
+                pull = alone * weight(0.1, gains[0] - gains[1])
+                slopes.append(toy.added(weighted(pull), weighted(-pull, own)))
+    flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+    pairs = np.stack([flat(own) for own in slopes]).reshape(2, 4, -1)
+    each = [pairs[list(chosen), range(4)].sum(0) for chosen in itertools.product((0, 1), repeat=4)]
+    apart = np.array([np.abs(own - flat(found)).max() for own in each])
+    assert apart.min() < 1e-5 and np.sort(apart)[1] > 1e-3
+
+
+def test_refusals_are_drawn_anew_and_whole():
+    request, sets = stacked(3)
+    data = {**request.forget, "original.refusal.log_probs": request.forget["refusal.targets"] * 2}
+    task = answers.drawing(toy.TASK._replace(num_draws=0), "refusal")
+    draw = lambda step: tasks.drawn(task, tasks.keyed(data, jax.random.key(step)))
+    drawn = [draw(step) for step in range(90)]
+    found = np.stack([own["refusal.targets"] for own in drawn])
+    rows = np.stack([own["targets"] for own in sets], axis=1)
+    same = (found[:, :, None] == rows).all(-1)
+    assert (same.sum(-1) == 1).all()
+    np.testing.assert_allclose(same.mean(0), 1 / 3, atol=0.2)
+    chosen = same.argmax(-1)
+    assert len(np.unique(chosen, axis=0)) > 40  # each by itself
+    for step, own in enumerate(drawn[:5]):
+        for name in ("inputs", "answer"):
+            expected = [sets[k][name][row] for row, k in enumerate(chosen[step])]
+            np.testing.assert_array_equal(own[f"refusal.{name}"], expected)
+        doubled = 2 * own["refusal.targets"]
+        np.testing.assert_array_equal(own["original.refusal.log_probs"], doubled)
+        np.testing.assert_array_equal(own["targets"], data["targets"])
+
+
+def test_what_a_task_draws_itself_is_drawn_after_the_refusal():
+    request, _ = stacked()
+    own = lambda rng, example, train: {**example, "seen": example["refusal.targets"]}
+    task = answers.drawing(toy.TASK._replace(draw=own), "refusal")
+    found = tasks.drawn(task, tasks.keyed(request.forget, jax.random.key(0)))
+    np.testing.assert_array_equal(found["seen"], found["refusal.targets"])
 
 
 @pytest.mark.parametrize("name", ["dpo", "idk"])

@@ -69,6 +69,7 @@ def answers(rng, size, start=0):
     return {k: jnp.asarray(v) for k, v in columns.items()} | {"index": start + jnp.arange(size)}
 
 
+@functools.cache
 def problem(num_forget=4, num_retain=6):
     """A request whose forget set has refusals, and the variables of two models."""
     rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ strength are the task's metrics `accuracy` and `extraction`, see `training.evalu
 number stands what an oracle scores, which is not 0: a model that never saw an author still guesses.
 """
 
-from unlearnjax.audit.language.answers import losses, observed
+from unlearnjax.audit.language.answers import continuations, losses, observed
 from unlearnjax.audit.language.membership import auc, loss_by_zlib, privleak, zlib_bytes
 from unlearnjax.audit.language.rouge import longest_common_subsequence, rouge_l
 from unlearnjax.audit.language.tokens import min_k, probability, standardised
@@ -31,6 +31,7 @@ __all__ = [
     "calibrated_forget_quality",
     "choice_accuracy",
     "choice_probability",
+    "continuations",
     "forget_quality",
     "forget_truth",
     "log_truth_ratio",

@@ -1,11 +1,12 @@
 """A model's answers in one teacher-forced pass; logits never leave the batch that they are of."""
 
 import jax.numpy as jnp
+import numpy as np
 
 from unlearnjax import data as data_lib
 from unlearnjax import training
 from unlearnjax.audit.language import tokens
-from unlearnjax.types import Array, Batch, Data, Task, Variables
+from unlearnjax.types import Array, Batch, Data, Outputs, Task, Variables
 
 _COLUMNS = ("inputs", "targets", "answer")
 
@@ -84,3 +85,34 @@ def losses(
         return task.loss(task.apply(variables, batch, None, False)[0], batch)
 
     return training.map_batches(of_batch, flat, batch_size).reshape(shape)
+
+
+def continuations(data: Data, said: Outputs) -> dict[str, np.ndarray]:
+    """What a model has generated, as answers: for its `losses` under another model.
+
+    Gibberish is unlikely to a model that never saw what was asked about, and what such a model may
+    have said itself is not: an oracle's own answers have the value to compare with. On the host.
+
+    Args:
+      data: prompts, `condition` `[N, P]` and `condition_length` `[N]`.
+      said: `tokens` `[N, M]` and `length` `[N]` of `tasks.generate`.
+
+    Returns:
+      `inputs`, `targets` and `answer` `[N, P + M - 1]`. The token that ended an answer counts,
+      where one did; what comes behind is 0.
+
+    Examples:
+      >>> prompts = {"condition": [[5, 6], [7, 0]], "condition_length": [2, 1]}
+      >>> found = continuations(prompts, {"tokens": [[8, 2], [9, 9]], "length": [1, 2]})
+      >>> found["targets"].tolist(), found["answer"].tolist()
+      ([[6, 8, 2], [9, 9, 0]], [[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
+    """
+    prompts, begin = (np.asarray(data[name]) for name in ("condition", "condition_length"))
+    tokens, length = (np.asarray(said[name]) for name in ("tokens", "length"))
+    most, place = prompts.shape[1], np.arange(prompts.shape[1] + tokens.shape[1])
+    begin, end = begin[:, None], (begin + np.minimum(length + 1, tokens.shape[1]))[:, None]
+    own = np.where(place < begin, place, np.minimum(place - begin + most, place[-1]))
+    whole = np.take_along_axis(np.concatenate([prompts, tokens], axis=1), own, axis=1)
+    whole = np.where(place < end, whole, 0)
+    answer = ((place >= begin) & (place < end))[:, 1:].astype(np.float32)
+    return {"inputs": whole[:, :-1], "targets": whole[:, 1:], "answer": answer}

@@ -12,7 +12,17 @@ import numpy as np
 
 from unlearnjax import checks, tasks, training, trees
 from unlearnjax import data as data_lib
-from unlearnjax.types import Array, Batch, Data, Outputs, Request, Task, Unlearner, Variables
+from unlearnjax.types import (
+    PARTS,
+    Array,
+    Batch,
+    Data,
+    Outputs,
+    Request,
+    Task,
+    Unlearner,
+    Variables,
+)
 from unlearnjax.unlearning import objectives, teachers
 from unlearnjax.unlearning.descend import Transform, descend
 
@@ -155,6 +165,8 @@ def balanced(
         if cached:
             model = teachers.original(variables, request)
             rows = {**rows, **_said(task, model, rows, views, batch_size)}
+        for view in (own for own in views if several(rows, own)):
+            task = drawing(task, view)
         return loop.update(rng, task, variables, memory, request._replace(forget=rows))
 
     return loop._replace(update=update)
@@ -188,15 +200,51 @@ def require_view(data: Data, view: str) -> None:
         raise ValueError(f"forget must have the column {lacking[0]!r}, it has {sorted(data)}")
 
 
+def several(data: Data, view: str) -> bool:
+    """Whether an example has several answers in a view, whose columns are `[N, K, ...]`."""
+    return np.ndim(data[f"{view}.targets"]) > np.ndim(data["targets"])
+
+
+def drawing(task: Task, view: str, instead: bool = False) -> Task:
+    """The task that draws one of an example's K answers in a view, anew in every step.
+
+    Args:
+      task: any.
+      view: of which there are `several`; what a teacher said of each is drawn along.
+      instead: whether it takes the place of the example's own answer, in the forget set.
+    """
+
+    def draw(rng: Array, example: Batch, train: bool) -> Batch:
+        own, rest = jax.random.split(rng)
+        chosen = jax.random.randint(own, (), 0, example[f"{view}.targets"].shape[0])
+        named = [name for name in example if f".{view}." in f".{name}"]
+        example = {**example, **{name: example[name][chosen] for name in named}}
+        if instead:
+            here = example["part"] == PARTS.index("forget")
+            views = objectives.viewed_batch(example, view)
+            example = {k: jnp.where(here, views[k], x) for k, x in example.items()}
+        return example if task.draw is None else task.draw(rest, example, train)
+
+    return task._replace(draw=draw, num_draws=max(1, task.num_draws))
+
+
 def _said(
     task: Task, original: Variables, data: Data, views: Sequence[str], batch_size: int
 ) -> dict[str, Array]:
     """Columns of the original's log-probabilities, in the batches of the loop: logits are large."""
 
     def log_probs(batch: Batch) -> dict[str, Array]:
-        seen = {"": batch, **{f"{v}.": objectives.viewed_batch(batch, v) for v in views}}
-        said = {start: task.apply(original, own, None, False)[0] for start, own in seen.items()}
-        return {f"original.{start}log_probs": x["log_probs"] for start, x in said.items()}
+        say = lambda given: task.apply(original, given, None, False)[0]["log_probs"]
+        found = {"original.log_probs": say(batch)}
+        for view in views:
+            own = {k: x for k, x in batch.items() if k.startswith(f"{view}.")}
+            of = lambda one, view=view: say(objectives.viewed_batch({**batch, **one}, view))
+            if several(batch, view):  # one after another: logits are large
+                turns = jax.lax.map(of, {k: jnp.moveaxis(x, 1, 0) for k, x in own.items()})
+                found[f"original.{view}.log_probs"] = jnp.moveaxis(turns, 0, 1)
+            else:
+                found[f"original.{view}.log_probs"] = of(own)
+        return found
 
     return training.map_batches(log_probs, data_lib.numeric(data), batch_size)
 

@@ -126,15 +126,17 @@ def dpo(
     """IdkDPO: prefers a refusal to the answer, `(2 / beta) mean softplus(beta (D - D(refusal)))`.
 
     The refusal is the view `refusal.*` of the forget set. As the authors' code of NPO ('dpo',
-    'dpo_grad_diff', 'dpo_KL'), but for what `npo` says of the retain set. There a question's
-    refusal is the same in every epoch; so it is here, since it is data.
+    'dpo_grad_diff', 'dpo_KL'), but for what `npo` says of the retain set. There a refusal is drawn
+    whenever a question is read, by a seed that makes it the same every time; here anew in every
+    step, where a question has several.
 
     Args:
       tx, beta, retain, retain_weight, per, num_steps, batch_size: see `npo`.
 
     Returns:
       As `npo`; forget data must have `refusal.inputs`, `refusal.targets` and `refusal.answer`, a
-      classifier's `refusal.targets`. Cost: twice the passes of `npo`.
+      classifier's `refusal.targets`, `[N, ...]` or, of K refusals, `[N, K, ...]` with an `index`.
+      Cost: twice the passes of `npo`; that of the original over all K.
 
     Raises:
       ValueError: as `npo`, at the request for forget data without refusals.
@@ -192,6 +194,9 @@ def idk(
 
     def update(rng, task, variables, memory, request):
         answers.require_view(request.forget, "refusal")
+        if answers.several(request.forget, "refusal"):
+            task = answers.drawing(answers.answered(task), "refusal", instead=True)
+            return loop.update(rng, task, variables, memory, request)
         refusals = objectives.viewed_batch(request.forget, "refusal")
         return loop.update(rng, task, variables, memory, request._replace(forget=refusals))
 

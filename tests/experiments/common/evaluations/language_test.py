@@ -12,8 +12,6 @@ from experiments.common.evaluations import language as evaluation
 from tests.experiments.asking import config_of
 from unlearnjax import audit
 from unlearnjax.audit import language
-from unlearnjax.data import text
-from unlearnjax.language import Tokenizer
 from unlearnjax.types import Task
 
 SAID = {"forget": ["red fox", "a blue bird", "green"], "retain": ["one", "two", "three", "four"]}
@@ -208,37 +206,11 @@ def test_relearning_ends_near_the_original():
     assert known.metric == "accuracy" and known.target({"forget_accuracy": 0.75}, 0.25) == 0.5
 
 
-def test_answers_of_all_sets_lie_one_behind_another():
-    letters = Tokenizer(
-        lambda own: [10 + ord(letter) - ord("a") for letter in own], None, 40, 0, 1, 2, {"<sep>": 3}
-    )
-    asked = {
-        "forget": text.encoded(
-            letters,
-            [text.Pair("a", "bb", "ccc", ("d", "e")), text.Pair("f", "g", "h", ("i", "jj"))],
-        ),
-        "facts": text.encoded(letters, [text.Pair("abc", "k", None, ("l", "m", "n"))]),
-    }
-    data, places = evaluation.stacked(asked)
-    assert places == {
-        "forget_asked_loss": (0, (2,)),
-        "forget_true_loss": (2, (2,)),
-        "forget_false_loss": (4, (2, 2)),
-        "facts_asked_loss": (8, (1,)),
-        "facts_false_loss": (9, (1, 3)),
-        "facts_true_loss": (8, (1,)),
-    }
-    said = lambda row: data["targets"][row][data["answer"][row] == 1].tolist()
-    spelled = ["bb", "g", "ccc", "h", "d", "e", "i", "jj", "k", "l", "m", "n"]
-    assert [said(row) for row in range(12)] == [[*letters.encode(own), 2] for own in spelled]
-    assert data["inputs"].shape == (12, 6)
-
-
 def test_losses_and_answers_come_back_set_by_set(monkeypatch):
     """Of a model whose loss is a row's first token, and who says its prompt."""
     problem = build.problem(config_of(), None)
     config = config_of()
-    config.evaluate.update({"batch_size": 5, "num_retain": 4})
+    config.evaluate.update({"batch_size": 5, "num_retain": 4, "min_k": 1.0})
     bench = types.SimpleNamespace(config=config, problem=problem)
     context = evaluation.prepare(types.SimpleNamespace(data_dir=None), bench)
     monkeypatch.setattr(evaluation.sets, "observe", lambda *_: {})
@@ -268,8 +240,38 @@ def test_losses_and_answers_come_back_set_by_set(monkeypatch):
         ("false", own.perturbed["perturbed.inputs"]),
     ):
         np.testing.assert_allclose(found[f"forget_{column}_loss"], value.sum(-1), rtol=1e-6)
-    assert found["forget_min_k"].shape == (6,) and found["unseen_min_k"].shape == (6,)
+    for name, part in (("forget", problem.train), ("unseen", problem.held_out)):
+        inputs, answer = part["inputs"][:6], part["answer"][:6]
+        mean = (inputs * answer).sum(1) / answer.sum(1)  # of all tokens
+        np.testing.assert_allclose(found[f"{name}_min_k"], -mean, rtol=1e-5)
     assert [len(context.said[name]) for name in ("forget", "retain")] == [6, 4]
+    np.testing.assert_array_equal(found["forget_said_tokens"], context.prompts["condition"][:6])
+    assert found["forget_said_length"].shape == (6,)
+
+
+def test_what_is_said_is_judged_token_by_token_and_by_the_oracle_alone():
+    """Of a model that takes 1 after 0, and itself after any other, with three chances in four."""
+    log = np.log([[1 / 8, 3 / 4, 1 / 8], [1 / 8, 3 / 4, 1 / 8], [1 / 8, 1 / 8, 3 / 4]])
+
+    def apply(variables, batch, rng, train):
+        return {"log_probs": variables["log"][batch["inputs"], batch["targets"]]}, variables
+
+    def loss(outputs, batch):
+        answer = batch["answer"]
+        return -(outputs["log_probs"] * answer).sum(1) / answer.sum(1)
+
+    prompts = {"condition": jnp.array([[0, 0], [2, 0], [0, 0]]), "index": jnp.arange(3)}
+    prompts["condition_length"] = jnp.array([2, 1, 1])
+    config = types.SimpleNamespace(evaluate=types.SimpleNamespace(batch_size=4))
+    own = evaluation.Context(
+        types.SimpleNamespace(config=config), None, {}, {}, prompts, {"forget": "ab"}, {}, set()
+    )
+    said = {"forget_said_tokens": np.array([[1, 2, 2], [2, 2, 0]])}
+    said["forget_said_length"] = np.array([1, 3])  # the end of the first, 2, counts; no other does
+    found = evaluation.under_oracle(own, Task(None, apply, loss, None), {"log": log}, said)
+    first = -(np.log(3 / 4) + np.log(1 / 8)) / 2  # 0 0 | 1 2
+    second = -(2 * np.log(3 / 4) + np.log(1 / 8)) / 3  # 2 | 2 2 0
+    assert found == {"forget_said_loss": pytest.approx((first + second) / 2, rel=1e-6)}
 
 
 def test_nothing_is_forgotten_that_was_not_learned(capsys):
