@@ -5,7 +5,7 @@
 24 fictitious authors with 8 questions each, made up as the run begins (see
 unlearnjax/data/authors.py), a decoder of 0.4 M parameters that learns to recite them, two authors
 to forget, 3 originals, 4 oracles, six methods: about ten minutes on 2 CPU cores. `quick` is one
-original, two oracles and two methods in about three.
+original, two oracles and two methods in about two.
 
 Nobody can know of these authors what was not read, so oracles show what form alone gives away:
 their probability of a true answer, their ROUGE-L, their truth ratio are not 0, and they are what

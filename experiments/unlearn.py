@@ -180,15 +180,14 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
         for method in unsure:
             add_forgetting(method, originals)
 
+    run.progress.stop()
     rows = evaluation.against_oracles(context, rows, observed)
     if evaluation.under_oracle is not None:
-        run.extend(config.train.num_epochs * len(oracles))
         # From their checkpoints, one after another: so many models need not fit into memory.
         again = lambda seed: measure.fit(bench, run, "oracle", fitters["oracle"], [seed])
         models = ((seed, again(seed)[seed].variables) for seed in oracles)
         ask = functools.partial(evaluation.under_oracle, context, bench.task)
         rows = with_verdicts(rows, observed, ask, models)
-    run.progress.stop()
     return report(bench, run, rows, by_method, curves)
 
 

@@ -178,8 +178,12 @@ def test_the_decay_is_of_the_first_layer_alone():
 @pytest.mark.slow
 def test_the_whole_run_on_the_digits(tfds_dir, tmp_path):
     config = "configs/graphs.py:digits,seeds=2,method=retrain+edit_only+gnn_delete"
-    flag = "--config.train.num_epochs=20"
-    process = cli.run(cli.command(tmp_path / "run", flag, config=config), tfds_dir)
+    flags = (
+        "--config.train.num_epochs=20",
+        "--config.unlearn.gnn_delete.num_steps=20",
+        "--config.evaluate.relearn.max_steps=5",
+    )
+    process = cli.run(cli.command(tmp_path / "run", *flags, config=config), tfds_dir)
     assert process.returncode == 0, process.stderr_text
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     rows = {row["method"]: row for row in results["rows"]}

@@ -115,7 +115,7 @@ def test_npo_becomes_ascent_as_beta_vanishes():
 
 
 def test_simnpo_is_npo_per_token_with_a_margin_in_the_place_of_the_original():
-    outputs, _ = toy.TASK.apply(GIVEN, REQUEST.forget, None, False)
+    outputs = {"log_probs": jnp.asarray(toy.said(GIVEN, REQUEST.forget)["log_probs"], jnp.float32)}
     flat = {"log_probs": jnp.full_like(outputs["log_probs"], -0.4)}
     npo = preference.negative_preference(2.5, "token")
     simple = preference.simple_preference(2.5, 0.4)
