@@ -163,5 +163,5 @@ def test_communities_are_of_the_bound_and_the_rounds_that_are_said(monkeypatch):
     model = {"params": {}, "graph": GRAPH}
     for options in ({}, {"slack": 0.3, "num_rounds": 5}):
         method = unlearning.graph_eraser(optax.sgd(0.1), num_shards=2, **options)
-        jax.eval_shape(lambda model: method.init(jax.random.key(0), TASK, model, DATA), model)  # noqa: B023
+        jax.eval_shape(lambda model, m=method: m.init(jax.random.key(0), TASK, model, DATA), model)
         assert seen[-1] == (2, {"slack": 0.1, "num_rounds": 20} | options)
