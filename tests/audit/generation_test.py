@@ -132,6 +132,13 @@ def test_precision_and_recall_are_those_of_nearest_neighbours(k):
         assert generation.precision_recall(real, generated) == found
 
 
+def test_balls_are_closed():
+    """The second real sample and the first generated one are as far apart as both neighbours."""
+    real, generated = np.array([[0.0], [1.0]]), np.array([[2.0], [3.0]])
+    found = generation.precision_recall(real, generated, num_neighbours=1)
+    assert found == {"precision": 0.5, "recall": 0.5}
+
+
 def test_one_sample_again_and_again_is_precise_and_recalls_nothing():
     real = gaussians(0, 50, 2)
     found = generation.precision_recall(real, np.repeat(real[:1], 50, axis=0))

@@ -1,23 +1,11 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 
 from unlearnjax import audit
 from unlearnjax.audit import links
 
 RNG = np.random.default_rng(0)
-
-
-def test_the_area_is_scikit_learns_with_ties_too():
-    for digits in (6, 0):
-        positive, negative = (
-            RNG.normal(0.4, 1, 70).round(digits),
-            RNG.normal(size=110).round(digits),
-        )
-        expected = roc_auc_score(np.repeat([1, 0], [70, 110]), np.append(positive, negative))
-        assert links.auc(positive, negative) == pytest.approx(expected, abs=1e-12)
-    assert links.auc(np.ones(3), np.ones(5)) == 0.5
 
 
 def test_deleted_edges_are_held_against_as_many_retained_ones():
@@ -63,16 +51,13 @@ def test_the_ratio_is_of_one_attackers_beliefs_before_and_after():
 
 
 def test_the_distance_of_parameters_is_summed_over_them():
-    one = {"a": {"kernel": np.zeros((2, 2))}, "b": np.zeros(3)}
-    other = {"a": {"kernel": np.full((2, 2), 3.0)}, "b": np.array([0.0, 4.0, 3.0])}
+    one = {"a": {"kernel": np.ones((2, 2))}, "b": np.array([1.0, -1.0, 2.0])}
+    other = {"a": {"kernel": np.full((2, 2), 4.0)}, "b": np.array([1.0, 3.0, -1.0])}
     assert links.verification_error(one, other) == pytest.approx(6 + 5)
     assert links.verification_error(one, one) == 0
     assert np.isnan(links.verification_error(one, {"b": np.zeros(3)}))
     assert np.isnan(links.verification_error(one, {**one, "b": np.zeros(4)}))
 
 
-def test_bad_scores_are_refused_and_the_room_is_public():
-    for scores in ((np.array([]), np.ones(2)), (np.ones(2), np.array([np.nan, 1]))):
-        with pytest.raises(ValueError, match="positive|negative"):
-            links.auc(*scores)
+def test_the_room_is_public():
     assert audit.links is links

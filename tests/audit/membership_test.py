@@ -154,3 +154,17 @@ def test_efficacy_of_an_uninformative_score_is_not_decided_by_class_sizes(rng):
         audit.membership_efficacy(members, others, rng.normal(size=4000), seed=s) for s in range(9)
     ]
     assert 0.2 < np.mean(values) < 0.8
+
+
+def test_the_area_is_scikit_learns_with_ties_too(rng):
+    for digits in (6, 0):
+        positive, negative = (rng.normal(m, 1, n).round(digits) for m, n in ((0.4, 70), (0, 110)))
+        expected = roc_auc_score(np.repeat([1, 0], [70, 110]), np.append(positive, negative))
+        assert audit.auc(positive, negative) == pytest.approx(expected, abs=1e-12)
+    assert audit.auc(np.ones(3), np.ones(5)) == 0.5
+    for name, scores in (
+        ("positive", (np.array([]), np.ones(2))),
+        ("negative", (np.ones(2), np.array([np.nan, 1]))),
+    ):
+        with pytest.raises(ValueError, match=f"^{name} must be"):
+            audit.auc(*scores)

@@ -252,3 +252,18 @@ def test_a_twentieth_of_the_edges_validates_and_tests():
     made = graph_requests.linked(nodes)
     assert [len(part["targets"]) for part in (made.train, made.val, made.test)] == [108, 6, 6]
     assert made.graph["nodes"] is graph["nodes"]
+    other = graph_requests.linked(nodes, seed=1)
+    assert (made.test["inputs"] != other.test["inputs"]).any()
+
+
+def test_adversarial_edges_are_all_pairs_of_different_known_classes_in_turn():
+    targets = np.where(networks.ALL % 4 == 3, -1, networks.ALL % 4)
+    known = lambda one, other: -1 < targets[one] != targets[other] > -1
+    apart = {pair for pair in itertools.combinations(networks.ALL.tolist(), 2) if known(*pair)}
+    drawn = [
+        graph_requests.adversarial_edges(GRAPH, targets, 0.25, np.random.default_rng(seed))
+        for seed in range(60)
+    ]
+    assert {len(edges) for edges in drawn} == {3}
+    found = set(map(tuple, np.concatenate(drawn).tolist()))
+    assert found == apart - set(map(tuple, np.sort(networks.EDGES, axis=1).tolist()))

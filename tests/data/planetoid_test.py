@@ -92,6 +92,9 @@ def test_files_that_are_none_are_refused(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"no archive")
     with pytest.raises(ValueError, match="must be an .npz of adj_"):
         planetoid.load_npz(tmp_path / "bad.npz")
+    written(tmp_path, graph={0: [1], 1: [2], 2: [1]})
+    with pytest.raises(ValueError, match=r"both directions, got \[0, 1\] alone"):
+        planetoid.load(tmp_path, "toy")
 
 
 def test_archives_of_sparse_matrices(tmp_path):
@@ -110,6 +113,11 @@ def test_archives_of_sparse_matrices(tmp_path):
     np.testing.assert_array_equal(graphs.pairs(made.graph), edges)
     assert [len(p["inputs"]) for p in (made.train, made.val, made.test)] == [6, 3, 3]
     assert made.num_classes == networks.C
+    other = planetoid.load_npz(tmp_path / "toy.npz", seed=1, shares=(0.5, 0.25))
+    assert (other.train["inputs"] != made.train["inputs"]).any()
+    np.savez(tmp_path / "bad.npz", labels=np.array([Harm()], object), **fields)
+    with pytest.raises(ValueError, match="must be an .npz of .*allow_pickle"):
+        planetoid.load_npz(tmp_path / "bad.npz")
     usual = planetoid.load_npz(tmp_path / "toy.npz")  # 80 and 10 in a hundred of 12
     assert [len(p["inputs"]) for p in (usual.train, usual.val, usual.test)] == [10, 1, 1]
     for labels in (networks.data()["targets"][:5], np.ones(networks.N) / 2):

@@ -254,6 +254,10 @@ def test_slow_rotations_are_slowed_down_and_fast_ones_left_alone():
 
 def test_a_decoder_by_its_size_is_of_the_llama_kind():
     sized = models.DECODERS["decoder"]
+    usual = models.DecoderConfig(7)
+    assert (usual.norm, usual.norm_eps, usual.positions, usual.rope_base) == (
+        "rms", 1e-6, "rope", 1e4,
+    )  # fmt: skip
     given = models.DecoderConfig(7, width=24, depth=3, num_heads=6, num_kv_heads=3, mlp_width=20)
     sizes = {"width": 24, "depth": 3, "num_heads": 6, "num_kv_heads": 3, "mlp_width": 20}
     assert sized(7, jnp.bfloat16, remat=True, **sizes) == models.Decoder(given, jnp.bfloat16, True)

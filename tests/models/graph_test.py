@@ -7,6 +7,7 @@ import scipy.sparse
 from tests import networks, problems
 from unlearnjax import models
 from unlearnjax.data import graphs
+from unlearnjax.models import graph as layers
 
 GRAPH = networks.small()
 MODULES = {
@@ -163,8 +164,6 @@ def test_nothing_on_the_way_is_larger_than_messages_along_edges(net):
 
 
 def test_the_convolution_is_scipys_sparse_product():
-    from unlearnjax.models import graph as layers
-
     x = np.random.default_rng(5).normal(size=(networks.N, 3)).astype(np.float32)
     matrix = scipy.sparse.csr_matrix(networks.normalised(networks.EDGES))
     np.testing.assert_allclose(layers.normalised_sum(GRAPH, x), matrix @ x, rtol=1e-5, atol=1e-6)
@@ -182,3 +181,30 @@ def test_training_drops_features_and_bfloat16_stays(name):
         lambda: half(module.clone(out=6).init(jax.random.key(0), GRAPH), GRAPH)["logits"]
     )
     assert half.shape == (networks.N, 6) and half.dtype == jnp.bfloat16
+
+
+def test_attention_is_dropped_in_training_and_the_rest_scaled():
+    """Of equal nodes of ones: a mean over neighbours, of which each is kept doubled or dropped."""
+    layer = layers.GATLayer(1, dropout=0.5)
+    ones = {"Linear_0": {"kernel": jnp.full((1, 1), 1.0)}, "bias": jnp.zeros(1)}
+    params = {**ones, "source": jnp.ones((1, 1)), "target": jnp.ones((1, 1))}
+    run = lambda train: np.asarray(
+        layer.apply(
+            {"params": params},
+            jnp.ones((networks.N, 1)),
+            GRAPH,
+            train,
+            rngs={"dropout": jax.random.key(0)},
+        )
+    )[:, 0]
+    np.testing.assert_allclose(run(False), 1, rtol=1e-6)
+    degree = 1 + networks.adjacency(networks.EDGES).sum(1)
+    kept = run(True) * degree / 2
+    np.testing.assert_allclose(kept, np.round(kept), atol=1e-5)
+    assert (kept > 0.5).any() and (kept < degree - 0.5).any() and len(set(kept.round())) > 2
+
+
+def test_defaults_are_the_papers():
+    gcn, gat, gin = (net(networks.C) for net in (models.GCN, models.GAT, models.GIN))
+    assert (gcn.hidden, gcn.dropout) == ((16,), 0.5) == (gin.hidden, gin.dropout)
+    assert (gat.hidden, gat.num_heads, gat.dropout) == ((8,), 8, 0.6)

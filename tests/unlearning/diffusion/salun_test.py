@@ -174,7 +174,13 @@ def test_every_argument_reaches_the_loop(problem, monkeypatch):
     def replacing(weight):
         seen["retain_weight"] = weight
 
+    def salient(tx, keep, of):
+        seen.update(keep=keep, of=of)
+        return tx
+
     monkeypatch.setattr(salun, "descend", descend)
+    monkeypatch.setattr(saliency, "salient", salient)
+    monkeypatch.setattr(salun, "guided_task", lambda task, scale, null: (scale, null))
     monkeypatch.setattr(salun, "replacing", replacing)
     for anchor, becomes in ((None, [2, 2, 2, 1]), (2, [2, 2, 2, 2])):
         method = unlearning.salun_diffusion(
@@ -186,6 +192,7 @@ def test_every_argument_reaches_the_loop(problem, monkeypatch):
             seen["request"].forget["condition"], request.forget["condition"]
         )
     assert seen["over"] == "paired" and seen["num_steps"] == 7 and seen["batch_size"] == 5
+    assert seen["keep"] == 0.5 and seen["of"](task) == (3.0, PROCESS.null)  # published, too
     # The published 1e-3 times the pixels of CIFAR-10.
     assert seen["labels"] is False and seen["retain_weight"] == pytest.approx(3.072, abs=5e-3)
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests import problems
 from tests.unlearning.diffusion import toy
-from unlearnjax import diffusion, tasks, unlearning
+from unlearnjax import diffusion, tasks, trees, unlearning
 from unlearnjax.types import PARTS, Request
 from unlearnjax.unlearning import objectives
 from unlearnjax.unlearning.diffusion import conditions, selective_amnesia
@@ -149,6 +149,10 @@ def test_it_remembers_what_the_original_drew_of_all_conditions(model, monkeypatc
 
         return unlearning.retrain(tx, num_epochs=1, batch_size=1)._replace(update=update)
 
+    def remembering(process, replay_weight, penalty):
+        seen.update(replay_weight=replay_weight, penalty=penalty)
+
+    monkeypatch.setattr(selective_amnesia, "remembering", remembering)
     monkeypatch.setattr(diffusion, "replay", replay)
     monkeypatch.setattr(selective_amnesia, "importances", importances)
     monkeypatch.setattr(selective_amnesia, "descend", descend)
@@ -169,6 +173,10 @@ def test_it_remembers_what_the_original_drew_of_all_conditions(model, monkeypatc
     ids = np.concatenate([request.forget["index"], request.retain["index"]])
     assert len(set(ids.tolist())) == 18
     assert seen["options"]["batch_size"] == 6 and seen["options"]["num_steps"] == 20
+    # The published lambda of 10 times the pixels of CIFAR-10, of importances that are ones here.
+    apart = seen["penalty"](other["params"], variables["params"])
+    assert float(apart) == pytest.approx(10 * 3 * 32**2 * trees.size(variables["params"]))
+    assert seen["replay_weight"] == 1
     assert seen["options"]["over"] == "paired" and method.needs == {"forget", "retain"}
 
 

@@ -8,6 +8,7 @@ from tests import networks, problems
 from unlearnjax import training, unlearning
 from unlearnjax.data import graphs
 from unlearnjax.types import Request
+from unlearnjax.unlearning.graph import eraser as room
 
 TASK, DATA = networks.task(), networks.data()
 # Two cliques of six, joined by one edge: the communities are there to be found.
@@ -157,3 +158,18 @@ def test_a_round_lets_nodes_in_one_after_another_while_there_is_room():
                     own[node] = wish[node] if fits else own[node]
         np.testing.assert_array_equal(run(key), own)
     assert refused
+
+
+def test_communities_are_of_the_bound_and_the_rounds_that_are_said(monkeypatch):
+    seen = []
+
+    def communities(rng, graph, number, **options):
+        seen.append((number, options))
+        return networks.ALL % number
+
+    monkeypatch.setattr(room, "communities", communities)
+    model = {"params": {}, "graph": GRAPH}
+    for options in ({}, {"slack": 0.3, "num_rounds": 5}):
+        method = unlearning.graph_eraser(optax.sgd(0.1), num_shards=2, **options)
+        jax.eval_shape(lambda model, m=method: m.init(jax.random.key(0), TASK, model, DATA), model)
+        assert seen[-1] == (2, {"slack": 0.1, "num_rounds": 20} | options)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import networks
-from unlearnjax import models, tasks, unlearning
+from unlearnjax import curvature, models, tasks, unlearning
 from unlearnjax.data import graphs
 from unlearnjax.types import Request
 from unlearnjax.unlearning.graph.influence import deleted_and_near
@@ -150,3 +150,24 @@ def test_of_pairs_those_are_near_of_which_an_end_is():
     forget = {"inputs": networks.EDGES[[1, 5]], "index": np.arange(2)}
     deleted, near = deleted_and_near(Request(forget, retain), GRAPH, CUT, 0)
     assert deleted["weight"].tolist() == [1, 1] and near["weight"].tolist() == [0.5, 0, 0.5, 0.5, 0]
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": 4.0, "num_steps": 7, "method": "lissa"}])
+def test_the_inverse_is_asked_for_as_it_is_said(options, monkeypatch):
+    seen, request = {}, case("edges")[0]
+
+    def inverse(task, variables, data, vector, **given):
+        seen.update(given)
+        return vector
+
+    monkeypatch.setattr(curvature, "inverse_hessian_vector_product", inverse)
+    method = unlearning.graph_influence(batch_size=5, **options)
+    params = {"layer_0": {"kernel": jnp.ones((networks.D, 1))}, "bias": jnp.ones(1)}
+    update = lambda params: method.update(
+        jax.random.key(0), TASK, {"params": params, "graph": CUT}, (),
+        request._replace(original={"params": params, "graph": GRAPH}),
+    )[0]  # fmt: skip
+    jax.eval_shape(update, params)
+    del seen["rng"]
+    usual = {"method": "cg", "damping": 0.01, "num_steps": 50, "scale": 10.0, "batch_size": 5}
+    assert seen == usual | options
