@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -119,7 +120,7 @@ def against_oracles(
 
     def distances(i: int, j: int) -> dict[str, float]:
         """Of two models."""
-        keys = {f"{name}_distance": f"{name}_confidence" for name in ("forget", "retain", "test")}
+        keys = {f"{name}_distance": f"{name}_confidence" for name in SETS}
         apart = {k: float(np.abs(arrays[i][v] - arrays[j][v]).mean()) for k, v in keys.items()}
         return {"verification_error": links.verification_error(params[i], params[j]), **apart}
 
@@ -181,6 +182,7 @@ def _test_auc(context: Context, arrays: Arrays) -> float:
     return links.auc(margin[edge], -margin[~edge])
 
 
+SETS = ("forget", "retain", "test")
 _DISTANCE = "mean difference of the true class's probability to an oracle's, over oracles (an "
 COLUMNS = classification.COLUMNS._replace(
     definitions={
@@ -189,31 +191,34 @@ COLUMNS = classification.COLUMNS._replace(
         "average_gap": "mean absolute difference to the oracles' mean over forget, retain and test "
         "accuracy; an oracle's own is the spread between oracles",
         "test_auc": "probability that a test edge scores higher than a test pair without an edge",
-        **{
-            f"{name}_distance": f"{_DISTANCE}oracle's to the others), {name} set"
-            for name in ("forget", "retain", "test")
-        },
+        **{f"{name}_distance": f"{_DISTANCE}oracle's to the others), {name} set" for name in SETS},
     },
     printed=(
         "forget_accuracy",
         "retain_accuracy",
         "test_accuracy",
         "test_auc",
-        "mia",
         "deleted_auc",
         "edge_membership",
-        "membership_ratio",
         "forget_distance",
-        "retain_distance",
         "test_distance",
         "verification_error",
         "average_gap",
     ),
+    units=MappingProxyType(
+        {
+            **classification.COLUMNS.units,
+            "test_auc": ("test AUC", 1, 3),
+            "deleted_auc": ("deleted AUC", 1, 2),
+            "edge_membership": ("edge membership", 1, 2),
+            "membership_ratio": ("MI ratio", 1, 2),
+            **{f"{name}_distance": (f"{name} distance", 100, 1) for name in SETS},
+            "verification_error": ("verification error", 1, 0),
+        }
+    ),
     plain=(
         *classification.COLUMNS.plain,
-        "forget_distance",
-        "retain_distance",
-        "test_distance",
+        *(f"{name}_distance" for name in SETS),
         "verification_error",
     ),
 )
