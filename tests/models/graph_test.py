@@ -157,6 +157,27 @@ def test_words_are_the_features_that_they_stand_for(net):
     np.testing.assert_allclose(apply(cut)["logits"], apply(plain)["logits"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("in_turns", [True, False])
+def test_rows_are_summed_by_what_words_count(in_turns):
+    rng = np.random.default_rng(0)
+    ids, values = rng.integers(5, size=(4, 3)), rng.normal(size=(4, 3)).astype(np.float32)
+    kernel = rng.normal(size=(5, 2)).astype(np.float32)
+    dense = np.zeros((4, 5), np.float32)
+    np.add.at(dense, (np.arange(4)[:, None], ids), values)
+    g = rng.normal(size=(4, 2)).astype(np.float32)
+
+    @jax.jit
+    def run(kernel, values):
+        of_kernel = lambda kernel: layers.sum_of_rows(ids, values, kernel, in_turns=in_turns)
+        out, pull = jax.vjp(of_kernel, kernel)
+        return out, pull(g.astype(out.dtype))[0]
+
+    out, slope = run(kernel, values)
+    np.testing.assert_allclose(out, dense @ kernel, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slope, dense.T @ g, rtol=1e-5, atol=1e-6)
+    assert jax.eval_shape(run, jnp.bfloat16(kernel), jnp.bfloat16(values))[0].dtype == jnp.bfloat16
+
+
 def test_nothing_on_the_way_is_larger_than_messages_along_edges(net):
     _, _, apply = net
     sizes = [int(np.prod(shape)) for shape in problems.shapes(apply, GRAPH)]
