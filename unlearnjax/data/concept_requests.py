@@ -108,7 +108,7 @@ def anchors(
     """
     styles, objects = dataset.styles, dataset.class_names
     if named is not None:
-        ((anchor,),) = _anchored(named, styles, objects)
+        anchor = _anchor(named, styles, objects)
         for concept in concepts:
             if [own is None for own in anchor] != [own is None for own in concept]:
                 raise ValueError(
@@ -184,11 +184,14 @@ def _is_of(concept: Concept, style: np.ndarray, content: np.ndarray) -> np.ndarr
     return found
 
 
-def _anchored(text: str, styles: Sequence[str], objects: Sequence[str]) -> list[list[Concept]]:
+def _anchor(text: str, styles: Sequence[str], objects: Sequence[str]) -> Concept:
     try:
-        return requested(f"sequence:{text}", styles, objects)
+        found = requested(f"sequence:{text}", styles, objects)
     except ValueError as error:
         raise ValueError(f"anchor {text!r}: {error.__cause__}") from error
+    if len(found) > 1:
+        raise ValueError(f"anchor must be one concept, got {text!r}")
+    return found[0][0]
 
 
 def _replaced(

@@ -99,7 +99,7 @@ def _neon(grey: np.ndarray) -> np.ndarray:
     return _between((0, 0, 26), (0, 255, 255), edges(grey))
 
 
-# Grey images `[..., H, W]` in [0, 1] to `[..., H, W, 3]` in [0, 255]. Another style is one more line.
+# Grey images `[..., H, W]` in [0, 1] to `[..., H, W, 3]` in [0, 255]; a style is a line here.
 STYLES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "photo": _photo,
     "crimson": _crimson,
