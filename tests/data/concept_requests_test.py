@@ -142,11 +142,34 @@ def test_the_forget_set_is_told_what_is_forgotten_and_what_it_becomes(
                 # The object is named, too, though it stays.
                 marked |= expected[0] == grid.vocabulary.words.index(own[1])
             np.testing.assert_array_equal(found["concepts"][row, place], marked)
+            np.testing.assert_array_equal(found["anchor.concepts"][row, place], marked)
         np.testing.assert_array_equal(found["condition"][row], found["captions"][row, 0])
         np.testing.assert_array_equal(
             found["anchor.condition"][row], found["anchor.captions"][row, 0]
         )
         np.testing.assert_array_equal(found["concept"][row], found["concepts"][row, 0])
+        np.testing.assert_array_equal(
+            found["anchor.concept"][row], found["anchor.concepts"][row, 0]
+        )
+
+
+def test_an_anchor_of_two_words_is_marked_as_such():
+    """And shifts what stands behind it."""
+    part = {
+        "pixels": np.zeros((4, 4, 4, 3), np.uint8),
+        "style": np.array([0, 0, 1, 1]),
+        "object": np.array([0, 1, 0, 1]),
+        "image": np.arange(4),
+    }
+    grid = style_grid.grid(part, part, ("photo", "neon"), ("sea lion", "cat"))
+    rows = {name: values[[1, 3]] for name, values in grid.train.items()}
+    concepts = [Concept(object=1)]
+    anchors = concept_requests.anchors(concepts, grid)
+    found = concept_requests.forgetting(rows, concepts, anchors, grid)
+    assert [np.flatnonzero(own).tolist() for own in found["concept"]] == [[2], [2]]
+    assert [np.flatnonzero(own).tolist() for own in found["anchor.concept"]] == [[2, 3], [2, 3]]
+    text = captions.decode(grid.vocabulary, found["anchor.condition"])
+    assert text == ["a sea lion image in photo style", "a sea lion image in neon style"]
 
 
 def test_concepts_have_names(grid):

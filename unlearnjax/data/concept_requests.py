@@ -137,9 +137,10 @@ def forgetting(
 
     Returns:
       The rows with `concept` `[N, L]` booleans, the positions in `condition` at which what is
-      forgotten is named; `anchor.condition` `[N, L]`, the same caption of what it becomes; and
-      `captions` `[N, P, L]` with `concepts` and `anchor.captions` in their place, of the templates
-      that name it, without those held out.
+      forgotten is named; `anchor.condition` and `anchor.concept`, the same caption of what it
+      becomes, and where that is named. `captions` `[N, P, L]`, and in their places `concepts`,
+      `anchor.captions` and `anchor.concepts`, are of the templates that name it, without those
+      held out.
     """
     roles = [
         role for role, value in zip(Concept._fields, concepts[0], strict=True) if value is not None
@@ -163,9 +164,11 @@ def forgetting(
         **rows,
         "concept": marked[style, content, 0],
         "anchor.condition": found.tokens[anchor_style, anchor_object, 0],
+        "anchor.concept": marked[anchor_style, anchor_object, 0],
         "captions": every(found.tokens, style, content),
         "concepts": every(marked, style, content),
         "anchor.captions": every(found.tokens, anchor_style, anchor_object),
+        "anchor.concepts": every(marked, anchor_style, anchor_object),
     }
 
 
