@@ -81,10 +81,11 @@ def concept_ablation(
     def update(rng, task, variables, memory, request: Request):
         conditions.validate_request(request, anchor, process)
         draw_rng, loop_rng = jax.random.split(rng)
-        condition = conditions.of(request.forget, "forget")
+        condition = conditions.of(request.forget, "forget", process)
+        anchors = conditions.replaced(request.forget, anchor, process)
         # Evenly over the examples, however they are sorted and however many they are.
-        condition = condition[np.arange(num_images) * condition.shape[0] // num_images]
-        anchors = conditions.replaced(condition, anchor, process)
+        chosen = np.arange(num_images) * condition.shape[0] // num_images
+        condition, anchors = condition[chosen], anchors[chosen]
         drawn = diffusion.replay(task, original(variables, request), draw_rng, anchors)
         forget = {
             "inputs": drawn["inputs"],

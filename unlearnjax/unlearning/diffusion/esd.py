@@ -6,7 +6,6 @@ Gandikota et al., "Erasing Concepts from Diffusion Models", ICCV 2023 (arXiv 230
 import functools
 
 import jax
-import jax.numpy as jnp
 
 from unlearnjax import checks, diffusion
 from unlearnjax.diffusion.denoiser import Process, validate
@@ -118,7 +117,8 @@ def erasing(
         else:
             runs = condition.shape[0] // bank
             drawn = diffusion.bank(keys[:runs], predict, process.shape, condition[:runs], steps)
-        return {**batch, **drawn, "null.condition": jnp.full_like(condition, process.null)}
+        blank = diffusion.null_like(condition, process.null)
+        return {**batch, **drawn, "null.condition": blank}
 
     return objectives.combine(forget=[(1.0, away(eta))], views=("null",), prepare=drawing)
 
