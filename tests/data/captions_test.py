@@ -104,6 +104,9 @@ def test_training_draws_one_caption_and_what_belongs_to_it():
     np.testing.assert_array_equal(drawn["condition"], np.stack([which, which], 1))
     np.testing.assert_array_equal(drawn["concept"][:, 0], which == 1)
     np.testing.assert_array_equal(drawn["anchor.condition"][:, 0], 10 + which)
+    plain = {name: rows[name] for name in ("index", "condition")}
+    kept = tasks.drawn(task, tasks.keyed(plain, jax.random.key(0)), train=True)
+    np.testing.assert_array_equal(kept["condition"], rows["condition"])
     evaluated = tasks.drawn(task, rows)
     np.testing.assert_array_equal(evaluated["condition"], rows["condition"])
 

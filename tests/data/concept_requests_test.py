@@ -104,6 +104,11 @@ def test_an_anchor_may_be_named_and_must_be_of_the_kind(grid):
         becomes("style:neon", grid, "crimsom")
     with pytest.raises(ValueError, match="anchor must be one concept, got 'photo.crimson'"):
         becomes("style:neon", grid, "photo+crimson")
+    (concepts,) = requested("object:one")
+    after = [Concept(object=2), Concept(0)]
+    assert concept_requests.anchors(concepts, grid, None, after) == [Concept(object=0)]
+    with pytest.raises(ValueError, match="anchor must not be forgotten itself, got 'two'"):
+        concept_requests.anchors(concepts, grid, "two", after)
     with pytest.raises(ValueError, match="something of the kind must be retained, an object"):
         becomes("object:zero+one+two", grid)
 

@@ -193,8 +193,11 @@ def paraphrased(rng: Array, example: Batch) -> Batch:
     """The example with one of its `captions` `[P, L]` as its `condition` `[L]`, for training.
 
     An augmentation, see `tasks.augmented`. `concepts` `[P, L]` becomes `concept` alike, and so do
-    the columns of views, `anchor.captions` in the same place of its P.
+    the columns of views, `anchor.captions` in the same place of its P. What has no captions stays
+    as it is.
     """
+    if "captions" not in example:
+        return example
     row = jax.random.randint(rng, (), 0, example["captions"].shape[0])
     drawn = {}
     for name, values in example.items():

@@ -89,7 +89,10 @@ def select(spec: str, dataset: StyleGrid, train: dict, held_out: dict) -> Select
 
 
 def anchors(
-    concepts: Sequence[Concept], dataset: StyleGrid, named: str | None = None
+    concepts: Sequence[Concept],
+    dataset: StyleGrid,
+    named: str | None = None,
+    before: Sequence[Concept] = (),
 ) -> list[Concept]:
     """What each concept becomes: the style or the object, or both, that stand in its place.
 
@@ -101,12 +104,14 @@ def anchors(
       dataset: the grid.
       named: a style or an object, of the kind that all concepts are of, or a pair, to replace the
         default with.
+      before: what earlier requests have forgotten, which nothing becomes either.
 
     Raises:
       ValueError: for a name that there is not or is of another kind, an anchor that is forgotten
         itself, and where nothing is left to become.
     """
     styles, objects = dataset.styles, dataset.class_names
+    gone = (*before, *concepts)
     if named is not None:
         anchor = _anchor(named, styles, objects)
         for concept in concepts:
@@ -115,11 +120,11 @@ def anchors(
                     f"anchor must be of the kind of what is forgotten, {_kind(concept)}, got "
                     f"{named!r}, {_kind(anchor)}"
                 )
-        if anchor in concepts:
+        if anchor in gone:
             raise ValueError(f"anchor must not be forgotten itself, got {named!r}")
         return [anchor] * len(concepts)
     first = styles.index(PHOTO) if PHOTO in styles else 0
-    return [_replaced(concept, concepts, len(styles), len(objects), first) for concept in concepts]
+    return [_replaced(concept, gone, len(styles), len(objects), first) for concept in concepts]
 
 
 def forgetting(
