@@ -1,8 +1,9 @@
 """Flax Linen models.
 
 Those of `BY_NAME` return `{'logits': [B, C], 'features': [B, D]}`, those of `DENOISERS`, of noised
-images, times and conditions, `{'prediction': [B, H, W, C]}`, as `TextDiT` does of prompts, those of `DECODERS`, of tokens,
-`{'logits': [B, T, V], ...}`, and those of `GRAPH_NETS`, of graphs, what `models.graph` says.
+images, times and conditions, `{'prediction': [B, H, W, C]}`, as does `TextDiT` of prompts, those of
+`DECODERS`, of tokens, `{'logits': [B, T, V], ...}`, and those of `GRAPH_NETS`, of graphs, what
+`models.graph` says.
 """
 
 import functools

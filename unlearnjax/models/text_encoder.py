@@ -21,7 +21,7 @@ class TextEncoder(nn.Module):
     values are one here.
 
     Attributes:
-      vocabulary: number of tokens; other ones give NaN.
+      vocabulary: number of tokens; prompts with others give NaN.
       end: the token that ends a prompt and fills it up.
       length: most tokens of a prompt.
       width: token dimension, divisible by the heads.
