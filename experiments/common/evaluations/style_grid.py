@@ -199,7 +199,7 @@ def numbers(context: Context, arrays: Arrays, seed: int) -> table.Row:
 def average_gap(row: table.Row, ideal: table.Row) -> float:
     """Mean absolute difference over `GAP`, without what makes no sense of the forget set."""
     pairs = [(row[name], ideal[name]) for name in GAP if not np.isnan(ideal[name])]
-    return float(np.mean([abs(own - other) for own, other in pairs]))
+    return float(np.mean([abs(own - other) for own, other in pairs])) if pairs else float("nan")
 
 
 def against_oracles(
@@ -207,13 +207,14 @@ def against_oracles(
 ) -> list[table.Row]:
     """Rows with `average_gap`, `stored_bytes`, and means over oracles (of an oracle: over others).
 
-    NaN where one of the two draws what is no image.
+    NaN where one of the two draws what is no image, and where there are no oracles.
     """
     oracles = [i for i, row in enumerate(rows) if row["method"] == "oracle"]
     originals = {
         row["seed"]: arrays[i] for i, row in enumerate(rows) if row["method"] == "original"
     }
-    ideal = {name: float(np.mean([rows[i][name] for i in oracles])) for name in GAP}
+    mean_of = lambda name: float(np.mean([rows[i][name] for i in oracles])) if oracles else np.nan
+    ideal = {name: mean_of(name) for name in GAP}
     whole = lambda i: not arrays[i]["broken"]
     result = []
     for i, row in enumerate(rows):
@@ -231,7 +232,7 @@ def against_oracles(
             "memory_bytes", 0.0
         )
         result.append({**row, **apart, "average_gap": average_gap(row, ideal)})
-    return summary.anamnesis(result) if "relearn_steps" in rows[0] else result
+    return summary.anamnesis(result) if oracles and "relearn_steps" in rows[0] else result
 
 
 def _small(values: np.ndarray) -> np.ndarray:
@@ -285,5 +286,6 @@ EVALUATION = Evaluation(
     reproduced=(*GAP, "average_gap"),
     figures=figures,
     approve=approve,
+    stages=tuple(name for label in seen.LABELS for name in judges_lib.names(f"{label}_judge")),
     trailed=TRAILED,
 )
