@@ -1,6 +1,6 @@
 """Did it forget? Accuracies, membership inference, distances to the oracle, relearning, cost."""
 
-from unlearnjax.audit import canvas, generation, language, links, regression
+from unlearnjax.audit import alignment, canvas, generation, language, links, regression
 from unlearnjax.audit.cost import (
     Compiled,
     Cost,
@@ -47,6 +47,7 @@ __all__ = [
     "Cost",
     "activation_distance",
     "against_oracles",
+    "alignment",
     "anamnesis_index",
     "attack_scores",
     "auc",

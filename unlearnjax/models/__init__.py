@@ -16,6 +16,7 @@ from flax import nnx
 
 from unlearnjax import checks, importing
 from unlearnjax.models import layers
+from unlearnjax.models.clip import CLIP
 from unlearnjax.models.convnet import ConvNet
 from unlearnjax.models.decoder import Decoder, DecoderConfig, RopeScaling, sized
 from unlearnjax.models.dit import DiT
@@ -142,6 +143,7 @@ def _is_nnx(constructor) -> bool:
 
 __all__ = [
     "BY_NAME",
+    "CLIP",
     "DECODERS",
     "DENOISERS",
     "GAT",
