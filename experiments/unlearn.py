@@ -96,11 +96,13 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     by_importance = not SSD.isdisjoint(config.unlearn[m].get("constructor", m) for m in unlearners)
 
     def add_row(name: str, method: str, seed: int, task, compute, number: int = 0) -> None:
-        """`compute` gives a model and its cost."""
+        """`compute` gives a model, its cost, and what it did after each request but the last."""
 
         def measured():
-            variables, cost = compute()
+            variables, cost, before = compute()
             arrays = dict(evaluation.observe(context, task, variables))
+            for place, seen in enumerate(before):
+                arrays |= {f"{field}_after{place}": seen[field] for field in evaluation.trailed}
             numbers = evaluation.numbers(context, arrays, seed)
             stop_if_not_finite(method, seed, numbers, evaluation.required_finite)
             # Oracles beyond the originals are compared with those in turn.
@@ -124,7 +126,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     def add_fits(method: str, seeds: range) -> dict[int, Variables]:
         fits = measure.fit(bench, run, method, fitters[method], seeds)
         for seed, fit in fits.items():
-            compute = lambda fit=fit: (fit.variables, fit.cost._asdict())
+            compute = lambda fit=fit: (fit.variables, fit.cost._asdict(), ())
             add_row(f"{method}_seed{seed}", method, seed, bench.task, compute)
             for player, losses in loss_curves(fit.history).items():
                 curves.setdefault(f"{method}, {player}" if player else method, []).append(losses)
@@ -144,12 +146,15 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
                     if number:
                         rng = runner.key(config.seed, "rounding", seed, number)
                         original = measure.perturbed(original, rng, config.rounding.size)
-                    variables, cost = forget(runner.key(config.seed, method, seed), original)
+                    before = []
+                    after = lambda model: before.append(evaluation.observe(context, task, model))
+                    rng = runner.key(config.seed, method, seed)
+                    variables, cost = forget(rng, original, after=after)
                     if number == 0:
                         save(run, own, variables)
                         if task is bench.task:  # and not another model around it
                             export(bench, run, own, variables)
-                    return variables, cost
+                    return variables, cost, before
 
                 add_row(own, method, seed, task, compute, number)
             run.advance(name, resumed=old)

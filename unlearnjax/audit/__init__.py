@@ -1,6 +1,6 @@
 """Did it forget? Accuracies, membership inference, distances to the oracle, relearning, cost."""
 
-from unlearnjax.audit import generation, language, links, regression
+from unlearnjax.audit import canvas, generation, language, links, regression
 from unlearnjax.audit.cost import (
     Compiled,
     Cost,
@@ -53,6 +53,7 @@ __all__ = [
     "auc",
     "average_gap",
     "bytes_accessed",
+    "canvas",
     "challenge_score",
     "compile_costed",
     "compile_traced",

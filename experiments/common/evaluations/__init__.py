@@ -52,6 +52,8 @@ class Evaluation(NamedTuple):
       required_finite: columns of `numbers` without which a row is not worth keeping.
       columns: what columns mean, which are printed, and which decide that a model collapsed.
       reproduced: columns that are the same again on another machine, but for a band.
+      trailed: of what `observe` gives, what is kept of the models after each request but the last,
+        with `_after0`, ... at the end of its name.
       figures: `(bench, summary, {method: arrays of each seed}) -> {name: (caption, figure)}`.
       approve: `(context, arrays of each original)`: raises `ValueError` where what the originals do
         cannot be judged; asked before anything is forgotten. `None`: whatever they do can be.
@@ -71,6 +73,7 @@ class Evaluation(NamedTuple):
     figures: Callable[..., dict[str, tuple[str, Any]]]
     approve: Callable[[Context, Sequence[Arrays]], None] | None = None
     examples: Callable[..., dict[str, list[tuple[str, list[str]]]]] = lambda bench, arrays: {}
+    trailed: Sequence[str] = ()
 
 
 ROOM = "experiments.common.evaluations"
@@ -79,6 +82,7 @@ BY_TASK = {
     "classification": f"{ROOM}.classification:EVALUATION",
     "regression": f"{ROOM}.regression:EVALUATION",
     "diffusion": f"{ROOM}.generation:EVALUATION",
+    "text_diffusion": f"{ROOM}.style_grid:EVALUATION",
     "node_classification": f"{ROOM}.graph:EVALUATION",
     "link_prediction": f"{ROOM}.graph:EVALUATION",
     "language": f"{ROOM}.language:EVALUATION",
