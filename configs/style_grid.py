@@ -108,7 +108,14 @@ METHODS = {
         "anchor_weight": 1.0,
         "num_steps": 200,
     },
-    "forget_me_not": {**_ADAM, **_CROSS_ATTENTION, "ends": True, "num_steps": 35, "batch_size": 16},
+    "forget_me_not": {
+        **_ADAM,
+        **_CROSS_ATTENTION,
+        "attention": "*.cross.weights",
+        "ends": True,
+        "num_steps": 35,
+        "batch_size": 16,
+    },
     "uce": {"erase_weight": 1.0, "preserve_weight": 0.1, "ridge": 0.5, "tokens": "onwards"},
     "selective_amnesia": {
         **_ADAM,

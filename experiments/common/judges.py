@@ -63,7 +63,9 @@ def train(
         task = tasks.augmented(task, data_lib.pad_crop_flip)
     run.extend(NUMBER * config.train.num_epochs)
     fits, keys = [], names(name)
-    data = {**bench.train, "targets": bench.train[label]}
+    data = bench.train
+    if label != "targets":
+        data = {**data, "targets": data[label]}
     for seed, half in enumerate(halves(len(bench.problem.train["targets"]), bench.config.seed)):
         fitter = measure.fitter(ConfigDict({"train": config.train}), task, data, half)
         fits.append(fitter.fit(run, keys[seed], runner.key(bench.config.seed, name, seed)))
