@@ -45,6 +45,17 @@ def test_bad_masks_are_refused_in_one_line(mask, message):
         concepts.masks(data, prompted.PROCESS)
 
 
+def test_every_caption_is_a_row():
+    assert concepts.every_caption(DATA) is DATA
+    told = np.arange(2 * 3 * 7).reshape(2, 3, 7)
+    data = {**DATA, "captions": told, "concepts": told > 4, "anchor.captions": -told, "index": 1}
+    found = concepts.every_caption(data)
+    assert set(found) == {"condition", "concept", "anchor.condition"}
+    np.testing.assert_array_equal(found["condition"], np.arange(42).reshape(6, 7))
+    np.testing.assert_array_equal(found["concept"], found["condition"] > 4)
+    np.testing.assert_array_equal(found["anchor.condition"], -found["condition"])
+
+
 def test_in_compiled_code_values_are_not_known():
     seen = lambda mask: concepts.masks({**DATA, "concept": mask}, prompted.PROCESS)["concept"]
     assert jax.jit(seen)(5 * jnp.asarray(MASK)).max() == 5

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from unlearnjax import checks
+from unlearnjax.data import captions
 from unlearnjax.diffusion.denoiser import Process, validate
 from unlearnjax.types import Array, Data, Request
 from unlearnjax.unlearning.diffusion import conditions
@@ -14,6 +15,22 @@ def validate_prompts(process: Process) -> None:
     validate(process)
     if not isinstance(process.null, tuple):
         raise ValueError(f"process must be one of prompts, got the null class {process.null!r}")
+
+
+def every_caption(data: Data) -> Data:
+    """Each caption as a row of its own, with what is said of it; `data` where it has no captions.
+
+    Columns `captions` and `concepts` `[N, P, L]`, and the same of views, become `condition` and
+    `concept` `[N * P, L]`.
+    """
+    if "captions" not in data:
+        return data
+    found = {}
+    for name, values in data.items():
+        view, dot, column = name.rpartition(".")
+        if column in captions.DRAWN:
+            found[view + dot + captions.DRAWN[column]] = values.reshape(-1, values.shape[-1])
+    return found
 
 
 def masks(
