@@ -8,6 +8,7 @@ from unlearnjax.audit.cost import (
     compile_costed,
     compile_traced,
     flops,
+    stored_bytes,
     timed,
 )
 from unlearnjax.audit.distances import (
@@ -77,6 +78,7 @@ __all__ = [
     "regression",
     "relearn_time",
     "rmia",
+    "stored_bytes",
     "summarise",
     "timed",
     "tug_of_war",
