@@ -15,7 +15,7 @@ from unlearnjax.analytic import precision
 from unlearnjax.diffusion.denoiser import Process, null_like
 from unlearnjax.types import Array, Data, PyTree, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning.descend import init_nothing
-from unlearnjax.unlearning.diffusion import concepts, conditions, leaves
+from unlearnjax.unlearning.diffusion import concepts, leaves
 
 TOKENS = ("onwards", "last")
 # Prompts that are encoded at a time.
@@ -86,16 +86,7 @@ def uce(
 
     def update(rng, task, variables, memory, request: Request):
         del rng
-        forget, retain = (concepts.every_caption(part) for part in request[:2])
-        request = Request(forget, retain)
-        conditions.validate_request(request, None, process)
-        concepts.validate_apart(request, process)
-        forget = {
-            "condition": conditions.forgotten(request, process),
-            "anchor.condition": conditions.replaced(forget, None, process),
-            **concepts.masks(forget, process, ("concept", "anchor.concept")),
-        }
-        kept = conditions.retained(request, process)
+        forget, kept = concepts.told(request, process)
         encode = functools.partial(encoded, task, variables, process, encoder)
         weights = {"erase_weight": erase_weight, "preserve_weight": preserve_weight}
         totals = sums(encode, forget, kept, process.null, tokens=tokens, **weights)
