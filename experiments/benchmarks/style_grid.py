@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from experiments.benchmarks import timing
-from unlearnjax import diffusion, models, tasks, trees, unlearning
+from unlearnjax import audit, diffusion, models, tasks, trees, unlearning
 from unlearnjax.data import captions, style_grid
 from unlearnjax.types import Request, Task, Unlearner, Variables
 
@@ -75,7 +75,7 @@ def run(
     counts = {"updates": updates}
     yield timing.compare("esd", f"{updates} updates of {bank} rows", calls, repeats, counts=counts)
     calls = editing(made)
-    stored = changed_bytes(made.variables["params"], calls["ours"]())
+    stored = audit.stored_bytes(made.variables["params"], calls["ours"]())
     share = stored / trees.nbytes(made.variables["params"])
     kernels = 2 * made.module.depth
     text = f"{kernels} kernels, {stored / 1e6:.3g} MB are stored of an erased style"
@@ -170,9 +170,3 @@ def editing(made: Problem) -> dict:
         return edited
 
     return {"ours": ours, "numpy": numpy}
-
-
-def changed_bytes(before, after) -> int:
-    """Bytes of the leaves in which two trees differ: what is stored of one beside the other."""
-    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    return sum(trees.nbytes(new) for old, new in pairs if np.any(np.asarray(old) != new))
