@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from tests import problems
-from unlearnjax import trees, unlearning
+from unlearnjax import tasks, trees, unlearning
 from unlearnjax.types import Request, Unlearner
 
 TASK = problems.mlp(hidden=(6, 5))
@@ -73,6 +73,20 @@ def test_the_method_sees_nothing_else_and_the_original_likewise():
     deployed, remembered = confined.init(None, TASK, VARIABLES, None)
     assert remembered == NAMES[2:4] and moved(deployed) == ["Dense_1.kernel"]  # biases are 0
     assert confined.needs == {"forget"} and confined.serve(TASK) == "served"
+
+
+def test_what_it_deploys_are_variables_of_the_task_that_it_was_given():
+    """Of one whose variables are split already, for instance."""
+    shift = lambda rng, task, v, memory, request: (jax.tree.map(lambda x: x + 1, v), memory)
+    method = Unlearner(None, shift, frozenset())
+    task = tasks.trained(TASK, ["Dense_0", "Dense_1"])
+    given = tasks.split(VARIABLES, ["Dense_0", "Dense_1"])
+    confined = unlearning.confined(method, ["Dense_*"], but=["Dense_0"])
+    after, _ = confined.update(None, task, given, (), REQUEST)
+    assert set(after) == {"params", "frozen"}
+    names = [name for name in NAMES if "Dense_2" not in name]
+    assert trees.names(after["params"]) == names
+    assert moved(tasks.merged(task, after)) == [*NAMES[2:4], *NAMES[4:]]  # 'frozen' is not its own
 
 
 def test_all_is_the_method_itself():

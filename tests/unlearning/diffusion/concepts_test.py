@@ -45,6 +45,44 @@ def test_bad_masks_are_refused_in_one_line(mask, message):
         concepts.masks(data, prompted.PROCESS)
 
 
+def test_every_caption_is_a_row():
+    assert concepts.every_caption(DATA) is DATA
+    told = np.arange(2 * 3 * 7).reshape(2, 3, 7)
+    data = {**DATA, "captions": told, "concepts": told > 4, "anchor.captions": -told, "index": 1}
+    found = concepts.every_caption(data)
+    assert set(found) == {"condition", "concept", "anchor.condition"}
+    np.testing.assert_array_equal(found["condition"], np.arange(42).reshape(6, 7))
+    np.testing.assert_array_equal(found["concept"], found["condition"] > 4)
+    np.testing.assert_array_equal(found["anchor.condition"], -found["condition"])
+
+
+def test_a_closed_form_is_told_of_every_caption_and_bad_ones_are_refused():
+    own, kept = prompted.prompts(*TEXTS), prompted.prompts("photo", "two", "a")
+    anchor = prompted.prompts("a two", "photo style")
+    marked = np.array([prompted.concept("a two", "two"), prompted.concept("photo style", "photo")])
+    views = {"captions": own, "concepts": MASK}
+    views |= {"anchor.captions": anchor, "anchor.concepts": marked}
+    forget = {**DATA, **{name: np.asarray(value)[None] for name, value in views.items()}}
+    retain = {"condition": kept[:1], "captions": kept[None]}
+    found, stays = concepts.told(Request(forget, retain), prompted.PROCESS)
+    wanted = dict(zip(("condition", "concept"), (own, MASK), strict=True))
+    wanted |= {"anchor.condition": anchor, "anchor.concept": marked}
+    assert set(found) == set(wanted)
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(found[name], value)
+    np.testing.assert_array_equal(stays, kept)
+    bad = lambda **columns: Request({**forget, **columns}, retain)
+    nowhere = {"anchor.concepts": 0 * forget["anchor.concepts"]}
+    for request, message in (
+        (bad(**nowhere), "anchor.concept of forget must mark a token of every prompt, of"),
+        (bad(**{"anchor.captions": forget["captions"]}), "anchor must not be forgotten itself"),
+        (Request(forget, {"captions": own[None]}), "forgotten must not be retained"),
+        (Request(DATA, DATA), "forget must have the column 'anchor.condition'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            concepts.told(request, prompted.PROCESS)
+
+
 def test_in_compiled_code_values_are_not_known():
     seen = lambda mask: concepts.masks({**DATA, "concept": mask}, prompted.PROCESS)["concept"]
     assert jax.jit(seen)(5 * jnp.asarray(MASK)).max() == 5

@@ -124,6 +124,32 @@ def test_few_images_are_drawn_once_and_stay_the_same():
     assert len(seen) > 2
 
 
+def test_each_image_in_each_step_has_one_of_its_captions():
+    """By a model whose loss on an example is the parameter of its first word."""
+
+    def apply(variables, batch, rng, train):
+        bias = variables["params"]["text_encoder"]["layer_0"]["mlp_in"]["bias"]
+        assert not train
+        return {"own": bias[batch["condition"][:, 1]]}, variables
+
+    task = TASK._replace(apply=apply, loss=lambda outputs, batch: outputs["own"])
+    params = {"text_encoder": {"layer_0": {"mlp_in": {"bias": jnp.zeros(11)}}}}
+    words = ["one", "two", "deep", "blue"]
+    told = jnp.stack([prompted.prompts(*words[:2]), prompted.prompts(*words[2:])] * 3)
+    method = unlearning.few_shot_erasure(
+        optax.sgd(1.0), prompted.PROCESS, num_images=6, num_steps=50, batch_size=6
+    )
+    request = Request({**FIXED, "captions": told})
+    update = lambda v: method.update(jax.random.key(0), task, v, (), request)[0]
+    bias = jax.jit(update)({"params": params})["params"]["text_encoder"]["layer_0"]["mlp_in"][
+        "bias"
+    ]
+    drawn = np.array([bias[prompted.WORDS.index(word)] for word in words])
+    # Of 150 images in 50 steps of 6, half have the first caption, with a deviation of 6.
+    np.testing.assert_allclose(drawn, 12.5, atol=4 * np.sqrt(150) / 2 / 6)
+    assert bias.sum() == pytest.approx(50, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -36,15 +36,15 @@ def norms(maps, concept):
 
 def test_constructed_attention_has_the_norm_of_what_concepts_get(rng):
     maps = [jnp.asarray(rng.uniform(size=(3, 2, places, 7))) for places in (4, 9)]
-    outputs = {"hidden.a.cross.probabilities": maps[0], "hidden.b.cross.probabilities": maps[1]}
-    outputs |= {"hidden.a.cross": maps[0], "hidden.cross.probabilities": maps[1], "noise": maps[0]}
+    outputs = {"hidden.a.cross.weights": maps[0], "hidden.b.cross.weights": maps[1]}
+    outputs |= {"hidden.a.cross": maps[0], "hidden.cross.weights": maps[1], "noise": maps[0]}
     batch = {"concept": FORGET["concept"]}
-    term = forget_me_not.attended("*.cross.probabilities")
+    term = forget_me_not.attended("*.cross.weights")
     found = term(None, outputs, batch, {})
     np.testing.assert_allclose(found, norms(maps, FORGET["concept"]), rtol=1e-6)
     # By hand: one layer, one head, one place.
     shares = jnp.array([[[[0.3, 0.4, 0.2, 0.1, 0, 0, 0]]]], jnp.bfloat16)
-    one = {"hidden.a.cross.probabilities": shares}
+    one = {"hidden.a.cross.weights": shares}
     mask = {"concept": jnp.array([[1, 1, 0, 0, 0, 0, 0]])}
     said = term(None, one, mask, {})
     assert said.dtype == jnp.float32
@@ -72,11 +72,11 @@ def test_a_step_goes_down_the_norm_of_noised_images_under_their_own_prompts(monk
     concept = np.maximum(FORGET["concept"], ENDS) if ends else FORGET["concept"]
     batch = {**FORGET, "concept": jnp.asarray(concept), "part": jnp.zeros(3, jnp.int32)}
     assert PARTS[0] == "forget"
-    captured = tasks.capture(prompted.TASK, ("*.cross.probabilities",))
+    captured = tasks.capture(prompted.TASK, ("*.cross.weights",))
     losses = toy.losses_of(found["objective"], captured, prompted.VARIABLES, batch)
     drawn = toy.drawn(prompted.TASK, FORGET, False)
     np.testing.assert_array_equal(drawn["condition"], FORGET["condition"])
-    layers = tuple(f"denoiser.block_{i}.cross.probabilities" for i in range(2))
+    layers = tuple(f"denoiser.block_{i}.cross.weights" for i in range(2))
     maps = list(attention(layers, drawn).values())
     np.testing.assert_allclose(losses, norms(maps, concept), rtol=1e-5)
     assert method.needs == {"forget", "inputs"}
@@ -108,7 +108,7 @@ def test_concepts_lose_attention_by_cross_attention_alone():
     )
     assert all(jax.tree.leaves(same))
     batch = toy.drawn(prompted.TASK, FORGET, False)
-    layers = tuple(f"denoiser.block_{i}.cross.probabilities" for i in range(2))
+    layers = tuple(f"denoiser.block_{i}.cross.weights" for i in range(2))
     task = tasks.capture(prompted.TASK, layers)
     outputs, _ = jax.jit(lambda b: task.apply({"params": after}, b, None, False))(batch)
     maps = [np.float64(outputs[f"hidden.{name}"]) for name in layers]
@@ -135,7 +135,7 @@ def test_a_concept_marks_its_own_tokens_and_needs_images():
     ("name", "message"),
     [
         ("*.cross.shares", r"where must name layers .* got '\*.cross.shares'"),
-        ("denoiser.block_0.cros.probabilities", "did you mean 'denoiser.block_0.cross.probabil"),
+        ("denoiser.block_0.cros.weights", "did you mean 'denoiser.block_0.cross.weights"),
         ("denoiser.block_0.cross", r"layers \[1, ..., 7\] for 1 prompts, .* is \[1, 4, 8\]"),
         ("text_encoder.pooled", r"layers \[1, ..., 7\] for 1 prompts, .* is \[1, 8\]"),
     ],

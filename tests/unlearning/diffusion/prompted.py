@@ -55,7 +55,7 @@ class Mixed(nn.Module):
         return nn.Dense(WIDTH, name="out")(nn.Dense(WIDTH, name="qkv")(x))
 
 
-class Probabilities(nn.Module):
+class Softmax(nn.Module):
     def __call__(self, query, key):
         return nn.softmax(jnp.einsum("bthd,blhd->bhtl", query, key))
 
@@ -66,7 +66,7 @@ class Cross(nn.Module):
         heads = lambda y: y.reshape(*y.shape[:2], 2, -1)
         dense = lambda name: nn.Dense(6, use_bias=False, name=name)
         query, key, value = dense("query")(x), dense("key")(text), dense("value")(text)
-        shares = Probabilities(name="probabilities")(heads(query), heads(key))
+        shares = Softmax(name="weights")(heads(query), heads(key))
         y = jnp.einsum("bhtl,blhd->bthd", shares, heads(value)).reshape(*x.shape[:2], -1)
         return nn.Dense(x.shape[-1], name="out")(y)
 

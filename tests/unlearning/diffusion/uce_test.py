@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import problems
 from tests.unlearning.diffusion import prompted
 from unlearnjax import trees, unlearning
 from unlearnjax.types import Request
@@ -141,6 +142,20 @@ def test_without_a_ridge_one_concept_is_mapped_to_its_anchor_exactly():
         across = np.linalg.svd(word["neon"][None])[2][1:]
         np.testing.assert_allclose(across @ kernel["kernel"], across @ own, rtol=1e-4, atol=1e-6)
         np.testing.assert_array_equal(kernel["bias"], before["b"]["cross"][name]["bias"])
+
+
+def test_captions_are_prompts_in_the_place_of_the_one_that_is_told():
+    of = lambda rows: forget_of(rows)["condition"]
+    flat = forget_of([*GONE, ONE[0]])
+    views = (("", "captions", "concepts"), ("anchor.", "captions", "concepts"))
+    forget = {"condition": of(ONE * 2)}  # of no effect
+    for view, first, second in views:
+        for many, one in ((first, "condition"), (second, "concept")):
+            forget[view + many] = flat[view + one].reshape(2, 2, -1)
+    kept = prompted.prompts(*KEPT, "a")
+    retain = {"condition": of(ONE * 2), "captions": kept.reshape(2, 2, -1)}
+    found = run(Request(forget, retain), compiled=False)
+    problems.assert_trees_close(found, run(Request(flat, {"condition": kept})), rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -36,9 +36,9 @@ def concept_ablation(
     parametrisation.
 
     The authors' code takes the student itself for the teacher, without gradient ('student' here);
-    the original cannot drift with it. It moves keys and values of cross-attention alone, which
-    class-conditional models do not have: here all parameters, or those that `transforms.masked`
-    leaves. Its second term is an option, off by default, then with weight 0.2 and on the same
+    the original cannot drift with it. It moves keys and values of cross-attention alone, those of a
+    prompt's first token without gradient: here all parameters, or what `confined` says, see
+    `leaves`. Its second term is an option, off by default, then with weight 0.2 and on the same
     images with times and noise of their own. Here it is on, since nothing else holds the anchor
     where the whole network moves, and shares the first one's draws. Published: 200 images (1,000 in
     the paper), AdamW 2e-6 per example of the batch, gradients clipped to norm 1.

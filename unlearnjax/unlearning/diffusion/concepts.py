@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from unlearnjax import checks
+from unlearnjax.data import captions
 from unlearnjax.diffusion.denoiser import Process, validate
 from unlearnjax.types import Array, Data, Request
 from unlearnjax.unlearning.diffusion import conditions
@@ -14,6 +15,46 @@ def validate_prompts(process: Process) -> None:
     validate(process)
     if not isinstance(process.null, tuple):
         raise ValueError(f"process must be one of prompts, got the null class {process.null!r}")
+
+
+def told(request: Request, process: Process) -> tuple[Data, Array]:
+    """What a closed form is told of a request, each caption a row.
+
+    Call it before compiling, too, where values are known: then it sees what is wrong with them.
+
+    Returns:
+      The columns `condition`, `anchor.condition`, `concept` and `anchor.concept` of the forget set,
+      `[N, L]`, and `condition` of the retain set, `[M, L]`.
+
+    Raises:
+      ValueError: see `conditions.validate_request`, `validate_apart` and `masks`.
+    """
+    forget, retain = (every_caption(part) for part in (request.forget, request.retain))
+    request = Request(forget, retain)
+    conditions.validate_request(request, None, process)
+    validate_apart(request, process)
+    columns = {
+        "condition": conditions.forgotten(request, process),
+        "anchor.condition": conditions.replaced(forget, None, process),
+        **masks(forget, process, ("concept", "anchor.concept")),
+    }
+    return columns, conditions.retained(request, process)
+
+
+def every_caption(data: Data) -> Data:
+    """Each caption as a row of its own, with what is said of it; `data` where it has no captions.
+
+    Columns `captions` and `concepts` `[N, P, L]`, and the same of views, become `condition` and
+    `concept` `[N * P, L]`.
+    """
+    if "captions" not in data:
+        return data
+    found = {}
+    for name, values in data.items():
+        view, dot, column = name.rpartition(".")
+        if column in captions.DRAWN:
+            found[view + dot + captions.DRAWN[column]] = values.reshape(-1, values.shape[-1])
+    return found
 
 
 def masks(

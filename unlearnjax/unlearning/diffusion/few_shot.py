@@ -11,8 +11,9 @@ import jax
 
 from unlearnjax import checks, trees
 from unlearnjax import data as data_lib
+from unlearnjax.data import captions
 from unlearnjax.diffusion import Process
-from unlearnjax.types import PyTree, Request, Unlearner
+from unlearnjax.types import Array, Batch, PyTree, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import objectives
 from unlearnjax.unlearning.confined import confined
 from unlearnjax.unlearning.descend import Transform, descend
@@ -34,15 +35,14 @@ def few_shot_erasure(
 ) -> Unlearner:
     """Raises the task's loss on a few images of a concept, by the text encoder alone.
 
-    In evaluation mode, no condition dropped. There is neither a bound nor a term for what is to be
-    kept: the name drifts to something else, and the few steps are all that holds the rest. Watch it
-    by `record`.
+    In evaluation mode, no condition dropped, each image in each step under one of its `captions`,
+    if it has any, drawn anew. There is neither a bound nor a term for what is to be kept: the name
+    drifts to something else, and the few steps are all that holds the rest; watch it by `record`.
 
-    As the authors' code, which draws a template around the name for every image in every step;
-    here it is the image's own prompt. There the flag that freezes is misspelt (`require_grad`), so
-    that all of the text encoder moves, embeddings and norms, too ('all' here), and not what the
-    paper says (the default). Published: Adam 1e-5, (0.9, 0.98), eps 1e-6, decay 1e-8, four or so
-    images, 4 to 5 epochs in batches of 2. Its variant that takes noise for images is left out.
+    In the authors' code the flag that freezes is misspelt (`require_grad`), so that all of the text
+    encoder moves, embeddings and norms, too ('all' here), and not what the paper says (the
+    default). Published: Adam 1e-5, (0.9, 0.98), eps 1e-6, decay 1e-8, four or so images, 4 to 5
+    epochs in batches of 2. The variant that takes noise for images is left out.
 
     Args:
       tx: optax transformation, or what makes one.
@@ -69,7 +69,7 @@ def few_shot_erasure(
     checks.whole(num_images=num_images)
     checks.at_least(1, num_images=num_images)
     loop = descend(
-        objectives.combine(forget=[(-1.0, objectives.task_loss)]),
+        objectives.combine(forget=[(-1.0, objectives.task_loss)], prepare=_captioned),
         tx,
         over="forget",
         num_steps=num_steps,
@@ -96,7 +96,8 @@ def moving(params: PyTree, encoder: str, part: str) -> list[str]:
       ValueError: for an encoder that is none.
     """
     names = [name for name in trees.names(params) if name.startswith(f"{encoder}.")]
-    found = [re.match(r"layer_(\d+)\.(attention|mlp)", n[len(encoder) + 1 :]) for n in names]
+    layer = re.compile(r"layer_(\d+)\.(attention|mlp)(?:_in|_out)?(?:\.|$)")
+    found = [layer.match(name.removeprefix(f"{encoder}.")) for name in names]
     kinds = [(int(match[1]), match[2]) if match else (-1, "") for match in found]
     last = max((place for place, _ in kinds), default=-1)
     if last < 0:
@@ -113,3 +114,8 @@ def moving(params: PyTree, encoder: str, part: str) -> list[str]:
         "all": lambda place, kind: True,
     }[part]
     return [name for name, kind in zip(names, kinds, strict=True) if moves(*kind)]
+
+
+def _captioned(task: Task, variables: Variables, teachers, batch: Batch, rng: Array) -> Batch:
+    del task, variables, teachers
+    return jax.vmap(captions.paraphrased)(conditions.keys(batch, rng), batch)

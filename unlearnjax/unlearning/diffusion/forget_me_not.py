@@ -19,7 +19,7 @@ def forget_me_not(
     process: Process,
     *,
     ends: bool = True,
-    attention: str = "*.cross.probabilities",
+    attention: str = "*.cross.weights",
     num_steps: int = 35,
     batch_size: int = 1,
 ) -> Unlearner:

@@ -39,7 +39,8 @@ def salun_diffusion(
     on CIFAR-10), draws dropout of the network apart for the two sides, and sums the gradients of
     batches, each clipped to norm 1, for the mask; ours is that of the mean over all examples and
     draws. Clip gradients by `optax.clip_by_global_norm` in `tx`: the published norm is 1, of the
-    sum.
+    sum. Where it reads prompts, the code of UnlearnCanvas asks whether a name is among tensors
+    before it masks a gradient, and so never does; it moves cross-attention, see `confined`.
 
     Args:
       tx: optax transformation; Adam 1e-4 in the paper.

@@ -15,7 +15,7 @@ from unlearnjax.analytic import precision
 from unlearnjax.diffusion.denoiser import Process, null_like
 from unlearnjax.types import Array, Data, PyTree, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning.descend import init_nothing
-from unlearnjax.unlearning.diffusion import concepts, conditions, leaves
+from unlearnjax.unlearning.diffusion import concepts, leaves
 
 TOKENS = ("onwards", "last")
 # Prompts that are encoded at a time.
@@ -50,13 +50,13 @@ def uce(
     `erase_weight sum |c W - a W0|^2 + preserve_weight sum |r W - r W0|^2 + ridge |W - W0|^2`: c and
     a are those of the forgotten prompts and their anchors, token by token from the concept's last
     one through the padding, aligned there and cut to equal length; r are those of all tokens of the
-    retained prompts and of the empty one. A prompt counts once, however many examples have it.
-    Biases stay: they cancel.
+    retained prompts and of the empty one. Of examples with `captions` all of these are prompts; one
+    counts once, however many examples have it. Biases stay: they cancel.
 
-    As in the authors' first code and the one of UnlearnCanvas, where concepts end their prompts
-    ('replace'; its default for no preserved prompt is the empty one). Their present code takes the
-    one token ('last' here), of preserved prompts, too, and weighs 1, 1 and 0.5. UnlearnCanvas has
-    0.05, 0.1 and 1 for styles, 0.01, 0.1 and 10 for objects.
+    As in the authors' first code ('replace') and the one of UnlearnCanvas, which erase the bare
+    name and five phrases with it, and take a prompt's last word for the concept's, as in most of
+    these it is. The present code takes this one token ('last' here), of preserved prompts, too, and
+    weighs 1, 1 and 0.5. UnlearnCanvas has 0.05, 0.1 and 1 for styles, 0.01, 0.1 and 10 for objects.
 
     Args:
       process: the task's, which reads prompts.
@@ -68,9 +68,10 @@ def uce(
 
     Returns:
       An unlearner that needs prompts alone: of forget data `condition`, `anchor.condition` and the
-      0/1 masks `concept` and `anchor.concept` of the concepts' own tokens, all `[N, L]`; of retain
-      data `condition`. Cost: one pass of the text encoder over the different prompts; `D^3` for the
-      solution, which all kernels share, and one product of each.
+      0/1 masks `concept` and `anchor.concept` of the concepts' own tokens, all `[N, L]`, or the
+      likes of `captions`, see `data.captions`; of retain data `condition`. Cost: one pass of the
+      text encoder over the different prompts; `D^3` for the solution, which all kernels share, and
+      one product of each.
 
     Raises:
       ValueError: for a value out of range, and at the request for a missing column, prompts without
@@ -85,14 +86,7 @@ def uce(
 
     def update(rng, task, variables, memory, request: Request):
         del rng
-        conditions.validate_request(request, None, process)
-        concepts.validate_apart(request, process)
-        forget = {
-            "condition": conditions.forgotten(request, process),
-            "anchor.condition": conditions.replaced(request.forget, None, process),
-            **concepts.masks(request.forget, process, ("concept", "anchor.concept")),
-        }
-        kept = conditions.retained(request, process)
+        forget, kept = concepts.told(request, process)
         encode = functools.partial(encoded, task, variables, process, encoder)
         weights = {"erase_weight": erase_weight, "preserve_weight": preserve_weight}
         totals = sums(encode, forget, kept, process.null, tokens=tokens, **weights)
