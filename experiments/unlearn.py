@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments.common import build, evaluations, kinds, leaderboard, measure, runner
-from experiments.common.fit import loss_curves, take_originals
+from experiments.common.fit import loss_curves, take_originals, take_stages
 from unlearnjax import audit, checks, parallel, tasks
 from unlearnjax.report import html, plots, table
 from unlearnjax.training.checkpoints import Checkpoints
@@ -52,8 +52,10 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     )
     unlearners = {name: unlearner(name, {}) for name in config.methods}
     seeds = range(config.num_seeds)
-    # More oracles than originals, where how they differ among themselves is asked for.
-    oracles = range(config.get("num_oracles") or config.num_seeds)
+    # More oracles than originals, where how they differ among themselves is asked for; or none.
+    number = config.get("num_oracles")
+    oracles = seeds if number is None else range(number)
+    reference = "oracle" if oracles else None
 
     def missing(name: str) -> bool:
         own = oracles if name == "oracle" else seeds
@@ -86,6 +88,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     if trained is not None:
         names = [f"original_seed{seed}" for seed in range(config.num_seeds)]
         take_originals(run, names, trained)
+        take_stages(run, (measure.BASE, *bench.evaluation.stages), trained)
     epochs = config.train.num_epochs * (len(seeds) + len(oracles))
     run.start(epochs + len(seeds) * len(unlearners))
     if config.get("base") is not None:
@@ -98,11 +101,13 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     by_importance = not SSD.isdisjoint(config.unlearn[m].get("constructor", m) for m in unlearners)
 
     def add_row(name: str, method: str, seed: int, task, compute, number: int = 0) -> None:
-        """`compute` gives a model and its cost."""
+        """`compute` gives a model, its cost, and what it did after each request but the last."""
 
         def measured():
-            variables, cost = compute()
+            variables, cost, before = compute()
             arrays = dict(evaluation.observe(context, task, variables))
+            for place, seen in enumerate(before):
+                arrays |= {f"{field}_after{place}": seen[field] for field in evaluation.trailed}
             numbers = evaluation.numbers(context, arrays, seed)
             stop_if_not_finite(method, seed, numbers, evaluation.required_finite)
             # Oracles beyond the originals are compared with those in turn.
@@ -126,7 +131,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     def add_fits(method: str, seeds: range) -> dict[int, Variables]:
         fits = measure.fit(bench, run, method, fitters[method], seeds)
         for seed, fit in fits.items():
-            compute = lambda fit=fit: (fit.variables, fit.cost._asdict())
+            compute = lambda fit=fit: (fit.variables, fit.cost._asdict(), ())
             add_row(f"{method}_seed{seed}", method, seed, bench.task, compute)
             for player, losses in loss_curves(fit.history).items():
                 curves.setdefault(f"{method}, {player}" if player else method, []).append(losses)
@@ -146,13 +151,15 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
                     if number:
                         rng = runner.key(config.seed, "rounding", seed, number)
                         original = measure.perturbed(original, rng, config.rounding.size)
+                    before = []
+                    after = lambda model: before.append(evaluation.observe(context, task, model))
                     rng = runner.key(config.seed, whole.get(method, method), seed)
-                    variables, cost = forget(rng, original)
+                    variables, cost = forget(rng, original, after=after)
                     if number == 0:
                         save(run, own, variables)
                         if task is bench.task:  # and not another model around it
                             export(bench, run, own, variables)
-                    return variables, cost
+                    return variables, cost, before
 
                 add_row(own, method, seed, task, compute, number)
             run.advance(name, resumed=old)
@@ -171,7 +178,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     for method in unlearners:
         add_forgetting(method, originals)
     compared = evaluation.against_oracles(context, rows, observed)
-    summary = table.summarise_rows(compared, evaluation.columns)
+    summary = table.summarise_rows(compared, evaluation.columns, reference)
     unsure = [row["method"] for row in summary if row["sensitive"] and row["method"] in unlearners]
     more = range(config.num_seeds, config.rounding.num_seeds) if unsure else range(0)
     if more:
@@ -250,7 +257,8 @@ def report(bench: measure.Bench, run: runner.Run, rows, arrays, curves) -> list[
     `arrays` are those of every seed, `curves` losses by epoch of every seed, by method and player.
     """
     config, problem, columns = bench.config, bench.problem, bench.evaluation.columns
-    summary = table.summarise_rows(rows, columns)
+    oracles = any(row["method"] == "oracle" for row in rows)
+    summary = table.summarise_rows(rows, columns, "oracle" if oracles else None)
     order = ["oracle", "original", *config.methods]
     summary.sort(key=lambda row: order.index(row["method"]))
     title = f"Forgetting {config.forget} of {config.dataset} ({config.model.name})"

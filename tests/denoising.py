@@ -34,6 +34,22 @@ def task(process=PROCESS, **options):
 VARIABLES = init(jax.random.key(0), {"noised": jnp.zeros((1, *SHAPE))})
 
 
+PROMPTED = PROCESS._replace(null=(NULL, 8, 8, 9, 9))
+
+
+def prompts(condition):
+    """Five tokens `[B, 5]`, of which the first is the condition."""
+    first = jnp.asarray(condition, jnp.int32)[:, None]
+    return jnp.concatenate([first, jnp.tile(jnp.array(PROMPTED.null[1:]), (len(first), 1))], 1)
+
+
+def of_prompts(model):
+    """A model of classes as one that reads prompts, and looks at their first token."""
+    told = lambda batch: {**batch, "condition": batch["condition"][:, 0]}
+    apply = lambda v, batch, rng, train: model.apply(v, told(batch), rng, train)
+    return tasks.Model(lambda rng, batch: model.init(rng, told(batch)), apply)
+
+
 def data(n=5):
     inputs = jax.random.uniform(jax.random.key(1), (n, *SHAPE), minval=-1.0)
     condition = jnp.arange(n, dtype=jnp.int32) % NULL

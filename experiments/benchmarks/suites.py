@@ -47,6 +47,12 @@ QUICK = {
         "oracles": 2,
     },
     "language": {"cases": {"Llama": {**ONE_M, "batch": 4}}, "answers": 16, "num_tokens": 16},
+    "style_grid": {
+        "per_cell": 1,
+        "num_steps": 10,
+        "updates": 2,
+        "options": {"width": 64, "depth": 2},
+    },
 }
 
 # Under twenty minutes on 2 CPU cores, PyTorch's part included.
@@ -92,6 +98,7 @@ FULL = {
     "convolution": {},
     "adapters": {"sizes": {"mlp": 100, "vit_tiny": 16}},
     "graphs": {"oracles": (8, 32)},
+    "style_grid": {},
     "weights": {},
     "scaling": {
         "examples": (500, 1000, 2000, 4000, 8000),
@@ -266,6 +273,7 @@ TARGETS = {
     ("denoise", "DiT", "torch"): 1.2,
     ("sample", "600 images, DiT", "torch"): 1.2,
     ("sample", "600 images, DiT", "python loop"): 2.0,
+    ("esd", "", "as published"): 4.0,
     ("language_step", "", "torch"): 1.2,
     ("decode", "64 answers", "torch"): 3.0,
     ("npo", "", "reference model"): 1.4,
@@ -275,6 +283,7 @@ TARGETS = {
 LIMITS = {
     ("weights", "largest_tensors"): 1.2,  # of the host's memory
     ("adapters", "kept_share"): 0.1,  # of the gradients and the state of a full step
+    ("uce", "stored_share"): 0.1,  # of the model
     ("npo", "memory_share"): 0.6,  # of a step that holds the reference model
 }
 

@@ -115,8 +115,9 @@ WORLDS = {
 }
 
 
-def model(config: ConfigDict, dtype: Any) -> models.Decoder | None:
+def model(config: ConfigDict, dataset: Any, dtype: Any) -> models.Decoder | None:
     """The published decoder that `config.weights` has; `None` where models start afresh."""
+    del dataset
     if config.weights is None:
         return None
     return models.Decoder(

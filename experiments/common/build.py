@@ -125,7 +125,7 @@ def problem(config: ConfigDict, data_dir: str | None) -> Problem:
             "the corrected accuracy. "
         )
     else:
-        chosen = data_lib.forget_sets.select(config.forget, train, held_out, forget_rng)
+        chosen = of_task.select(config, loaded, train, held_out, forget_rng)
         gone = chosen.forget
     size = len(train["targets"])
     if of_task.apart:
@@ -175,7 +175,7 @@ def model(config: ConfigDict, dataset: data_lib.Dataset) -> nn.Module | Callable
     dtypes = {"float32": None, "bfloat16": jnp.bfloat16}
     checks.one_of(**{"model.dtype": (config.model.dtype, sorted(dtypes))})
     dtype = dtypes[config.model.dtype]
-    described = kinds.of(config).model(config, dtype)
+    described = kinds.of(config).model(config, dataset, dtype)
     if described is not None:
         return described
     return models.by_name(
@@ -319,8 +319,9 @@ def unlearner(
 
     Fields set on `config.unlearn` itself replace those of every method that has them, and `values`
     (which may be traced) replace both. `optimizer`, `learning_rate` and `clip_norm` become the
-    constructor's `tx`. The value `start` is what retraining starts from, and the fields of the
-    task, see `kinds.Kind`, go to methods that have them; others have no use for these.
+    constructor's `tx`; `moves` and `stays`, names joined by '+', are what the method is confined to
+    of the parameters. The value `start` is what retraining starts from, and the fields of the task,
+    see `kinds.Kind`, go to methods that have them; others have no use for these.
 
     Raises:
       ValueError: for a field that the method does not have, and what the constructor refuses.
@@ -347,7 +348,8 @@ def unlearner(
     if "learning_rate" in own:
         rate = own.pop("learning_rate")
         own["tx"] = optimizer(own.pop("optimizer"), rate, own.pop("clip_norm", None))
-    path = own.pop("constructor", name)
+    path, moves, stays = (own.pop(key, None) for key in ("constructor", "moves", "stays"))
+    path = path or name
     constructor = importing.imported(path) if importing.is_path(path) else getattr(unlearning, path)
     allowed = list(inspect.signature(constructor).parameters)
     own.update({field: value for field, value in of_task.items() if field in allowed})
@@ -356,7 +358,11 @@ def unlearner(
         raise ValueError(
             f"unlearn.{name} has the fields {allowed}, got {unknown}{checks.near(unknown, allowed)}"
         )
-    return unlearning.enforce(constructor(**own))
+    made = constructor(**own)
+    names = lambda text: tuple(text.split("+")) if text else ()
+    if moves or stays:
+        made = unlearning.confined(made, names(moves) or None, names(stays))
+    return unlearning.enforce(made)
 
 
 def split_values(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -22,21 +22,31 @@ ARGUMENTS = ("noised", "time", "condition")
 FIELDS = ("process",)
 
 
-def process(config: ConfigDict, dataset: Dataset) -> diffusion.Process:
-    """How images of the data set become noise, as `config.task_options` says."""
+def process(
+    config: ConfigDict, dataset: Dataset, null: int | tuple[int, ...] | None = None
+) -> diffusion.Process:
+    """How images of the data set become noise, as `config.task_options` says.
+
+    `null` is the condition that says nothing; `None`: that of classes.
+    """
     options = config.task_options
     checks.one_of(**{"task_options.schedule": (options.schedule, tuple(SCHEDULES))})
     return diffusion.Process(
         SCHEDULES[options.schedule](options.num_steps),
         dataset.train["inputs"].shape[1:],
-        dataset.num_classes,
+        dataset.num_classes if null is None else null,
         options.prediction,
     )
 
 
-def task(model: tasks.Model, config: ConfigDict, dataset: Dataset) -> Task:
+def task(
+    model: tasks.Model,
+    config: ConfigDict,
+    dataset: Dataset,
+    null: int | tuple[int, ...] | None = None,
+) -> Task:
     """The diffusion task, which draws as `config.evaluate.sampling` says."""
-    own, sampling = process(config, dataset), config.evaluate.sampling
+    own, sampling = process(config, dataset, null), config.evaluate.sampling
     return tasks.diffusion(
         model,
         own,

@@ -40,21 +40,42 @@ class Opinion(NamedTuple):
     features: np.ndarray
 
 
-def train(bench: measure.Bench, run: runner.Run) -> Judges:
-    """Both judges as `config.evaluate.judges` says, checkpointed with the run."""
+def train(
+    bench: measure.Bench,
+    run: runner.Run,
+    label: str = "targets",
+    num_classes: int | None = None,
+    name: str = "judge",
+) -> Judges:
+    """Both judges as `config.evaluate.judges` says, checkpointed with the run.
+
+    Args:
+      bench, run: the problem.
+      label: the column that they are to tell.
+      num_classes: of it; `None`: of the data set.
+      name: of their checkpoints, and of their random keys.
+    """
     config = bench.config.evaluate.judges
-    num_classes = bench.problem.dataset.num_classes
+    num_classes = num_classes or bench.problem.dataset.num_classes
     module = models.by_name(config.model.name, num_classes=num_classes, **config.model.options)
     task = tasks.classification(tasks.from_linen(module))
     if config.train.augment:
         task = tasks.augmented(task, data_lib.pad_crop_flip)
     run.extend(NUMBER * config.train.num_epochs)
-    fits = []
+    fits, keys = [], names(name)
+    data = bench.train
+    if label != "targets":
+        data = {**data, "targets": data[label]}
     for seed, half in enumerate(halves(len(bench.problem.train["targets"]), bench.config.seed)):
-        fitter = measure.fitter(ConfigDict({"train": config.train}), task, bench.train, half)
-        fits.append(fitter.fit(run, f"judge{seed}", runner.key(bench.config.seed, "judge", seed)))
+        fitter = measure.fitter(ConfigDict({"train": config.train}), task, data, half)
+        fits.append(fitter.fit(run, keys[seed], runner.key(bench.config.seed, name, seed)))
     variables = tuple(fit.variables for fit in fits)
     return Judges(task, variables, bench.config.evaluate.batch_size)
+
+
+def names(name: str = "judge") -> tuple[str, ...]:
+    """Of the judges' checkpoints."""
+    return tuple(f"{name}{seed}" for seed in range(NUMBER))
 
 
 def halves(size: int, seed: int) -> list[np.ndarray]:

@@ -9,12 +9,17 @@ import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.common import answering, denoising, graphs
+from experiments.common import answering, denoising, graphs, grids
 from unlearnjax import data as data_lib
 from unlearnjax import tasks
 from unlearnjax.data.graph_requests import GraphRequest
 from unlearnjax.training.fit import Training
 from unlearnjax.types import Batch, Data, Task, Variables
+
+
+def _select(config: ConfigDict, dataset: data_lib.Dataset, *parts: Any):
+    del dataset
+    return data_lib.forget_sets.select(config.forget, *parts)
 
 
 def _split(train: dict, held_out: dict, fraction: float, rng: np.random.Generator) -> tuple:
@@ -39,11 +44,18 @@ class Kind(NamedTuple):
         of it is unseen, and a test, whatever is forgotten.
       training: `(config, tx) -> Training` of originals, oracles and retraining.
       base: `(config, data_dir) -> Data` that a base is trained on, see `measure.based`.
-      model: `(config, dtype) -> module` of published weights that describe it; `None`: by name.
+      base_task: `(config, dataset, task) -> Task` that a base learns, of the task of the others.
+      from_base: `variables of a base -> variables` that the others start from.
+      model: `(config, dataset, dtype) -> module` that the name alone does not describe; `None`: by
+        name.
       start: `(config, variables) -> variables`: published weights as the task's models have them.
       export: `(config, folder, variables)` writes an unlearned model as others read it.
       request: `(config, dataset) -> GraphRequest` of `data.graph_requests`, where what is to be
         forgotten is a part of what models carry.
+      select: `(config, dataset, train, held_out, rng) -> Selection` of the forget set.
+      asked: `(config, dataset, train) -> [(forget, retain)]`: the requests one after another, the
+        columns of each forget set and the positions of what is retained then; `None`: one request
+        of the selected rows as they are.
     """
 
     make: Callable[[tasks.Model, ConfigDict, data_lib.Dataset], Task]
@@ -58,10 +70,14 @@ class Kind(NamedTuple):
     apart: bool = False
     training: Callable[[ConfigDict, Training], Training] = lambda config, tx: tx
     base: Callable[[ConfigDict, str | None], Data] | None = None
-    model: Callable[[ConfigDict, Any], nn.Module | None] = lambda config, dtype: None
+    base_task: Callable[[ConfigDict, data_lib.Dataset, Task], Task] = lambda c, d, task: task
+    from_base: Callable[[Variables], Variables] = lambda variables: variables
+    model: Callable[[ConfigDict, Any, Any], nn.Module | None] = lambda *_: None
     start: Callable[[ConfigDict, Variables], Variables] = lambda config, variables: variables
     export: Callable[[ConfigDict, Path, Variables], None] = lambda *_: None
     request: Callable[[ConfigDict, Any], GraphRequest] | None = None
+    select: Callable[..., data_lib.forget_sets.Selection] = _select
+    asked: Callable[..., list[tuple[Data, np.ndarray]]] | None = None
 
 
 TASKS = {
@@ -75,6 +91,22 @@ TASKS = {
         denoising.given,
         denoising.validate,
         functools.partial(data_lib.pad_crop_flip, padding=0),  # it would draw what is cropped
+    ),
+    "text_diffusion": Kind(
+        grids.task,
+        denoising.ARGUMENTS,
+        fields=denoising.FIELDS,
+        given=grids.given,
+        augment=functools.partial(data_lib.pad_crop_flip, padding=0),
+        load=grids.dataset,
+        split=grids.split,
+        training=grids.recipe,
+        base=grids.base,
+        base_task=grids.pair,
+        from_base=grids.text_encoder,
+        model=grids.model,
+        select=grids.select,
+        asked=grids.asked,
     ),
     "language": Kind(
         answering.task,

@@ -28,11 +28,13 @@ class Bench(NamedTuple):
       config, problem, task: what is learned.
       train, val, held_out: as in the problem, placed.
       request: forget, retain and validation data, placed.
+      requests: what unlearners are asked one after another; none: that request.
       evaluation: how its models are judged.
       relearn: `(task, variables, target) -> steps`, compiled once per task.
       start: what training starts from: published weights (`build.start`) or a base (`based`), and
         what is carried.
       carried: collections that originals carry, placed; no model is made without them.
+      base: the whole model that `start` is of, see `based`.
     """
 
     config: ConfigDict
@@ -46,6 +48,8 @@ class Bench(NamedTuple):
     relearn: Callable
     start: Variables | None = None
     carried: Variables | None = None
+    requests: tuple[Request, ...] = ()
+    base: Variables | None = None
 
 
 def bench(config: ConfigDict, problem: build.Problem) -> Bench:
@@ -76,8 +80,16 @@ def bench(config: ConfigDict, problem: build.Problem) -> Bench:
         )
 
     request = Request(forget, retain, val, edited=edited)
+    asked, requests = kinds.of(config).asked, ()
+    if asked is not None:
+        requests = tuple(
+            Request(place(own), place(build.subset(problem.train, left)), val)
+            for own, left in asked(config, problem.dataset, problem.train)
+        )
+        if len(requests) == 1:
+            (request,), requests = requests, ()
     parts = config, problem, task, train, val, held_out, request
-    return Bench(*parts, evaluation, relearn, start, carried)
+    return Bench(*parts, evaluation, relearn, start, carried, requests)
 
 
 def based(bench: Bench, run: runner.Run) -> Bench:
@@ -89,12 +101,15 @@ def based(bench: Bench, run: runner.Run) -> Bench:
     config, base = bench.config, bench.config.get("base")
     if base is None:
         return bench
-    data = place(kinds.of(config).base(config, run.data_dir))
-    own = ConfigDict({"task": config.task, "task_options": base.task_options, "train": base.train})
+    kind = kinds.of(config)
+    data = place(kind.base(config, run.data_dir))
+    task = kind.base_task(config, bench.problem.dataset, bench.task)
+    own = {"task": base.get("task", config.task), "train": base.train}
+    own = ConfigDict({**own, "task_options": base.task_options})
     indices = np.arange(data_lib.num_examples(data))
     run.extend(base.train.num_epochs)
-    fit = fitter(own, bench.task, data, indices).fit(run, BASE, runner.key(config.seed, BASE))
-    return bench._replace(start=fit.variables)
+    fit = fitter(own, task, data, indices).fit(run, BASE, runner.key(config.seed, BASE))
+    return bench._replace(start=kind.from_base(fit.variables), base=fit.variables)
 
 
 def place(data):
@@ -187,7 +202,8 @@ class Forgetter(NamedTuple):
     """An unlearner at work.
 
     Attributes:
-      forget: `(rng, variables, values) -> (unlearned variables, cost columns)`.
+      forget: `(rng, variables, values, after) -> (unlearned variables, cost columns)`; where there
+        are several requests, `after` is called with the model after each but the last.
       trace: traces its programs for no `values`, which computes nothing.
       prepare: compiles what was traced, or is traced now, ahead of the first call and in any
         thread.
@@ -208,8 +224,11 @@ def forgetter(
     `make` gives the unlearner for traced hyper-parameters `values` (none, most of the time), among
     them, where there is one, the `start` of the bench: a program takes it, none contains it. The
     request costs what `update` costs; what `init` did beforehand, with the training data still at
-    hand, is reported beside it as `init_*`.
+    hand, is reported beside it as `init_*`. Requests one after another cost what all cost, the
+    largest memory of any, and find the memory that the one before left.
     """
+    requests = bench.requests or (bench.request,)
+    updates = [f"update{number}" for number in range(len(requests))]
     traced, programs = {}, {}
     given = {} if bench.start is None else {"start": bench.start}
 
@@ -223,8 +242,11 @@ def forgetter(
         rng = jax.random.key(0)
         variables = jax.eval_shape(fresh, bench.task, bench.train, rng, bench.carried)
         traced["init"] = jax.jit(init).trace(rng, variables, given, bench.train)
-        variables, memory = jax.tree.map(_stand_in, traced["init"].out_info)
-        traced["update"] = jax.jit(update).trace(rng, variables, memory, given, bench.request)
+        own = traced["init"].out_info
+        for name, request in zip(updates, requests, strict=True):
+            variables, memory = jax.tree.map(_stand_in, own)
+            traced[name] = jax.jit(update).trace(rng, variables, memory, given, request)
+            own = traced[name].out_info
 
     def prepare():
         with compiling():
@@ -239,15 +261,23 @@ def forgetter(
                 programs[name] = audit.compile_costed(fn, *args)
         return audit.timed(programs[name], *args)
 
-    def forget(rng, variables, values=None):
+    def forget(rng, variables, values=None, after=lambda variables: None):
         values = {name: jnp.float32(value) for name, value in (values or {}).items()} | given
         init_rng, update_rng = jax.random.split(rng)
         args = (init_rng, variables, values, bench.train)
         (variables, memory), init_cost = run_costed("init", init, *args)
-        args = (update_rng, variables, memory, values, bench.request)
-        (variables, _), cost = run_costed("update", update, *args)
-        columns = cost._asdict() | {f"init_{k}": v for k, v in init_cost._asdict().items()}
-        return variables, {**columns, "memory_bytes": float(trees.nbytes(memory))}
+        costs, kept = [], float(trees.nbytes(memory))
+        for number, (name, request) in enumerate(zip(updates, requests, strict=True)):
+            if number:
+                after(variables)
+                update_rng = jax.random.fold_in(update_rng, number)
+            args = (update_rng, variables, memory, values, request)
+            (variables, memory), cost = run_costed(name, update, *args)
+            costs.append(cost)
+        columns = audit.Cost(*map(sum, zip(*costs, strict=True)))._asdict()
+        columns["peak_bytes"] = max(cost.peak_bytes for cost in costs)
+        columns |= {f"init_{k}": v for k, v in init_cost._asdict().items()}
+        return variables, {**columns, "memory_bytes": kept}
 
     return Forgetter(forget, trace, prepare)
 

@@ -89,3 +89,23 @@ def test_what_is_returned_in_the_place_of_an_argument_counts_once():
     plain = audit.compile_costed(add, jnp.ones(1024)).cost.peak_bytes
     donated = audit.compile_costed(add, jnp.ones(1024), donate_argnums=0).cost.peak_bytes
     assert (plain, donated) == (8192, 4096)
+
+
+def test_stored_bytes_are_those_of_changed_arrays_and_of_the_memory():
+    before = {
+        "params": {"a": np.zeros(3, np.float32), "b": jnp.ones(5, jnp.bfloat16), "c": None},
+        "frozen": {"d": np.full(2, np.nan)},
+        "seed": jax.random.key(3),
+    }
+    copied = jax.tree.map(lambda x: x + 0 if isinstance(x, np.ndarray) else x, before)
+    assert audit.stored_bytes(before, copied) == audit.stored_bytes(before, before) == 0
+    of = lambda **params: {**before, "params": {**before["params"], **params}}
+    one = np.array([0, 0, 1], np.float32)
+    assert audit.stored_bytes(before, of(a=one)) == 12
+    assert audit.stored_bytes(before, of(a=-before["params"]["a"])) == 12  # the sign of 0
+    assert audit.stored_bytes(before, of(a=one.astype(np.float16))) == 6
+    assert audit.stored_bytes(before, of(a=np.zeros((3, 1), np.float32))) == 12
+    assert audit.stored_bytes(before, of(a=one, b=jnp.zeros(5, jnp.bfloat16), new=one)) == 34
+    assert audit.stored_bytes(before, before, {"kept": one, "more": np.zeros(2)}) == 28
+    other = {**before, "seed": jax.random.key(4)}
+    assert audit.stored_bytes(before, other) == jax.random.key_data(other["seed"]).nbytes

@@ -58,6 +58,28 @@ def test_guidance_by_hand_and_its_limits_bit_for_bit():
     np.testing.assert_allclose(traced, of(3.0), rtol=1e-5, atol=1e-6)
 
 
+def test_the_null_condition_takes_every_place():
+    assert diffusion.null_like(CONDITION, 3).tolist() == [3] * 4
+    prompts = denoising.prompts(CONDITION).astype(jnp.int16)
+    blank = diffusion.null_like(prompts, denoising.PROMPTED.null)
+    assert blank.tolist() == [list(denoising.PROMPTED.null)] * 4 and blank.dtype == jnp.int16
+    # Not even where as many tokens as examples would fit by chance.
+    for condition, null in ((CONDITION, (1, 2, 3, 4)), (prompts, 3), (prompts[:, :4], blank[0])):
+        with pytest.raises(ValueError, match="condition must be .*, as the process's null"):
+            diffusion.null_like(condition, null)
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.5])
+def test_guidance_by_the_empty_prompt_is_that_by_the_null_class(scale):
+    reading = tasks.diffusion(denoising.of_prompts(denoising.MODEL), denoising.PROMPTED)
+    of = lambda task, null: diffusion.guided(diffusion.denoiser(task), scale, null)
+    at = denoising.VARIABLES, NOISED, TIME
+    classes = jax.jit(of(denoising.task(), denoising.NULL))(*at, CONDITION)
+    told = denoising.prompts(CONDITION)
+    prompts = jax.jit(of(reading, denoising.PROMPTED.null))(*at, told)
+    np.testing.assert_array_equal(prompts, classes)
+
+
 def test_a_guided_network_keeps_types():
     denoise = diffusion.guided(diffusion.denoiser(denoising.task()), 2.0, denoising.NULL)
     noised = NOISED.astype(jnp.bfloat16)
@@ -92,6 +114,10 @@ def test_guidance_that_is_no_number_is_refused(scale):
         ({"prediction": "x0"}, r"prediction must be one of \('epsilon', 'v'\), got 'x0'"),
         ({"null": -1}, "null must be >= 0, got -1"),
         ({"null": 2.5}, "null must be a whole number, got 2.5"),
+        ({"null": (1, 2.5)}, r"null\[1\] must be a whole number, got 2.5"),
+        ({"null": (-1, 2)}, r"null\[0\] must be >= 0, got -1"),
+        ({"null": ()}, r"null must be a condition, .* got \(\)"),
+        ({"null": [1, 2]}, r"null must be a whole number, got \[1, 2\]"),
         ({"clip": 0.0}, "clip must be > 0, got 0.0"),
         ({"shape": (2, 2)}, r"shape must be \(H, W, C\), each >= 1, got \(2, 2\)"),
         ({"shape": (2, 0, 1)}, r"shape must be \(H, W, C\), each >= 1, got \(2, 0, 1\)"),

@@ -93,6 +93,31 @@ def test_a_bank_is_every_step_of_one_run():
         np.testing.assert_array_equal(outputs[name], rows[name])
 
 
+def test_prompts_are_drawn_for_as_classes_are(whole):
+    """By a network that reads a prompt's first token: bit for bit, rows of the bank, too."""
+    model = denoising.of_prompts(denoising.MODEL)
+    sampler = diffusion.ddim(denoising.PROMPTED, 4, eta=0.5)
+    task = tasks.diffusion(model, denoising.PROMPTED, sampler=sampler)
+    prompts = denoising.prompts(CONDITIONS)
+    of = lambda v: diffusion.answer_set(task, v, RNG, prompts, 5)
+    np.testing.assert_array_equal(jax.jit(of)(denoising.VARIABLES), whole)
+    replayed = jax.eval_shape(
+        lambda v: diffusion.replay(task, v, RNG, prompts), denoising.VARIABLES
+    )
+    assert replayed["condition"].shape == replayed["targets"].shape == prompts.shape
+    keys = jax.random.split(RNG, 3)
+    steps = diffusion.ddim_steps(denoising.PROCESS, 4)
+
+    def rows(task, told):
+        predict = functools.partial(diffusion.denoiser(task), denoising.VARIABLES)
+        of = lambda keys: diffusion.bank(keys, predict, denoising.SHAPE, told, steps)
+        return jax.jit(of)(keys)
+
+    read, classes = rows(task, prompts), rows(TASK, CONDITIONS)
+    np.testing.assert_array_equal(read["noised"], classes["noised"])
+    np.testing.assert_array_equal(read["condition"], denoising.prompts(classes["condition"]))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

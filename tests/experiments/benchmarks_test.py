@@ -25,6 +25,7 @@ from experiments.benchmarks import (
     report,
     scaling,
     search,
+    style_grid,
     suites,
     timing,
     torch_models,
@@ -41,6 +42,7 @@ LLAMA = {
     "length": 4,
 }
 DIT = {"model": "dit", "shape": (4, 4, 1), "batch": 5, "options": {"width": 8, "depth": 1}}
+SMALL_TEXT = {"width": 8, "depth": 1, "num_heads": 2}
 
 
 def test_ratios_are_relative_to_the_first_alternative():
@@ -84,6 +86,7 @@ def test_every_benchmark_yields_records_and_they_become_a_report(quickly, monkey
         *diffusion.run({"DiT": DIT}, 4, 2, chunk=3, oracles=2, repeats=1),
         *hooks.run({"mlp": "Dense_0"}, {"mlp": 40}, repeats=1),
         *language.run({"Llama": LLAMA}, 3, 2, rank=1, oracles=2, repeats=1),
+        *style_grid.run(1, 2, 2, 1, options=SMALL_TEXT, repeats=1),
         *weights.run("vit_small", 16, {"depth": 1, "width": 6}, repeats=1),
         *scaling.run((20, 40), (8, 16), (10, 20), (1, 2), base=40, repeats=1),
     ]
@@ -91,8 +94,10 @@ def test_every_benchmark_yields_records_and_they_become_a_report(quickly, monkey
         "epoch", "step", "fisher", "forget", "convolution", "acu", "drift", "ensemble", "trak",
         "datamodels", "search", "audit", "adapters", "scaling", "capture", "weights",
         "denoise", "sample", "oracles", "graphs", "language_step", "decode", "language_oracles",
-        "npo", "language_lora",
+        "npo", "language_lora", "answers", "esd", "uce",
     }  # fmt: skip
+    stored = [r["stored_bytes"] for r in records if r["benchmark"] == "uce"]
+    assert stored == [{"ours": 2 * 64 * 8 * 4}]  # two kernels of 64 x 8 numbers
     assert all(ratio > 0 for r in records for ratio in r.get("ratio", {}).values())
     # There are several devices, so curves over devices are there too.
     curves = {r["case"]: list(r["seconds"]) for r in records if r["benchmark"] == "scaling"}
@@ -119,6 +124,23 @@ def test_the_loop_over_sampling_steps_draws_what_the_program_draws():
     images = calls["ours"]()
     assert images.shape == (5, 4, 4, 1) and np.abs(images[0] - images[1]).max() > 0
     np.testing.assert_allclose(calls["python loop"](), images, rtol=1e-4, atol=1e-5)
+
+
+def test_one_program_draws_what_prompt_after_prompt_draws_and_uce_is_what_numpy_solves():
+    made = style_grid.problem(4, 2, SMALL_TEXT)
+    few = made._replace(prompts=made.prompts[:1, :3])
+    calls = style_grid.answers(few, 2)
+    images = calls["ours"]()
+    assert images.shape == (3, 2, 4, 4, 3) and np.abs(images[0] - images[1]).max() > 0
+    np.testing.assert_allclose(calls["prompt by prompt"](), images, rtol=1e-4, atol=1e-5)
+    calls = style_grid.editing(made)
+    edited, expected = calls["ours"](), calls["numpy"]()
+    before = made.variables["params"]["denoiser"]["block_0"]["cross"]
+    assert sorted(expected) == [("block_0", "key"), ("block_0", "value")]
+    for (block, layer), kernel in expected.items():
+        found = edited["denoiser"][block]["cross"][layer]["kernel"]
+        np.testing.assert_allclose(found, kernel, rtol=1e-4, atol=1e-6)
+        assert np.abs(found - before[layer]["kernel"]).max() > 1e-4
 
 
 def test_bytes_of_a_step_on_adapters_are_those_of_the_adapters():

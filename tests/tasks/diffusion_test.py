@@ -126,6 +126,30 @@ def test_conditions_are_dropped_in_training_alone():
     assert int(never["condition"]) == 1
 
 
+def test_prompts_are_dropped_whole_and_learned_as_classes_are():
+    """By a network that reads a prompt's first token: bit for bit."""
+    task = tasks.diffusion(denoising.of_prompts(denoising.MODEL), denoising.PROMPTED)
+    told = {**DATA, "condition": denoising.prompts(DATA["condition"])}
+    started = training.init_variables(task, told, RNG)
+    of_classes = training.init_variables(TASK, DATA, RNG)
+    jax.tree.map(np.testing.assert_array_equal, started, of_classes)
+    many = {k: jnp.repeat(v, 40, axis=0) for k, v in told.items()}
+    many["index"] = jnp.arange(200)
+    single = {**many, "condition": many["condition"][:, 0]}
+    of = lambda task, batch: drawn(task, tasks.keyed(batch, RNG), True)
+    prompts, classes = of(task, many), of(TASK, single)
+    np.testing.assert_array_equal(prompts["condition"], denoising.prompts(classes["condition"]))
+    assert 0 < np.mean(classes["condition"] == denoising.NULL) < 0.25
+    losses = [one.loss(outputs(one, b), b) for one, b in ((task, prompts), (TASK, classes))]
+    np.testing.assert_array_equal(*losses)
+    # Even where five classes are as many as a prompt has tokens, and in evaluation.
+    for wrong in (DATA, {**DATA, "condition": told["condition"][:, :4]}):
+        with pytest.raises(ValueError, match=r"condition must be \[N, 5\], as the process's null"):
+            tasks.drawn(task, wrong)
+    with pytest.raises(ValueError, match=r"condition must be \[N\], as the process's null"):
+        tasks.drawn(TASK, told)
+
+
 def test_defaults_are_those_of_the_papers():
     example = {"condition": jnp.int32(1), "stratum": jnp.array([0.0, 1.0])}
     tenth = denoising.task(condition_dropout=0.1, guidance=2.0)

@@ -47,6 +47,20 @@ def test_linen_activations_are_those_that_flax_captures():
         np.testing.assert_allclose(found[f"hidden.{name}"], expected["__call__"][0], rtol=1e-6)
 
 
+def test_a_star_means_every_layer_of_such_a_name():
+    found = lambda *where: {
+        name.removeprefix("hidden.")
+        for name in applied(tasks.capture(TASKS["linen"], where), VARIABLES["linen"])
+        if name.startswith("hidden.")
+    }
+    dense = {name for name in found("*") if name.endswith(".Dense_0")}
+    assert len(dense) > 1 and found("*.Dense_0") == dense
+    one = sorted(dense)[0]
+    assert found(one, "*.Dense_0") == dense and found("*" + one[1:]) == {one}
+    with pytest.raises(ValueError, match=r"where must name layers .* got '\*.Dense_7'"):
+        found("*.Dense_7")
+
+
 def test_nnx_activations_are_those_of_its_parts():
     params = VARIABLES["nnx"]["params"]
     found = applied(tasks.capture(TASKS["nnx"], ("first", "inner.linear")), VARIABLES["nnx"])

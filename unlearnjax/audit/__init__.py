@@ -1,6 +1,6 @@
 """Did it forget? Accuracies, membership inference, distances to the oracle, relearning, cost."""
 
-from unlearnjax.audit import generation, language, links, regression
+from unlearnjax.audit import alignment, canvas, generation, language, links, regression
 from unlearnjax.audit.cost import (
     Compiled,
     Cost,
@@ -8,6 +8,7 @@ from unlearnjax.audit.cost import (
     compile_costed,
     compile_traced,
     flops,
+    stored_bytes,
     timed,
 )
 from unlearnjax.audit.distances import (
@@ -47,11 +48,13 @@ __all__ = [
     "Cost",
     "activation_distance",
     "against_oracles",
+    "alignment",
     "anamnesis_index",
     "attack_scores",
     "auc",
     "average_gap",
     "bytes_accessed",
+    "canvas",
     "challenge_score",
     "compile_costed",
     "compile_traced",
@@ -75,6 +78,7 @@ __all__ = [
     "regression",
     "relearn_time",
     "rmia",
+    "stored_bytes",
     "summarise",
     "timed",
     "tug_of_war",

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.extend import core
+
+from unlearnjax import trees
+from unlearnjax.types import PyTree
 
 
 class Cost(NamedTuple):
@@ -69,6 +73,27 @@ def timed(compiled: Compiled, *args: Any) -> tuple[Any, Cost]:
     start = time.perf_counter()
     result = jax.block_until_ready(compiled.call(*args))
     return result, compiled.cost._replace(seconds=time.perf_counter() - start)
+
+
+def stored_bytes(before: PyTree, after: PyTree, memory: PyTree = ()) -> int:
+    """Bytes that an unlearned model needs beside the one from before: its changed arrays alone.
+
+    An array is kept whole if any bit of it has changed, or if there was none of its name.
+
+    Args:
+      before, after: variables, not traced.
+      memory: what the method keeps for the next request, which counts in full.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> before = {"a": jnp.zeros(3), "b": jnp.zeros(5)}
+      >>> stored_bytes(before, {**before, "a": jnp.array([0, 0, 1.0])})
+      12
+    """
+    known = dict(zip(trees.names(before), jax.tree.leaves(before), strict=True))
+    leaves = zip(trees.names(after), jax.tree.leaves(after), strict=True)
+    changed = [leaf for name, leaf in leaves if name not in known or not _same(known[name], leaf)]
+    return trees.nbytes((changed, memory))
 
 
 def flops(fn: Callable, *args: Any) -> float:
@@ -147,3 +172,15 @@ def _scans(jaxpr: core.Jaxpr):
 
 def _is_jaxpr(value: Any) -> bool:
     return isinstance(value, core.ClosedJaxpr | core.Jaxpr)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two arrays are alike in shape, type and every bit, NaN and signs of 0, too."""
+    if one is other:
+        return True
+    ours, theirs = (
+        np.asarray(jax.random.key_data(leaf) if trees.is_key(leaf) else leaf)
+        for leaf in (one, other)
+    )
+    alike = ours.shape == theirs.shape and ours.dtype == theirs.dtype
+    return alike and ours.tobytes() == theirs.tobytes()

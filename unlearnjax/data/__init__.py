@@ -1,6 +1,19 @@
 """Data sets, forget sets, batches, augmentation. The only room that reads data from disk."""
 
-from unlearnjax.data import authors, corruption, fields, forget_sets, graphs, local, text, tofu
+from unlearnjax.data import (
+    authors,
+    captions,
+    concept_requests,
+    corruption,
+    fields,
+    forget_sets,
+    graphs,
+    local,
+    style_grid,
+    styles,
+    text,
+    tofu,
+)
 from unlearnjax.data.augment import pad_crop_flip
 from unlearnjax.data.batching import (
     epoch_order,
@@ -29,6 +42,8 @@ __all__ = [
     "Dataset",
     "authors",
     "builder",
+    "captions",
+    "concept_requests",
     "conditioned",
     "corruption",
     "epoch_order",
@@ -46,6 +61,8 @@ __all__ = [
     "split_validation",
     "standardised",
     "steps_per_epoch",
+    "style_grid",
+    "styles",
     "subsample",
     "take",
     "text",

@@ -1,6 +1,6 @@
 """Diffusion: schedules and conversions, denoisers, guidance, samplers, and what they draw."""
 
-from unlearnjax.diffusion.denoiser import Process, denoiser, guided, noise_of
+from unlearnjax.diffusion.denoiser import Process, denoiser, guided, noise_of, null_like
 from unlearnjax.diffusion.generation import answer_set, bank, draw_images, replay
 from unlearnjax.diffusion.samplers import (
     Steps,
@@ -47,6 +47,7 @@ __all__ = [
     "linear",
     "noise_level",
     "noise_of",
+    "null_like",
     "replay",
     "sample_until",
     "scaled_linear",

@@ -28,7 +28,7 @@ def answer_set(
       task: generates 'images', e.g. `tasks.diffusion`.
       variables: the model's.
       rng: of the noise.
-      conditions: `[K]` whole numbers.
+      conditions: `[K]` whole numbers, or `[K, L]` prompts.
       per_condition: n, images of each.
       batch_size: images at a time; results do not depend on it.
 
@@ -38,7 +38,7 @@ def answer_set(
     checks.whole(per_condition=per_condition)
     checks.at_least(1, per_condition=per_condition)
     grid = {
-        "condition": jnp.repeat(jnp.asarray(conditions), per_condition),
+        "condition": jnp.repeat(jnp.asarray(conditions), per_condition, axis=0),
         "index": jnp.tile(jnp.arange(per_condition), len(conditions)),
     }
     images = draw_images(task, variables, rng, grid, batch_size=batch_size)
@@ -52,10 +52,10 @@ def replay(
 
     Args:
       task, variables, rng, batch_size: as for `answer_set`.
-      conditions: `[N]`, of each example; also its `targets`.
+      conditions: `[N]` or `[N, L]`, of each example; also its `targets`.
 
     Returns:
-      Columns `inputs` `[N, H, W, C]`, `condition`, `targets` and `index` (0 .. N-1) `[N]`.
+      Columns `inputs` `[N, H, W, C]`, `condition`, `targets` and `index` (0 .. N-1).
     """
     conditions = jnp.asarray(conditions)
     rows = {"condition": conditions, "index": jnp.arange(conditions.shape[0], dtype=jnp.int32)}
@@ -109,12 +109,12 @@ def bank(
       keys: `[B]`, one per run.
       predict: `functools.partial(denoise, variables)`, guided as a rule.
       shape: `(H, W, C)` of an image.
-      condition: `[B]`.
+      condition: `[B]` or `[B, L]`.
       steps: e.g. `samplers.ddim_steps(process, 15)`.
 
     Returns:
-      Columns `noised` `[n * B, H, W, C]`, `time`, `condition` and `index` `[n * B]`; no gradient
-      flows through them. Cost: n - 1 passes.
+      Columns `noised` `[n * B, H, W, C]`, `time` and `index` `[n * B]`, and `condition`; no
+      gradient flows through them. Cost: n - 1 passes.
     """
     start = noise_of(keys, shape)
     noised, time = samplers.trajectory(steps)(keys, predict, start, condition)
@@ -122,6 +122,6 @@ def bank(
     return {
         "noised": noised.reshape(number, *noised.shape[2:]),
         "time": time.reshape(number),
-        "condition": jnp.tile(condition, time.shape[0]),
+        "condition": jnp.tile(condition, (time.shape[0], *[1] * (condition.ndim - 1))),
         "index": jnp.arange(number, dtype=jnp.int32),
     }

@@ -16,9 +16,10 @@ from unlearnjax.diffusion import schedules
 from unlearnjax.diffusion.denoiser import Process, noise_of
 from unlearnjax.types import Array
 
-# (x_t [B, H, W, C], t [B], condition [B]) -> noise: `functools.partial(denoise, variables)`
+# (x_t [B, H, W, C], t [B], condition [B] or [B, L]) -> noise:
+# `functools.partial(denoise, variables)`
 Predict = Callable[[Array, Array, Array], Array]
-# (keys [B], predict, x_T [B, H, W, C], condition [B]) -> x_0 [B, H, W, C]
+# (keys [B], predict, x_T [B, H, W, C], condition [B] or [B, L]) -> x_0 [B, H, W, C]
 Sampler = Callable[[Array, Predict, Array, Array], Array]
 VARIANCES = ("fixedlarge", "fixedsmall")
 

@@ -1,8 +1,9 @@
 """Flax Linen models.
 
 Those of `BY_NAME` return `{'logits': [B, C], 'features': [B, D]}`, those of `DENOISERS`, of noised
-images, times and conditions, `{'prediction': [B, H, W, C]}`, those of `DECODERS`, of tokens,
-`{'logits': [B, T, V], ...}`, and those of `GRAPH_NETS`, of graphs, what `models.graph` says.
+images, times and conditions, `{'prediction': [B, H, W, C]}`, as does `TextDiT` of prompts, those of
+`DECODERS`, of tokens, `{'logits': [B, T, V], ...}`, and those of `GRAPH_NETS`, of graphs, what
+`models.graph` says.
 """
 
 import functools
@@ -15,12 +16,15 @@ from flax import nnx
 
 from unlearnjax import checks, importing
 from unlearnjax.models import layers
+from unlearnjax.models.clip import CLIP
 from unlearnjax.models.convnet import ConvNet
 from unlearnjax.models.decoder import Decoder, DecoderConfig, RopeScaling, sized
 from unlearnjax.models.dit import DiT
 from unlearnjax.models.graph import GAT, GCN, GIN, SGC
 from unlearnjax.models.mlp import MLP
 from unlearnjax.models.resnet import ResNet
+from unlearnjax.models.text_dit import CrossDiT, TextDiT
+from unlearnjax.models.text_encoder import TextEncoder
 from unlearnjax.models.unet import UNet
 from unlearnjax.models.vae import VAE
 from unlearnjax.models.vit import ViT
@@ -139,6 +143,7 @@ def _is_nnx(constructor) -> bool:
 
 __all__ = [
     "BY_NAME",
+    "CLIP",
     "DECODERS",
     "DENOISERS",
     "GAT",
@@ -149,11 +154,14 @@ __all__ = [
     "SGC",
     "VAE",
     "ConvNet",
+    "CrossDiT",
     "Decoder",
     "DecoderConfig",
     "DiT",
     "ResNet",
     "RopeScaling",
+    "TextDiT",
+    "TextEncoder",
     "UNet",
     "ViT",
     "by_name",

@@ -43,19 +43,12 @@ class DiT(nn.Module):
         self, noised: Array, time: Array, condition: Array, train: bool = False
     ) -> dict[str, Array]:
         del train
-        batch, height, width, channels = noised.shape
-        side = self.patch_size
-        if height % side or width % side:
-            raise ValueError(f"patch_size must divide the image {(height, width)}, got {side}")
         if self.width % 4 or self.width % self.num_heads:
             raise ValueError(
                 f"width must be a multiple of 4 and of num_heads {self.num_heads}, got {self.width}"
             )
-        rows, cols = height // side, width // side
-        x = noised.reshape(batch, rows, side, cols, side, channels).swapaxes(2, 3)
-        x = x.reshape(batch, rows * cols, side * side * channels)
-        x = nn.Dense(self.width, dtype=self.dtype, name="patches")(x)
-        x = x + embeddings.grid_positions(rows, cols, self.width).astype(x.dtype)
+        x = nn.Dense(self.width, dtype=self.dtype, name="patches")(patches(noised, self.patch_size))
+        x = x + positions(noised, self.patch_size, self.width).astype(x.dtype)
         told = nn.Dense(self.width, dtype=self.dtype, name="time_in")(
             embeddings.waves(time, self.width)
         )
@@ -65,12 +58,11 @@ class DiT(nn.Module):
         for i in range(self.depth):
             x = _Block(self.num_heads, self.dtype, name=f"block_{i}")(x, told)
         shift, scale = jnp.split(_modulation(2 * self.width, self.dtype)(told), 2, axis=-1)
-        x = _normed(x, self.dtype) * (1 + scale) + shift
+        x = normed(x, self.dtype) * (1 + scale) + shift
         zeros = nn.initializers.zeros_init()
-        x = nn.Dense(side * side * channels, kernel_init=zeros, dtype=self.dtype, name="pixels")(x)
-        x = x.reshape(batch, rows, cols, side, side, channels).swapaxes(2, 3)
-        wide = jnp.promote_types(noised.dtype, jnp.float32)
-        return {"prediction": x.reshape(noised.shape).astype(wide)}
+        pixels = self.patch_size**2 * noised.shape[-1]
+        x = nn.Dense(pixels, kernel_init=zeros, dtype=self.dtype, name="pixels")(x)
+        return {"prediction": assembled(x, noised, self.patch_size)}
 
 
 class _Block(nn.Module):
@@ -84,19 +76,26 @@ class _Block(nn.Module):
         width = x.shape[-1]
         parts = jnp.split(_modulation(6 * width, self.dtype)(told), 6, axis=-1)
         shift, scale, gate = parts[:3]
-        y = _normed(x, self.dtype) * (1 + scale) + shift
+        y = normed(x, self.dtype) * (1 + scale) + shift
         x = x + gate * Attention(self.num_heads, self.dtype, name="attention")(y)
         shift, scale, gate = parts[3:]
-        y = _normed(x, self.dtype) * (1 + scale) + shift
+        y = normed(x, self.dtype) * (1 + scale) + shift
         y = nn.gelu(nn.Dense(4 * width, dtype=self.dtype, name="mlp_in")(y))
         return x + gate * nn.Dense(width, dtype=self.dtype, name="mlp_out")(y)
 
 
 class Attention(nn.Module):
-    """Self-attention of tokens `[B, L, D]`; queries, keys and values are one product."""
+    """Self-attention of tokens `[B, L, D]`; queries, keys and values are one product.
+
+    Attributes:
+      num_heads: must divide the width.
+      dtype: compute type.
+      causal: whether a token sees itself and those before it alone.
+    """
 
     num_heads: int
     dtype: Any = None
+    causal: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -104,11 +103,38 @@ class Attention(nn.Module):
         parts = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(x)
         heads = parts.reshape(*x.shape[:-1], 3, self.num_heads, width // self.num_heads)
         query, key, value = jnp.moveaxis(heads, -3, 0)
-        y = jax.nn.dot_product_attention(query, key, value)
+        y = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
         return nn.Dense(width, dtype=self.dtype, name="out")(y.reshape(x.shape))
 
 
-def _normed(x: Array, dtype: Any) -> Array:
+def patches(images: Array, side: int) -> Array:
+    """`[B, rows * cols, side * side * C]`: square patches of images, row by row.
+
+    Raises:
+      ValueError: for a side that does not divide them.
+    """
+    batch, height, width, channels = images.shape
+    if height % side or width % side:
+        raise ValueError(f"patch_size must divide the image {(height, width)}, got {side}")
+    rows, cols = height // side, width // side
+    x = images.reshape(batch, rows, side, cols, side, channels).swapaxes(2, 3)
+    return x.reshape(batch, rows * cols, side * side * channels)
+
+
+def assembled(x: Array, images: Array, side: int) -> Array:
+    """The images of which `x` are the patches, shaped as `images` and of their precision."""
+    batch, height, width, channels = images.shape
+    x = x.reshape(batch, height // side, width // side, side, side, channels).swapaxes(2, 3)
+    return x.reshape(images.shape).astype(jnp.promote_types(images.dtype, jnp.float32))
+
+
+def positions(images: Array, side: int, width: int) -> Array:
+    """`[rows * cols, width]` of the patches, see `embeddings.grid_positions`."""
+    return embeddings.grid_positions(images.shape[1] // side, images.shape[2] // side, width)
+
+
+def normed(x: Array, dtype: Any) -> Array:
+    """Layer norm without parameters."""
     return nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(x)
 
 

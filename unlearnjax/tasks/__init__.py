@@ -11,6 +11,7 @@ from unlearnjax.tasks.adapters import (
 )
 from unlearnjax.tasks.autoencoding import autoencoding
 from unlearnjax.tasks.classification import classification, margin
+from unlearnjax.tasks.contrastive import contrastive
 from unlearnjax.tasks.diffusion import diffusion
 from unlearnjax.tasks.draws import augmented, drawn, expected, keyed
 from unlearnjax.tasks.generation import generate
@@ -31,6 +32,7 @@ __all__ = [
     "capture",
     "channel_masks",
     "classification",
+    "contrastive",
     "diffusion",
     "drawn",
     "edit",

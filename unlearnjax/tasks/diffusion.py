@@ -26,10 +26,11 @@ def diffusion(
 ) -> Task:
     """A Task whose loss is the mean squared error of what a network predicts of noised images.
 
-    Columns: `inputs` `[B, H, W, C]`, in [-1, 1] where the process clips, and `condition` `[B]`,
-    whole numbers up to `process.null`; `targets` are read by nobody. `draw` adds `time` `[B]` and
-    `noise` `[B, H, W, C]`, and in training makes some conditions null. Where there is a column
-    `noised`, it is x_t as it stands, with its `time`; no images are then needed for outputs.
+    Columns: `inputs` `[B, H, W, C]`, in [-1, 1] where the process clips, and `condition`: as
+    `process.null` is, whole numbers `[B]` up to that or tokens of prompts `[B, L]`; `targets` are
+    read by nobody. `draw` adds `time` `[B]` and `noise` `[B, H, W, C]`, and in training makes some
+    conditions null. Where there is a column `noised`, it is x_t as it stands, with its `time`; no
+    images are then needed for outputs.
 
     Outputs: 'prediction' in the process's parametrisation, 'noise', the same said as noise,
     'noised' and 'time'; where x_t was made of images, 'target', what should have been predicted.
@@ -81,17 +82,20 @@ def diffusion(
             at = low + (high - low) * jax.random.uniform(of_time)
             drawn["time"] = jnp.minimum((at * steps).astype(jnp.int32), steps - 1)
             drawn["noise"] = jax.random.normal(of_noise, process.shape)
-        if train and "condition" in example:
-            dropped = jax.random.bernoulli(of_condition, condition_dropout)
+        if "condition" in example:
             condition = example["condition"]
-            drawn["condition"] = jnp.where(dropped, process.null, condition).astype(condition.dtype)
+            (blank,) = diffusion_lib.null_like(condition[None], process.null)
+            if train:
+                dropped = jax.random.bernoulli(of_condition, condition_dropout)
+                drawn["condition"] = jnp.where(dropped, blank, condition)
         return {**example, **drawn}
 
     def init(rng: Array, batch: Batch) -> Variables:
         number = data_lib.num_examples(batch)
         noised = jnp.zeros((number, *process.shape), jnp.float32)
-        told = jnp.zeros(number, jnp.int32)
-        return model.init(rng, {**batch, "noised": noised, "time": told, "condition": told})
+        time = jnp.zeros(number, jnp.int32)
+        blank = jnp.zeros((number, *jnp.shape(process.null)), jnp.int32)
+        return model.init(rng, {**batch, "noised": noised, "time": time, "condition": blank})
 
     def apply(variables: Variables, batch: Batch, rng: Array | None, train: bool):
         seen = batch if "noised" in batch else {**batch, **noised_from(batch)}

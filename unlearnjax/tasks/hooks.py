@@ -10,6 +10,7 @@ keeps apart while hooks are on, so that neither a hooked call nor a plain one is
 import contextlib
 import difflib
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def capture(task: Task, where: Sequence[str]) -> Task:
 
     Args:
       task: of any library.
-      where: names of layers.
+      where: names of layers; `*` in one stands for anything, dots too, and it means all there are.
 
     Raises:
       ValueError: when the model is applied, for a name that it does not run, with those that it
@@ -203,14 +204,16 @@ def _hooked(task: Task, edits: Mapping[str, Edit], captures: Sequence[str]) -> T
 
         given = (variables, batch, rng)
         program, shapes = jax.make_jaxpr(plain, return_shape=True)(*given)
-        _check_seen((*edits, *captures), list(_seen(program.jaxpr)))
+        seen = list(_seen(program.jaxpr))
+        wanted = _expanded(captures, seen)
+        _check_seen((*edits, *wanted), seen)
 
         def replace(name, h):
             return _checked(name, h, edits[name](h, batch)) if name in edits else h
 
-        values, found = _evaluate(program, jax.tree.leaves(given), replace, {*edits, *captures})
+        values, found = _evaluate(program, jax.tree.leaves(given), replace, {*edits, *wanted})
         outputs, updated = jax.tree.unflatten(jax.tree.structure(shapes), values)
-        return {**outputs, **{f"{HIDDEN}{name}": found[name] for name in captures}}, updated
+        return {**outputs, **{f"{HIDDEN}{name}": found[name] for name in wanted}}, updated
 
     return task._replace(apply=apply)
 
@@ -286,6 +289,13 @@ def _inner(equation: core.JaxprEqn) -> Iterator[str]:
     for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program):
         if is_program(inner):
             yield from _seen(getattr(inner, "jaxpr", inner))
+
+
+def _expanded(names: Sequence[str], seen: Sequence[str]) -> list[str]:
+    """The names, and in the place of one with `*` all that are seen and that it means, if any."""
+    pattern = lambda name: re.compile(re.escape(name).replace(r"\*", ".*"), re.S)
+    meant = lambda name: [x for x in dict.fromkeys(seen) if pattern(name).fullmatch(x)]
+    return [x for name in names for x in ((meant(name) if "*" in name else []) or [name])]
 
 
 def _check_seen(names: Sequence[str], seen: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ from unlearnjax.training.fit import (
     train,
 )
 from unlearnjax.training.perturb import gaussian, in_pixels, perturbed, pgd
+from unlearnjax.training.stages import Stage, retrain_from, run_stages
 from unlearnjax.training.step import TrainState, init_state, make_step, supervised
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "AveragedState",
     "Player",
     "Recipe",
+    "Stage",
     "TrainState",
     "alternate",
     "alternation",
@@ -61,7 +63,9 @@ __all__ = [
     "perturbed",
     "pgd",
     "recipe",
+    "retrain_from",
     "run_epochs",
+    "run_stages",
     "stream_epochs",
     "supervised",
     "train",

@@ -13,12 +13,16 @@ from unlearnjax.unlearning.classification.relabel import (
     salun,
 )
 from unlearnjax.unlearning.classification.unsir import unsir
+from unlearnjax.unlearning.confined import confined
 from unlearnjax.unlearning.descend import Trace, descend, descend_parts
 from unlearnjax.unlearning.diffusion.concept_ablation import concept_ablation
 from unlearnjax.unlearning.diffusion.esd import esd
+from unlearnjax.unlearning.diffusion.few_shot import few_shot_erasure
+from unlearnjax.unlearning.diffusion.forget_me_not import forget_me_not
 from unlearnjax.unlearning.diffusion.salun import salun_diffusion
 from unlearnjax.unlearning.diffusion.score_forgetting import ScoreForgettingMemory, score_forgetting
 from unlearnjax.unlearning.diffusion.selective_amnesia import selective_amnesia
+from unlearnjax.unlearning.diffusion.uce import uce
 from unlearnjax.unlearning.distil import bad_teacher, scrub
 from unlearnjax.unlearning.finetune import finetune, finetune_last, retrain_last
 from unlearnjax.unlearning.gradient_ascent import gradient_ascent, gradient_ascent_plus
@@ -74,6 +78,7 @@ __all__ = [
     "chain",
     "communities",
     "concept_ablation",
+    "confined",
     "d2dgn",
     "dampen",
     "descend",
@@ -84,9 +89,11 @@ __all__ = [
     "edit_only",
     "enforce",
     "esd",
+    "few_shot_erasure",
     "finetune",
     "finetune_last",
     "fisher_forgetting",
+    "forget_me_not",
     "gaussian_amnesiac",
     "gnn_delete",
     "grad_diff",
@@ -136,6 +143,7 @@ __all__ = [
     "ssd",
     "task_vector",
     "transforms",
+    "uce",
     "undial",
     "unsir",
     "wga",

@@ -52,6 +52,9 @@ class Evaluation(NamedTuple):
       required_finite: columns of `numbers` without which a row is not worth keeping.
       columns: what columns mean, which are printed, and which decide that a model collapsed.
       reproduced: columns that are the same again on another machine, but for a band.
+      stages: names of the checkpoints of what `prepare` trains.
+      trailed: of what `observe` gives, what is kept of the models after each request but the last,
+        with `_after0`, ... at the end of its name.
       figures: `(bench, summary, {method: arrays of each seed}) -> {name: (caption, figure)}`.
       approve: `(context, arrays of each original)`: raises `ValueError` where what the originals do
         cannot be judged; asked before anything is forgotten. `None`: whatever they do can be.
@@ -75,6 +78,8 @@ class Evaluation(NamedTuple):
     approve: Callable[[Context, Sequence[Arrays]], None] | None = None
     examples: Callable[..., dict[str, list[tuple[str, list[str]]]]] = lambda bench, arrays: {}
     under_oracle: Callable[[Context, Task, Variables, Arrays], table.Row] | None = None
+    stages: Sequence[str] = ()
+    trailed: Sequence[str] = ()
 
 
 ROOM = "experiments.common.evaluations"
@@ -83,6 +88,7 @@ BY_TASK = {
     "classification": f"{ROOM}.classification:EVALUATION",
     "regression": f"{ROOM}.regression:EVALUATION",
     "diffusion": f"{ROOM}.generation:EVALUATION",
+    "text_diffusion": f"{ROOM}.style_grid:EVALUATION",
     "node_classification": f"{ROOM}.graph:EVALUATION",
     "link_prediction": f"{ROOM}.graph:EVALUATION",
     "language": f"{ROOM}.language:EVALUATION",

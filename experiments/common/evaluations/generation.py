@@ -63,14 +63,14 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
     real = judges_lib.pixels(problem.held_out["inputs"])
     opinions = judges_lib.judge(judges, real)
     right = judges_lib.accuracies(opinions, problem.held_out["targets"])
-    _require(right, config.evaluate.judges.least_real, "real images", "evaluate.judges.train")
+    require(right, config.evaluate.judges.least_real, "real images", "evaluate.judges.train")
     number = config.evaluate.answers.per_class
     index = np.arange(number * problem.dataset.num_classes, dtype=np.int32)
     answers = {"condition": index % problem.dataset.num_classes, "index": index}
     gone = forgotten_classes(bench)
     answered = number * (problem.dataset.num_classes - len(gone))
     size = min(answered, len(problem.test), len(problem.retain))
-    test, retain = (_some(rows, size) for rows in (problem.test, problem.retain))
+    test, retain = (some(rows, size) for rows in (problem.test, problem.retain))
     others = [judges_lib.Opinion(*(values[test] for values in opinion)) for opinion in opinions]
     context = Context(bench, judges, place(answers), gone, others, {}, size)
     retained = judges_lib.judge(judges, judges_lib.pixels(problem.train["inputs"][retain]))
@@ -102,7 +102,7 @@ def approve(context: Context, arrays: Sequence[Arrays]) -> None:
         judges_lib.accuracies(judges_lib.judge(context.judges, own["images"]), drawn_for)
         for own in arrays
     ]
-    _require(np.ravel(by_model), least, "the originals' samples", "config.train")
+    require(np.ravel(by_model), least, "the originals' samples", "config.train")
 
 
 def observe(context: Context, task: Task, variables: Variables) -> Arrays:
@@ -110,7 +110,7 @@ def observe(context: Context, task: Task, variables: Variables) -> Arrays:
     bench = context.bench
     rng = runner.key(bench.config.seed, "answers")
     size = bench.config.evaluate.batch_size
-    images = parallel.fetch(_draw(task, variables, rng, context.answers, batch_size=size))
+    images = parallel.fetch(draw(task, variables, rng, context.answers, batch_size=size))
     broken = (~np.isfinite(np.asarray(images, np.float32))).any(axis=(1, 2, 3)).sum()
     return {
         **sets.observe(bench, task, variables),
@@ -191,7 +191,7 @@ def figures(
     return {"samples": (caption, grid), **losses}
 
 
-def _require(right: Sequence[float], least: float, what: str, remedy: str) -> None:
+def require(right: Sequence[float], least: float, what: str, remedy: str) -> None:
     """Prints how often each judge is right; raises `ValueError` if one is below `least`."""
     shares = ", ".join(f"{100 * share:.1f} %" for share in right)
     if parallel.is_main_process():
@@ -232,7 +232,7 @@ def _distances(context: Context, one: list, other: list) -> dict[str, float]:
     num_neighbours = context.bench.config.evaluate.answers.num_neighbours
 
     def of(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-        a, b = (x[_some(np.arange(len(x)), context.size)] for x in (a, b))
+        a, b = (x[some(np.arange(len(x)), context.size)] for x in (a, b))
         fits = context.size > num_neighbours
         balls = generation.precision_recall(a, b, num_neighbours=num_neighbours) if fits else {}
         return {
@@ -247,12 +247,12 @@ def _distances(context: Context, one: list, other: list) -> dict[str, float]:
     return {name: float(np.mean([own[name] for own in found])) for name in DISTANCES}
 
 
-def _some(rows: np.ndarray, size: int) -> np.ndarray:
+def some(rows: np.ndarray, size: int) -> np.ndarray:
     """At most so many of them, the same in every call, in order."""
     return np.sort(np.random.default_rng(0).permutation(rows)[:size])
 
 
-_draw = jax.jit(diffusion.draw_images, static_argnums=0, static_argnames="batch_size")
+draw = jax.jit(diffusion.draw_images, static_argnums=0, static_argnames="batch_size")
 
 
 _FLOOR = "; its floor is that of as many real training images"
@@ -350,4 +350,5 @@ EVALUATION = Evaluation(
     reproduced=(*GAP, "average_gap"),
     figures=figures,
     approve=approve,
+    stages=judges_lib.names(),
 )

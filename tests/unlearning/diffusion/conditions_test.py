@@ -1,11 +1,14 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from tests import denoising
 from tests.unlearning.diffusion import toy
-from unlearnjax import unlearning
+from unlearnjax import training, unlearning
 from unlearnjax.types import Request
 from unlearnjax.unlearning.diffusion import conditions
 
@@ -15,9 +18,55 @@ def request(condition):
 
 
 def test_the_next_condition_or_the_anchor_takes_the_place():
-    condition = jnp.array([0, 1, 2, 0])
-    assert conditions.replaced(condition, None, toy.PROCESS).tolist() == [1, 2, 0, 1]
-    assert conditions.replaced(condition, 2, toy.PROCESS).tolist() == [2, 2, 2, 2]
+    data = {"condition": jnp.array([0, 1, 2, 0])}
+    assert conditions.replaced(data, None, toy.PROCESS).tolist() == [1, 2, 0, 1]
+    assert conditions.replaced(data, 2, toy.PROCESS).tolist() == [2, 2, 2, 2]
+
+
+def test_a_prompt_becomes_what_the_request_says():
+    process = toy.PROCESS._replace(null=(0, 1))
+    told, becomes = np.array([[0, 5], [0, 6], [0, 5]]), np.array([[0, 7], [0, 6], [0, 7]])
+    data = {"condition": told, "anchor.condition": becomes}
+    np.testing.assert_array_equal(conditions.replaced(data, None, process), becomes)
+    np.testing.assert_array_equal(conditions.forgotten(Request(data), process), told)
+    with pytest.raises(
+        ValueError, match=r"anchor must not be .* got \[\[0, 6\]\] for \[\[0, 6\]\]"
+    ):
+        conditions.validate_request(Request(data), None, process)
+    with pytest.raises(ValueError, match=r"anchor must differ from .* got \[0, 6\]"):
+        conditions.validate_replacement(Request(data), None, process)
+    swapped = {"condition": told[:2], "anchor.condition": told[1::-1]}
+    conditions.validate_replacement(Request(swapped), None, process)
+    with pytest.raises(ValueError, match="anchor must not be forgotten itself"):
+        conditions.validate_request(Request(swapped), None, process)
+    apart = {"condition": told[::2], "anchor.condition": becomes[::2]}
+    conditions.validate_request(Request(apart), None, process)
+    with pytest.raises(ValueError, match=r"forget must have the column 'anchor.condition', got"):
+        conditions.validate_request(Request({"condition": told}), None, process)
+    with pytest.raises(ValueError, match="anchor must be None where prompts are forgotten, .* 2"):
+        conditions.validate_anchor(2, process)
+    conditions.validate_anchor(None, process)
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (np.array([0, 1]), r"condition of forget must be \[N, 2\] integers, got int64 \[2\]"),
+        (np.ones((2, 3), int), r"\[N, 2\] integers, got int64 \[2, 3\]"),
+        (np.ones((2, 2)), r"\[N, 2\] integers, got float64"),
+        (np.array([[0, 5], [0, -1]]), r"of tokens >= 0 and not the empty one, got \[\[0, -1\]\]"),
+        (np.array([[0, 5], [0, 1]]), r"of tokens >= 0 and not the empty one, got \[\[0, 1\]\]"),
+        (np.ones((0, 2), int), "forget must hold at least one example, got none"),
+    ],
+)
+def test_bad_prompts_are_refused_in_one_line(condition, message):
+    process = toy.PROCESS._replace(null=(0, 1))
+    with pytest.raises(ValueError, match=message):
+        conditions.forgotten(Request({"condition": condition}), process)
+    retained = Request(None, {"condition": np.array([[0, 1], [0, 4]])})
+    assert conditions.retained(retained, process).tolist() == [[0, 1], [0, 4]]
+    with pytest.raises(ValueError, match=r"retain must be a prompt, of tokens >= 0, got"):
+        conditions.retained(Request(None, {"condition": np.array([[0, -1]])}), process)
 
 
 @pytest.mark.parametrize("anchor", [-1, 3, 1.0, True])
@@ -51,6 +100,50 @@ def test_retained_conditions_may_be_null_but_not_unknown():
         conditions.retained(retain(99, 0, 4), toy.PROCESS)
     with pytest.raises(ValueError, match="retain must hold at least one example, got none"):
         conditions.retained(retain(), toy.PROCESS)
+
+
+OPTIONS = {
+    "salun_diffusion": {"keep": 0.5},
+    "selective_amnesia": {"num_images": 4, "strength": 1e-4},
+    "esd": {"sample_steps": 3},
+    "concept_ablation": {"num_images": 4},
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "esd",
+        "concept_ablation",
+        pytest.param("salun_diffusion", marks=pytest.mark.slow),
+        pytest.param("selective_amnesia", marks=pytest.mark.slow),
+    ],
+)
+def test_prompts_are_forgotten_as_classes_are(name):
+    """By a network that reads a prompt's first token."""
+    rng = np.random.default_rng(0)
+    process = toy.PROCESS._replace(clip=1.0)
+    parts = [toy.images(rng, c, process, first) for c, first in (([1, 1], 0), ([0, 2, 0], 2))]
+    written = process._replace(null=denoising.PROMPTED.null)
+    told = [{**part, "condition": denoising.prompts(part["condition"])} for part in parts]
+    told[0]["anchor.condition"] = denoising.prompts([2, 2])
+    task = toy.network_task(process, condition_dropout=0.3)
+    reading = toy.network_task(written, reading=denoising.of_prompts, condition_dropout=0.3)
+    variables = training.init_variables(task, parts[0], jax.random.key(1))
+
+    def updated(task, process, parts, **options):
+        options = {"num_steps": 3, "batch_size": 2, **OPTIONS[name], **options}
+        update = getattr(unlearning, name)(optax.sgd(0.1), process, **options).update
+        of = lambda *parts: update(jax.random.key(2), task, variables, None, Request(*parts))[0]
+        return jax.jit(of)(*parts)
+
+    anchored = name in ("salun_diffusion", "concept_ablation")
+    classes = updated(task, process, parts, **({"anchor": 2} if anchored else {}))
+    prompts = updated(reading, written, told)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, prompts["params"], classes["params"])
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max() > 0, classes, variables)
+    assert any(jax.tree.leaves(moved))
 
 
 METHODS = ("salun_diffusion", "selective_amnesia", "esd", "concept_ablation", "score_forgetting")

@@ -73,6 +73,13 @@ def test_the_objective_is_noise_for_the_forgotten_and_replay_for_the_others(rng)
     expected = np.asarray(task.loss(outputs, drawn))
     np.testing.assert_allclose(losses[:2], expected[:2] * 5 / 2, rtol=1e-5)
     np.testing.assert_allclose(losses[2:], 0.7 * expected[2:] * 5 / 3, rtol=1e-5)
+    kept = selective_amnesia.remembering(PROCESS, 0.7, penalty, "anchor")
+    drawn["inputs"] = batch["inputs"]
+    outputs, _ = task.apply(variables, drawn, jax.random.key(0), True)
+    surrogates = toy.losses_of(kept, task, variables, batch, original, seed=4)
+    expected = np.asarray(task.loss(outputs, drawn))
+    np.testing.assert_allclose(surrogates[:2], expected[:2] * 5 / 2, rtol=1e-5)
+    np.testing.assert_array_equal(surrogates[2:], losses[2:])
     again = toy.losses_of(objective, task, variables, batch, original, seed=5)
     assert (np.asarray(again[:2]) != losses[:2]).all()  # noise anew in every step
     np.testing.assert_array_equal(again[2:], losses[2:])
@@ -180,12 +187,48 @@ def test_it_remembers_what_the_original_drew_of_all_conditions(model, monkeypatc
     assert seen["options"]["over"] == "paired" and method.needs == {"forget", "retain"}
 
 
+def test_surrogates_are_what_the_original_drew_of_anchors(model, monkeypatch):
+    """Each under the condition that it stands for; with images whose pixels are the condition."""
+    task, variables = model
+    calls, seen = [], {}
+
+    def replay(task, variables, rng, chosen):
+        calls.append((variables, rng, np.asarray(chosen)))
+        rows = {"condition": chosen, "index": jnp.arange(len(chosen))}
+        pixels = chosen[:, None, None, None] * jnp.ones(PROCESS.shape)
+        return {"inputs": pixels, **rows}
+
+    def descend(objective, tx, **options):
+        update = lambda rng, task, variables, memory, request: seen.update(request=request)
+        return unlearning.retrain(tx, num_epochs=1, batch_size=1)._replace(update=update)
+
+    monkeypatch.setattr(diffusion, "replay", replay)
+    ones = lambda task, variables, *_: jax.tree.map(jnp.ones_like, variables["params"])
+    monkeypatch.setattr(selective_amnesia, "importances", ones)
+    monkeypatch.setattr(selective_amnesia, "descend", descend)
+    unbounded = PROCESS._replace(clip=None)
+    method = unlearning.selective_amnesia(optax.sgd(0.1), unbounded, surrogate="anchor", **OPTIONS)
+    other = jax.tree.map(lambda x: x + 1, variables)
+    forget = {"condition": jnp.array([0, 1, 0, 1])}
+    request = Request(forget, {"condition": jnp.full(4, 2)}, original=other)
+    method.update(jax.random.key(0), task, variables, (), request)
+    (first, rng, chosen), (second, other_rng, _) = calls
+    assert first is second is other and (rng != other_rng).all()
+    forget = seen["request"].forget
+    assert forget["condition"].tolist() == forget["undropped"].tolist() == chosen[12:].tolist()
+    assert set(chosen[12:].tolist()) == {0, 1}
+    np.testing.assert_array_equal(forget["inputs"][:, 0, 0, 0], forget["condition"] + 1)
+    ids = np.concatenate([forget["index"], seen["request"].retain["index"]])
+    assert len(set(ids.tolist())) == len(ids) == 24
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
         ({"strength": -1.0}, "strength must be >= 0, got -1.0"),
         ({"replay_weight": -1.0}, "replay_weight must be >= 0, got -1.0"),
         ({"importance": "max"}, "importance must be one of"),
+        ({"surrogate": "anchr"}, "surrogate must be one of .*; did you mean 'anchor'"),
         ({"num_images": 0}, "num_images must be >= 1"),
         ({"num_images": 1.5}, "num_images must be a whole number"),
         ({"strength": float("inf")}, "strength must be finite, got inf"),

@@ -60,8 +60,9 @@ class Network(nn.Module):
         return {"prediction": x * (self.in_training if train else 1.0)}
 
 
-def network_task(process, in_training=1.0, **options):
+def network_task(process, in_training=1.0, reading=lambda model: model, **options):
     model = tasks.from_linen(Network(8, in_training), ("noised", "time", "condition"))
+    model = reading(model)
     return tasks.diffusion(model, process, **{"condition_dropout": 0.0, "num_draws": 4, **options})
 
 

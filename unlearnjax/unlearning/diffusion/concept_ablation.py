@@ -36,9 +36,9 @@ def concept_ablation(
     parametrisation.
 
     The authors' code takes the student itself for the teacher, without gradient ('student' here);
-    the original cannot drift with it. It moves keys and values of cross-attention alone, which
-    class-conditional models do not have: here all parameters, or those that `transforms.masked`
-    leaves. Its second term is an option, off by default, then with weight 0.2 and on the same
+    the original cannot drift with it. It moves keys and values of cross-attention alone, those of a
+    prompt's first token without gradient: here all parameters, or what `confined` says, see
+    `leaves`. Its second term is an option, off by default, then with weight 0.2 and on the same
     images with times and noise of their own. Here it is on, since nothing else holds the anchor
     where the whole network moves, and shares the first one's draws. Published: 200 images (1,000 in
     the paper), AdamW 2e-6 per example of the batch, gradients clipped to norm 1.
@@ -81,10 +81,11 @@ def concept_ablation(
     def update(rng, task, variables, memory, request: Request):
         conditions.validate_request(request, anchor, process)
         draw_rng, loop_rng = jax.random.split(rng)
-        condition = conditions.of(request.forget, "forget")
+        condition = conditions.of(request.forget, "forget", process)
+        anchors = conditions.replaced(request.forget, anchor, process)
         # Evenly over the examples, however they are sorted and however many they are.
-        condition = condition[np.arange(num_images) * condition.shape[0] // num_images]
-        anchors = conditions.replaced(condition, anchor, process)
+        chosen = np.arange(num_images) * condition.shape[0] // num_images
+        condition, anchors = condition[chosen], anchors[chosen]
         drawn = diffusion.replay(task, original(variables, request), draw_rng, anchors)
         forget = {
             "inputs": drawn["inputs"],

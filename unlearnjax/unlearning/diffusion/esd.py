@@ -6,7 +6,6 @@ Gandikota et al., "Erasing Concepts from Diffusion Models", ICCV 2023 (arXiv 230
 import functools
 
 import jax
-import jax.numpy as jnp
 
 from unlearnjax import checks, diffusion
 from unlearnjax.diffusion.denoiser import Process, validate
@@ -42,8 +41,8 @@ def esd(
     The first published code asks for times anywhere between x_t's own and the next one's, we for
     its own. The present one draws x_t by the original ('original' here), with 200 updates by Adam
     5e-5; it counts from the conditional prediction, `o_c - 2 (o_c - o_0)`, which is `eta = 1` here.
-    Both move parts of the network; class-conditional models have no cross-attention, so here it is
-    all of it, or what `transforms.masked` leaves.
+    Both move parts of a network that reads prompts, ESD-x cross-attention alone and ESD-u the rest:
+    here it is all of it, or what `confined` says, see `leaves`.
 
     Args:
       tx: optax transformation, or what makes one; Adam 1e-5 in the paper.
@@ -118,7 +117,8 @@ def erasing(
         else:
             runs = condition.shape[0] // bank
             drawn = diffusion.bank(keys[:runs], predict, process.shape, condition[:runs], steps)
-        return {**batch, **drawn, "null.condition": jnp.full_like(condition, process.null)}
+        blank = diffusion.null_like(condition, process.null)
+        return {**batch, **drawn, "null.condition": blank}
 
     return objectives.combine(forget=[(1.0, away(eta))], views=("null",), prepare=drawing)
 

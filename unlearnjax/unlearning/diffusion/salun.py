@@ -4,10 +4,9 @@ Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Sali
 (arXiv 2310.12508), equation 6.
 """
 
-import jax.numpy as jnp
 import optax
 
-from unlearnjax import checks
+from unlearnjax import checks, diffusion
 from unlearnjax.diffusion import Process
 from unlearnjax.types import Array, Batch, Request, Task, Unlearner, Variables
 from unlearnjax.unlearning import objectives, saliency
@@ -40,7 +39,8 @@ def salun_diffusion(
     on CIFAR-10), draws dropout of the network apart for the two sides, and sums the gradients of
     batches, each clipped to norm 1, for the mask; ours is that of the mean over all examples and
     draws. Clip gradients by `optax.clip_by_global_norm` in `tx`: the published norm is 1, of the
-    sum.
+    sum. Where it reads prompts, the code of UnlearnCanvas asks whether a name is among tensors
+    before it masks a gradient, and so never does; it moves cross-attention, see `confined`.
 
     Args:
       tx: optax transformation; Adam 1e-4 in the paper.
@@ -76,8 +76,7 @@ def salun_diffusion(
     def update(rng, task, variables, memory, request: Request):
         conditions.validate_replacement(request, anchor, process)
         conditions.retained(request, process)
-        condition = conditions.of(request.forget, "forget")
-        becomes = {"anchor.condition": conditions.replaced(condition, anchor, process)}
+        becomes = {"anchor.condition": conditions.replaced(request.forget, anchor, process)}
         forget = {**request.forget, **becomes}
         return loop.update(rng, task, variables, memory, request._replace(forget=forget))
 
@@ -101,7 +100,7 @@ def replacing(retain_weight: float) -> objectives.Objective:
     )
 
 
-def guided_task(task: Task, scale: float, null: int) -> Task:
+def guided_task(task: Task, scale: float, null: int | tuple[int, ...]) -> Task:
     """A diffusion task that predicts with guidance, `e_0 + scale (e_c - e_0)`, in what it learns.
 
     So its loss is that of the guided prediction; see `diffusion.guided` for sampling.
@@ -109,8 +108,8 @@ def guided_task(task: Task, scale: float, null: int) -> Task:
 
     def apply(variables: Variables, batch: Batch, rng: Array | None, train: bool):
         outputs, updated = task.apply(variables, batch, rng, train)
-        blank = {**batch, "condition": jnp.full_like(batch["condition"], null)}
-        free, _ = task.apply(variables, blank, rng, train)
+        blank = diffusion.null_like(batch["condition"], null)
+        free, _ = task.apply(variables, {**batch, "condition": blank}, rng, train)
         mix = lambda name: free[name] + scale * (outputs[name] - free[name])
         mixed = {name: mix(name) for name in ("prediction", "noise")}
         return {**outputs, **mixed}, updated

@@ -95,6 +95,7 @@ def score_forgetting(
         and a forgotten one that is among the anchors.
     """
     conditions.validate_anchor(anchor, process)
+    checks.whole(**{"the process's null (of classes, prompts are not forgotten so)": process.null})
     checks.finite(retain_weight=retain_weight, forget_weight=forget_weight)
     checks.finite(alpha=alpha, score_rate=score_rate)
     checks.at_least(0, retain_weight=retain_weight, forget_weight=forget_weight)
@@ -154,7 +155,7 @@ def score_forgetting(
         forgotten = conditions.forgotten(request, process)
         retain = conditions.rows(conditions.retained(request, process), batch_size)
         forget = conditions.rows(forgotten, batch_size, start=retain["index"].shape[0])
-        becomes = conditions.replaced(forget["condition"], anchor, process)
+        becomes = conditions.replaced(forget, anchor, process)
         parts = {"forget": _to(becomes, forget), "retain": _to(retain["condition"], retain)}
         # Epochs and keys follow from the count of steps, which begins anew with every request.
         memory = memory._replace(state=memory.state._replace(step=jnp.zeros((), jnp.int32)))

@@ -18,6 +18,7 @@ from unlearnjax.unlearning.parts import validate_length
 from unlearnjax.unlearning.teachers import original
 
 IMPORTANCES = ("mean", "summed")
+SURROGATES = ("noise", "anchor")
 
 
 def selective_amnesia(
@@ -27,6 +28,7 @@ def selective_amnesia(
     strength: float = 30_720.0,
     replay_weight: float = 1.0,
     importance: str = "summed",
+    surrogate: str = "noise",
     num_images: int = 5000,
     num_steps: int = 20_000,
     batch_size: int = 128,
@@ -36,14 +38,16 @@ def selective_amnesia(
     l is the task's loss; q are images of uniform noise, drawn anew in every step, under the
     forgotten conditions, x are images that the original drew of the retained ones, and F is the
     importance of parameters to what it draws of all. The student is in training mode, but no
-    condition is dropped.
+    condition is dropped. Where prompts are read, the authors' q are images of something neutral
+    ('anchor': what the original drew of each forgotten condition's anchor), as noise is for none.
 
     The authors' code sums l over the P pixels, which turns its lambda into `strength = lambda P`
     here: 10 into 30,720 on CIFAR-10. That goes with its F, which squares, image by image, the
     gradient summed over all T times ('summed' here). The Fisher diagonal of the loss that is
     minimised is the mean of squared gradients over images, times and noise ('mean'), T to T^2 times
     smaller, and wants as much more strength. Ours takes the task's `num_draws` K for all times, so
-    that 'summed' has the variance of that sample on top, at most `T^2 / K` of one draw's.
+    that 'summed' has the variance of that sample on top, at most `T^2 / K` of one draw's. Their
+    code for Stable Diffusion takes means, lambda 50, AdamW 1e-5, and moves the whole denoiser.
 
     The authors' F drops a tenth of the conditions; their steps clip the gradient of the sums to
     norm 1, which is `optax.clip_by_global_norm(1 / P)` in `tx`. They draw as many images of every
@@ -51,10 +55,12 @@ def selective_amnesia(
 
     Args:
       tx: optax transformation, or what makes one; Adam 1e-4 in the paper.
-      process: the task's; it must bound its images.
+      process: the task's; it must bound its images where q is noise.
       strength: of the penalty, >= 0.
       replay_weight: gamma, >= 0.
       importance: of parameters, 'summed' or 'mean'.
+      surrogate: q, 'noise' or 'anchor': of prompts the column `anchor.condition`, of a class the
+        next.
       num_images: that are drawn of retained conditions, and as many more of the forgotten ones as
         there are in proportion.
       num_steps: updates.
@@ -62,8 +68,8 @@ def selective_amnesia(
 
     Returns:
       An unlearner that needs the conditions of forget and retain data, no images and no labels.
-      Cost: the drawing; for F a pass over what is drawn for each of the task's `num_draws`; per
-      step the gradient of two batches.
+      Cost: the drawing, with 'anchor' of the forgotten part twice; for F a pass over what is drawn
+      for each of the task's `num_draws`; per step the gradient of two batches.
 
     Raises:
       ValueError: for a value out of range, and at the request for an unknown condition or none.
@@ -72,10 +78,10 @@ def selective_amnesia(
     checks.finite(strength=strength, replay_weight=replay_weight)
     checks.at_least(0, strength=strength, replay_weight=replay_weight)
     validate_length(None, num_steps)
-    checks.one_of(importance=(importance, IMPORTANCES))
+    checks.one_of(importance=(importance, IMPORTANCES), surrogate=(surrogate, SURROGATES))
     checks.whole(num_images=num_images, batch_size=batch_size)
     checks.at_least(1, num_images=num_images, batch_size=batch_size)
-    if process.clip is None:
+    if process.clip is None and surrogate == "noise":
         raise ValueError("process must bound its images by clip, noise is drawn within, got None")
 
     def update(rng, task, variables, memory, request: Request):
@@ -85,11 +91,13 @@ def selective_amnesia(
         share = forgotten.shape[0] / retained.shape[0]
         sizes = num_images, max(1, round(num_images * share))
         parts = zip(jax.random.split(choice_rng), (retained, forgotten), sizes, strict=True)
-        chosen = jnp.concatenate([jax.random.choice(k, c, (size,)) for k, c, size in parts])
+        rows = [jax.random.choice(k, c.shape[0], (size,)) for k, c, size in parts]
+        chosen = jnp.concatenate([retained[rows[0]], forgotten[rows[1]]])
         before = original(variables, request)
         drawn = diffusion.replay(task, before, draw_rng, chosen)
         weight = importances(task, before, drawn, importance, process.schedule.num_steps)
-        objective = remembering(process, replay_weight, objectives.l2_to_original(strength, weight))
+        penalty = objectives.l2_to_original(strength, weight)
+        objective = remembering(process, replay_weight, penalty, surrogate)
         loop = descend(
             objective,
             tx,
@@ -99,12 +107,19 @@ def selective_amnesia(
             labels=False,
             inputs=False,
         )
-        noise = conditions.rows(forgotten, min(batch_size, num_images), start=sum(sizes))
-        blank = jnp.zeros((noise["index"].shape[0], *process.shape), drawn["inputs"].dtype)
+        if surrogate == "noise":
+            forget = conditions.rows(forgotten, min(batch_size, num_images), start=sum(sizes))
+            shape = forget["index"].shape[0], *process.shape
+            forget["inputs"] = jnp.zeros(shape, drawn["inputs"].dtype)
+        else:
+            becomes = jnp.asarray(conditions.replaced(request.forget, None, process))[rows[1]]
+            seen = diffusion.replay(task, before, jax.random.fold_in(draw_rng, 1), becomes)
+            index = sum(sizes) + seen["index"]
+            forget = {"inputs": seen["inputs"], "condition": forgotten[rows[1]], "index": index}
         replayed = {name: drawn[name][:num_images] for name in ("inputs", "condition", "index")}
         told = lambda data: {**data, "undropped": data["condition"]}
         request = request._replace(
-            forget=told({**noise, "inputs": blank}),
+            forget=told(forget),
             retain=told(replayed),
             original=before,
         )
@@ -114,12 +129,16 @@ def selective_amnesia(
 
 
 def remembering(
-    process: Process, replay_weight: float, penalty: objectives.Penalty
+    process: Process, replay_weight: float, penalty: objectives.Penalty, surrogate: str = "noise"
 ) -> objectives.Objective:
     """The objective of `selective_amnesia`, of rows with their condition in `undropped`, too.
 
-    Whatever images forget rows have, noise takes their place.
+    Whatever images forget rows have, with 'noise' that takes their place.
     """
+
+    def undropped(task: Task, variables: Variables, teachers, batch: Batch, rng: Array) -> Batch:
+        del task, variables, teachers, rng
+        return {**batch, "condition": batch["undropped"]}
 
     def noise_images(task: Task, variables: Variables, teachers, batch: Batch, rng: Array) -> Batch:
         del task, variables, teachers
@@ -133,7 +152,7 @@ def remembering(
         retain=[(replay_weight, objectives.task_loss)],
         penalty=penalty,
         train=True,
-        prepare=noise_images,
+        prepare=noise_images if surrogate == "noise" else undropped,
     )
 
 

@@ -1,0 +1,69 @@
+"""Every method on a model that reads prompts, whole and confined to parts of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.unlearning.diffusion import prompted, toy
+from unlearnjax import trees, unlearning
+from unlearnjax.types import Request
+from unlearnjax.unlearning.confined import moving
+from unlearnjax.unlearning.diffusion import leaves
+
+PROCESS, PARAMS = prompted.PROCESS, prompted.VARIABLES["params"]
+GONE = ("a one in neon style", "a two in neon style", "neon style", "a one in neon style")
+KEPT = ("a one in photo style", "a two in photo style", "photo style", "a one")
+
+
+def rows(texts, first):
+    data = toy.images(np.random.default_rng(first), [0] * len(texts), PROCESS, first)
+    return {**data, "condition": prompted.prompts(*texts), "targets": jnp.zeros(len(texts))}
+
+
+def told(words):
+    return jnp.array([prompted.concept(text.replace("neon", words), words) for text in GONE])
+
+
+ANCHORS = prompted.prompts(*(text.replace("neon", "photo") for text in GONE))
+TOLD = {"anchor.condition": ANCHORS, "concept": told("neon"), "anchor.concept": told("photo")}
+REQUEST = Request({**rows(GONE, 0), **TOLD}, rows(KEPT, 4))
+ADAMW = optax.adamw(1e-2, weight_decay=0.1)
+SHORT = {"num_steps": 2, "batch_size": 2}
+METHODS = {
+    "finetune": unlearning.finetune(ADAMW, num_epochs=1, batch_size=2),
+    "gradient_ascent": unlearning.gradient_ascent(ADAMW, max_loss=1.0, num_epochs=1, batch_size=2),
+    "esd": unlearning.esd(ADAMW, PROCESS, bank=2, **SHORT),
+    "concept_ablation": unlearning.concept_ablation(ADAMW, PROCESS, num_images=2, **SHORT),
+    "salun_diffusion": unlearning.salun_diffusion(ADAMW, PROCESS, **SHORT),
+    "selective_amnesia": unlearning.selective_amnesia(
+        ADAMW, PROCESS, surrogate="anchor", num_images=2, **SHORT
+    ),
+    "forget_me_not": unlearning.forget_me_not(ADAMW, PROCESS, **SHORT),
+}
+
+
+def updated(method, variables, request):
+    method = unlearning.enforce(method)
+    return method.update(jax.random.key(0), prompted.TASK, variables, (), request)[0]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_can_be_compiled_where_it_is_confined(name):
+    method = unlearning.confined(METHODS[name], **leaves.ESD_U)
+    found = jax.eval_shape(lambda *given: updated(method, *given), prompted.VARIABLES, REQUEST)
+    form = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert form(found) == form(prompted.VARIABLES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("choice", [leaves.ESD_X, leaves.ESD_U])
+def test_what_is_not_meant_stays_bit_equal(name, choice):
+    method = unlearning.confined(METHODS[name], **choice)
+    after = jax.jit(lambda *given: updated(method, *given))(prompted.VARIABLES, REQUEST)
+    same = jax.tree.map(np.array_equal, after["params"], PARAMS)
+    moved = [n for n, s in zip(trees.names(same), jax.tree.leaves(same), strict=True) if not s]
+    assert set(moved) <= set(moving(PARAMS, **choice)) and moved
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
