@@ -89,6 +89,7 @@ class Denoiser(nn.Module):
         x = x + told[:, None]
         for i in range(2):
             x = Block(name=f"block_{i}")(x, text)
+        x = x + self.param("table", nn.initializers.normal(), (WIDTH,))
         return nn.Dense(1, name="pixels")(x).reshape(noised.shape)
 
 
