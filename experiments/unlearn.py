@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments.common import build, evaluations, kinds, leaderboard, measure, runner
-from experiments.common.fit import loss_curves, take_originals
+from experiments.common.fit import loss_curves, take_originals, take_stages
 from unlearnjax import audit, checks, parallel, tasks
 from unlearnjax.report import html, plots, table
 from unlearnjax.training.checkpoints import Checkpoints
@@ -52,8 +52,10 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     )
     unlearners = {name: unlearner(name, {}) for name in config.methods}
     seeds = range(config.num_seeds)
-    # More oracles than originals, where how they differ among themselves is asked for.
-    oracles = range(config.get("num_oracles") or config.num_seeds)
+    # More oracles than originals, where how they differ among themselves is asked for; or none.
+    number = config.get("num_oracles")
+    oracles = seeds if number is None else range(number)
+    reference = "oracle" if oracles else None
 
     def missing(name: str) -> bool:
         own = oracles if name == "oracle" else seeds
@@ -84,6 +86,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     if trained is not None:
         names = [f"original_seed{seed}" for seed in range(config.num_seeds)]
         take_originals(run, names, trained)
+        take_stages(run, (measure.BASE, *bench.evaluation.stages), trained)
     epochs = config.train.num_epochs * (len(seeds) + len(oracles))
     run.start(epochs + len(seeds) * len(unlearners))
     if config.get("base") is not None:
@@ -173,7 +176,7 @@ def scenario(config: ConfigDict, run: runner.Run, trained: Path | None = None) -
     for method in unlearners:
         add_forgetting(method, originals)
     compared = evaluation.against_oracles(context, rows, observed)
-    summary = table.summarise_rows(compared, evaluation.columns)
+    summary = table.summarise_rows(compared, evaluation.columns, reference)
     unsure = [row["method"] for row in summary if row["sensitive"] and row["method"] in unlearners]
     more = range(config.num_seeds, config.rounding.num_seeds) if unsure else range(0)
     if more:
@@ -226,7 +229,8 @@ def report(bench: measure.Bench, run: runner.Run, rows, arrays, curves) -> list[
     `arrays` are those of every seed, `curves` losses by epoch of every seed, by method and player.
     """
     config, problem, columns = bench.config, bench.problem, bench.evaluation.columns
-    summary = table.summarise_rows(rows, columns)
+    oracles = any(row["method"] == "oracle" for row in rows)
+    summary = table.summarise_rows(rows, columns, "oracle" if oracles else None)
     order = ["oracle", "original", *config.methods]
     summary.sort(key=lambda row: order.index(row["method"]))
     title = f"Forgetting {config.forget} of {config.dataset} ({config.model.name})"

@@ -170,15 +170,36 @@ def take_originals(run: Run, names: Sequence[str], other: Path) -> None:
     folder = run.workdir / "checkpoints"
     here = [name for name in names if (folder / name).exists()]
     if here != list(names):
-        found = _trained(run, names, other)
-        if parallel.is_main_process():
-            folder.mkdir(exist_ok=True)
-            for name in (name for name in found if name not in here):
-                partial = run.workdir / f"{name}.partial"
-                shutil.rmtree(partial, ignore_errors=True)
-                shutil.copytree(other / "checkpoints" / name, partial)
-                os.replace(partial, folder / name)
+        _copy(run, _trained(run, names, other), other)
     parallel.sync("originals taken")
+
+
+def take_stages(run: Run, names: Sequence[str], other: Path) -> None:
+    """Copies what else was trained beside originals that were taken: a base, judges.
+
+    Those that the work directory `other` lacks, or whose judges are others, are trained anew.
+    """
+    try:
+        learned = json.loads((other / "config.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return
+    judges = [config.get("evaluate", {}).get("judges") for config in (learned, run.config)]
+    alike = [name for name in names if "judge" not in name or judges[0] == judges[1]]
+    _copy(run, [name for name in alike if (other / "checkpoints" / name).is_dir()], other)
+    parallel.sync("stages taken")
+
+
+def _copy(run: Run, names: Sequence[str], other: Path) -> None:
+    """Checkpoints that are not here yet."""
+    folder = run.workdir / "checkpoints"
+    if not parallel.is_main_process():
+        return
+    folder.mkdir(exist_ok=True)
+    for name in (name for name in names if not (folder / name).exists()):
+        partial = run.workdir / f"{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(other / "checkpoints" / name, partial)
+        os.replace(partial, folder / name)
 
 
 def _trained(run: Run, names: Sequence[str], other: Path) -> list[str]:

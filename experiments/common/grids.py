@@ -124,6 +124,27 @@ def asked(config: ConfigDict, dataset: StyleGrid, train: dict) -> list[tuple[Dat
     return found
 
 
+def base(config: ConfigDict, data_dir: str | None) -> Data:
+    """What the pair learns: every image, and all that it is called."""
+    train = dataset(config, data_dir).train
+    return {name: train[name] for name in ("inputs", "condition", "captions", "index")}
+
+
+def pair(config: ConfigDict, dataset: StyleGrid, task: Task | None = None) -> Task:
+    """The contrastive task of images and captions, of which `config.base` has the image half."""
+    del task
+    own = config.base.image_encoder
+    image = models.ViT(own.size, **own.options)
+    module = models.CLIP(image, _encoder(config, dataset, None))
+    model = tasks.from_linen(module, ("inputs", "condition"))
+    return tasks.augmented(tasks.contrastive(model), captions.paraphrased)
+
+
+def text_encoder(variables: Variables) -> Variables:
+    """Of the pair's variables, what a denoiser starts from."""
+    return {"params": {ENCODER: variables["params"][ENCODER]}}
+
+
 def _encoder(config: ConfigDict, dataset: StyleGrid, dtype) -> models.TextEncoder:
     words = dataset.vocabulary
     options = config.model.text_encoder

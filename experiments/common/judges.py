@@ -62,13 +62,20 @@ def train(
     if config.train.augment:
         task = tasks.augmented(task, data_lib.pad_crop_flip)
     run.extend(NUMBER * config.train.num_epochs)
-    fits = []
-    data = {**bench.train, "targets": bench.train[label]}
+    fits, keys = [], names(name)
+    data = bench.train
+    if label != "targets":
+        data = {**data, "targets": data[label]}
     for seed, half in enumerate(halves(len(bench.problem.train["targets"]), bench.config.seed)):
         fitter = measure.fitter(ConfigDict({"train": config.train}), task, data, half)
-        fits.append(fitter.fit(run, f"{name}{seed}", runner.key(bench.config.seed, name, seed)))
+        fits.append(fitter.fit(run, keys[seed], runner.key(bench.config.seed, name, seed)))
     variables = tuple(fit.variables for fit in fits)
     return Judges(task, variables, bench.config.evaluate.batch_size)
+
+
+def names(name: str = "judge") -> tuple[str, ...]:
+    """Of the judges' checkpoints."""
+    return tuple(f"{name}{seed}" for seed in range(NUMBER))
 
 
 def halves(size: int, seed: int) -> list[np.ndarray]:

@@ -28,7 +28,7 @@ class Bench(NamedTuple):
       config, problem, task: what is learned.
       train, val, held_out: as in the problem, placed.
       request: forget, retain and validation data, placed.
-      requests: what unlearners are asked one after another, most of the time that request alone.
+      requests: what unlearners are asked one after another; none: that request.
       evaluation: how its models are judged.
       relearn: `(task, variables, target) -> steps`, compiled once per task.
       start: what training starts from: published weights (`build.start`) or a base (`based`), and
@@ -79,12 +79,14 @@ def bench(config: ConfigDict, problem: build.Problem) -> Bench:
         )
 
     request = Request(forget, retain, val, edited=edited)
-    asked, requests = kinds.of(config).asked, (request,)
+    asked, requests = kinds.of(config).asked, ()
     if asked is not None:
         requests = tuple(
             Request(place(own), place(build.subset(problem.train, left)), val)
             for own, left in asked(config, problem.dataset, problem.train)
         )
+        if len(requests) == 1:
+            (request,), requests = requests, ()
     parts = config, problem, task, train, val, held_out, request
     return Bench(*parts, evaluation, relearn, start, carried, requests)
 
@@ -224,7 +226,8 @@ def forgetter(
     hand, is reported beside it as `init_*`. Requests one after another cost what all cost, the
     largest memory of any, and find the memory that the one before left.
     """
-    updates = [f"update{number}" for number in range(len(bench.requests))]
+    requests = bench.requests or (bench.request,)
+    updates = [f"update{number}" for number in range(len(requests))]
     traced, programs = {}, {}
     given = {} if bench.start is None else {"start": bench.start}
 
@@ -239,7 +242,7 @@ def forgetter(
         variables = jax.eval_shape(fresh, bench.task, bench.train, rng, bench.carried)
         traced["init"] = jax.jit(init).trace(rng, variables, given, bench.train)
         own = traced["init"].out_info
-        for name, request in zip(updates, bench.requests, strict=True):
+        for name, request in zip(updates, requests, strict=True):
             variables, memory = jax.tree.map(_stand_in, own)
             traced[name] = jax.jit(update).trace(rng, variables, memory, given, request)
             own = traced[name].out_info
@@ -263,7 +266,7 @@ def forgetter(
         args = (init_rng, variables, values, bench.train)
         (variables, memory), init_cost = run_costed("init", init, *args)
         costs, kept = [], float(trees.nbytes(memory))
-        for number, (name, request) in enumerate(zip(updates, bench.requests, strict=True)):
+        for number, (name, request) in enumerate(zip(updates, requests, strict=True)):
             if number:
                 after(variables)
                 update_rng = jax.random.fold_in(update_rng, number)

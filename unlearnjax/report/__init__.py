@@ -1,6 +1,7 @@
 """Tables, plots and pages of a run; the only room that draws."""
 
 from unlearnjax.report import (
+    grid_plots,
     html,
     plots,
     population_plots,
@@ -12,6 +13,7 @@ from unlearnjax.report import (
 from unlearnjax.report.results import load_results
 
 __all__ = [
+    "grid_plots",
     "html",
     "load_results",
     "plots",

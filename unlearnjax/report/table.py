@@ -96,13 +96,16 @@ def verdicts(summary: Sequence[Row], kind: Columns) -> dict[str, str]:
     return found
 
 
-def summarise_rows(rows: Sequence[Row], kind: Columns, reference: str = "oracle") -> list[Row]:
+def summarise_rows(
+    rows: Sequence[Row], kind: Columns, reference: str | None = "oracle"
+) -> list[Row]:
     """One row per method from one per (method, seed), in the order in which methods appear.
 
     Every number becomes `<name>` (mean over seeds, and over perturbed originals where a seed has
     several rows) and `<name>_std` (sample standard deviation, NaN for one row). `<name>_gap` is the
     mean's difference to the mean of `reference`; for costs, `<name>_ratio` is the share of the
-    reference's. `sensitive` says whether one of `kind.spreading` spreads by more than `SENSITIVE`.
+    reference's; NaN of a `reference` of `None`. `sensitive` says whether one of `kind.spreading`
+    spreads by more than `SENSITIVE`.
 
     Raises:
       ValueError: if no row is of the method `reference`.
@@ -114,7 +117,7 @@ def summarise_rows(rows: Sequence[Row], kind: Columns, reference: str = "oracle"
       -0.1
     """
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    if reference not in methods:
+    if reference is not None and reference not in methods:
         raise ValueError(f"rows must hold the method {reference!r} to compare with, got {methods}")
     means = {}
     for method in methods:
@@ -130,7 +133,7 @@ def summarise_rows(rows: Sequence[Row], kind: Columns, reference: str = "oracle"
             means[method][f"{name}_std"] = float(spread)
         spreads = [means[method].get(f"{name}_std", 0.0) for name in kind.spreading]
         means[method]["sensitive"] = any(spread > SENSITIVE for spread in spreads)
-    base = means[reference]
+    base = {} if reference is None else means[reference]
     for row in means.values():
         for name in [n for n in row if f"{n}_std" in row]:
             if name in COSTS:

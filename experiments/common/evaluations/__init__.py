@@ -52,6 +52,7 @@ class Evaluation(NamedTuple):
       required_finite: columns of `numbers` without which a row is not worth keeping.
       columns: what columns mean, which are printed, and which decide that a model collapsed.
       reproduced: columns that are the same again on another machine, but for a band.
+      stages: names of the checkpoints of what `prepare` trains.
       trailed: of what `observe` gives, what is kept of the models after each request but the last,
         with `_after0`, ... at the end of its name.
       figures: `(bench, summary, {method: arrays of each seed}) -> {name: (caption, figure)}`.
@@ -73,6 +74,7 @@ class Evaluation(NamedTuple):
     figures: Callable[..., dict[str, tuple[str, Any]]]
     approve: Callable[[Context, Sequence[Arrays]], None] | None = None
     examples: Callable[..., dict[str, list[tuple[str, list[str]]]]] = lambda bench, arrays: {}
+    stages: Sequence[str] = ()
     trailed: Sequence[str] = ()
 
 

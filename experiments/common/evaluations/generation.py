@@ -350,4 +350,5 @@ EVALUATION = Evaluation(
     reproduced=(*GAP, "average_gap"),
     figures=figures,
     approve=approve,
+    stages=judges_lib.names(),
 )

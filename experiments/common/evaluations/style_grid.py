@@ -20,8 +20,8 @@ from experiments.common.evaluations.generation import draw, require, some
 from experiments.common.evaluations.style_grid_columns import COLUMNS, GAP
 from experiments.common.evaluations.style_grid_figures import figures
 from experiments.common.measure import Bench, place
-from unlearnjax import parallel, training
-from unlearnjax.audit import canvas, summary
+from unlearnjax import parallel
+from unlearnjax.audit import alignment, canvas, summary
 from unlearnjax.data import captions, concept_requests
 from unlearnjax.data.concept_requests import Concept
 from unlearnjax.report import table
@@ -97,8 +97,8 @@ def prepare(run: runner.Run, bench: Bench) -> Context:
     own = _judged(judges, judges_lib.pixels(problem.train["inputs"][retain]))
     floor = seen.distances(context.real, own["features"])
     if pair is not None:
-        real = {name: held_out[name] for name in ("inputs", "condition", "index")}
-        floor["clip_pair"] = float(_aligned(context, real).mean())
+        real = (held_out[name] for name in ("inputs", "condition"))
+        floor["clip_pair"] = float(_aligned(bench, pair, *real).mean())
     return context._replace(floor=floor)
 
 
@@ -172,8 +172,8 @@ def observe(context: Context, task: Task, variables: Variables) -> Arrays:
         "real_cells": context.real_cells,
     }
     if context.pair is not None:
-        shown = {**parallel.fetch(context.answers), "inputs": judges_lib.inputs(pixels)}
-        found["aligned"] = _aligned(context, shown)
+        prompts = parallel.fetch(context.answers["condition"])
+        found["aligned"] = _aligned(bench, context.pair, judges_lib.inputs(pixels), prompts)
     return found
 
 
@@ -199,7 +199,7 @@ def numbers(context: Context, arrays: Arrays, seed: int) -> table.Row:
 def average_gap(row: table.Row, ideal: table.Row) -> float:
     """Mean absolute difference over `GAP`, without what makes no sense of the forget set."""
     pairs = [(row[name], ideal[name]) for name in GAP if not np.isnan(ideal[name])]
-    return float(np.mean([abs(own - other) for own, other in pairs]))
+    return float(np.mean([abs(own - other) for own, other in pairs])) if pairs else float("nan")
 
 
 def against_oracles(
@@ -207,13 +207,14 @@ def against_oracles(
 ) -> list[table.Row]:
     """Rows with `average_gap`, `stored_bytes`, and means over oracles (of an oracle: over others).
 
-    NaN where one of the two draws what is no image.
+    NaN where one of the two draws what is no image, and where there are no oracles.
     """
     oracles = [i for i, row in enumerate(rows) if row["method"] == "oracle"]
     originals = {
         row["seed"]: arrays[i] for i, row in enumerate(rows) if row["method"] == "original"
     }
-    ideal = {name: float(np.mean([rows[i][name] for i in oracles])) for name in GAP}
+    mean_of = lambda name: float(np.mean([rows[i][name] for i in oracles])) if oracles else np.nan
+    ideal = {name: mean_of(name) for name in GAP}
     whole = lambda i: not arrays[i]["broken"]
     result = []
     for i, row in enumerate(rows):
@@ -231,7 +232,7 @@ def against_oracles(
             "memory_bytes", 0.0
         )
         result.append({**row, **apart, "average_gap": average_gap(row, ideal)})
-    return summary.anamnesis(result) if "relearn_steps" in rows[0] else result
+    return summary.anamnesis(result) if oracles and "relearn_steps" in rows[0] else result
 
 
 def _small(values: np.ndarray) -> np.ndarray:
@@ -255,16 +256,11 @@ def _require(bench: Bench, said: Arrays, labels: Arrays, what: str, remedy: str)
         require(right, least, f"the {label}s of {what}", remedy)
 
 
-def _aligned(context: Context, data: Mapping[str, np.ndarray]) -> np.ndarray:
-    """`[N]` cosines of images and their captions by the pair."""
-    size = context.bench.config.evaluate.batch_size
-    return np.asarray(parallel.fetch(_cosines(*context.pair, place(data), size)), np.float32)
-
-
-@jax.jit(static_argnums=(0, 3))
-def _cosines(task: Task, variables: Variables, data: Data, batch_size: int):
-    found = training.outputs(task, variables, data, batch_size=batch_size)
-    return (found["image"] * found["text"]).sum(-1)
+def _aligned(bench: Bench, pair: tuple[Task, Variables], images, prompts) -> np.ndarray:
+    """`[N]` cosines of images in [-1, 1] and captions."""
+    size = bench.config.evaluate.batch_size
+    found = alignment.clip_pair(*pair, images, prompts, batch_size=size)
+    return np.asarray(found, np.float32)
 
 
 EVALUATION = Evaluation(
@@ -285,5 +281,6 @@ EVALUATION = Evaluation(
     reproduced=(*GAP, "average_gap"),
     figures=figures,
     approve=approve,
+    stages=tuple(name for label in seen.LABELS for name in judges_lib.names(f"{label}_judge")),
     trailed=TRAILED,
 )

@@ -23,7 +23,8 @@ def figures(
     names = dataset.styles, dataset.class_names
     shape = len(names[0]), len(names[1])
     gone = concept_requests.covers(seen.everything(requests), *np.indices(shape))
-    order = ["original", "oracle", *(m for m in arrays if m not in ("oracle", "original"))]
+    order = [m for m in ("original", "oracle") if m in arrays]
+    order += [m for m in arrays if m not in order]
     by_method = {method: arrays[method] for method in order}
     first = {method: _first(own[0], shape) for method, own in by_method.items()}
     found = {
@@ -68,6 +69,8 @@ def figures(
             "percent, and retained accuracy on what is never requested.",
             grid_plots.triangles(mean(0), mean(1), asked),
         )
+    if "oracle" not in arrays:
+        return found
     losses = sets.figures(bench, summary, arrays, metric="loss", scale=1, unit="squared error")
     return {**found, **losses}
 

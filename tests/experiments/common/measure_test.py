@@ -27,7 +27,12 @@ def test_every_method_that_a_model_cannot_serve_is_named_with_the_reason(digits)
     forget, retain = ({k: jnp.asarray(v[s]) for k, v in digits.items()} for s in ([1, 2], [3, 4]))
     task = tasks.classification(tasks.from_linen(Logits()))
     bench = types.SimpleNamespace(
-        task=task, train=forget, request=Request(forget, retain, retain), start=None, carried=None
+        task=task,
+        train=forget,
+        request=Request(forget, retain, retain),
+        start=None,
+        carried=None,
+        requests=(),
     )
     tx = optax.sgd(0.1)
     unlearners = {
@@ -50,7 +55,12 @@ def test_methods_that_need_classes_refuse_a_task_without_by_name(digits):
     part = {"inputs": jnp.ones((4, 3)), "targets": jnp.arange(4.0), "index": jnp.arange(4)}
     task = tasks.regression(tasks.from_linen(models.MLP(num_classes=1, hidden=(2,))))
     bench = types.SimpleNamespace(
-        task=task, train=part, request=Request(part, part, part), start=None, carried=None
+        task=task,
+        train=part,
+        request=Request(part, part, part),
+        start=None,
+        carried=None,
+        requests=(),
     )
     tx = optax.sgd(0.1)
     needing = {
@@ -128,7 +138,12 @@ def test_what_is_prepared_is_not_compiled_again_and_gives_the_same(name, digits,
     train = jax.tree.map(lambda *x: jnp.concatenate(x), forget, retain)
     task = tasks.classification(tasks.from_linen(Logits()))
     bench = types.SimpleNamespace(
-        task=task, train=train, request=Request(forget, retain), start=None, carried=None
+        task=task,
+        train=train,
+        request=Request(forget, retain),
+        start=None,
+        carried=None,
+        requests=(),
     )
     make = {
         "finetune": lambda values: unlearning.finetune(optax.sgd(0.1), batch_size=3),
@@ -173,3 +188,42 @@ def test_what_is_rehearsed_is_not_compiled_again():
     assert int(bench.relearn(bench.task, variables, 2.0)) == config.evaluate.relearn.max_steps
     jax.monitoring.unregister_event_duration_listener(listener)
     assert not compiled
+
+
+def test_requests_one_after_another_find_the_model_and_the_memory_that_the_one_before_left():
+    """What each cost is added up, but for the largest memory of one."""
+
+    def init(rng, task, variables, data):
+        return variables, jnp.zeros(3)
+
+    def update(rng, task, variables, memory, request):
+        moved = {"params": 2 * variables["params"] + request.forget["inputs"].sum()}
+        return moved, jnp.concatenate([memory, jnp.ones(1)])
+
+    method = Unlearner(init, update, frozenset({"forget"}))
+    part = lambda *values: {"inputs": jnp.array(values), "index": jnp.arange(len(values))}
+    one, two = Request(part(1.0, 2.0)), Request(part(10.0))
+    bench = types.SimpleNamespace(
+        task=None,
+        train=part(0.0),
+        request=None,
+        requests=(one, two, one),
+        start=None,
+        carried=None,
+    )
+    forgetter = measure.forgetter(bench, lambda values: method, contextlib.nullcontext)
+    seen = []
+    start = {"params": jnp.ones(())}
+    found, cost = forgetter.forget(jax.random.key(0), start, after=seen.append)
+    assert [float(model["params"]) for model in seen] == [5.0, 20.0]
+    assert float(found["params"]) == 43.0
+    assert cost["memory_bytes"] == 12.0  # of what `init` kept
+    alone = measure.forgetter(
+        types.SimpleNamespace(**{**vars(bench), "requests": (), "request": one}),
+        lambda values: method,
+        contextlib.nullcontext,
+    )
+    never = lambda variables: pytest.fail("there is no other request")
+    model, single = alone.forget(jax.random.key(0), start, after=never)
+    assert float(model["params"]) == 5.0
+    assert cost["flops"] > single["flops"] and cost["peak_bytes"] < 2 * single["peak_bytes"]

@@ -44,6 +44,7 @@ def bench(task_of, targets):
         held_out=held_out,
         request=Request(forget),
         carried=None,
+        requests=(),
     )
 
 
