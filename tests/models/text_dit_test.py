@@ -3,9 +3,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from unlearnjax import diffusion, models, tasks, trees
+from unlearnjax import diffusion, models, tasks, training, trees
 from unlearnjax.models import embeddings
 
 DENOISER = models.CrossDiT(width=8, depth=2, num_heads=2)
@@ -157,16 +158,49 @@ def test_guidance_towards_the_empty_prompt_is_unconditional(whole):
     assert np.abs(noise - outputs(whole)["noise"]).max() > 1e-3
 
 
-def test_what_is_frozen_has_no_gradient_and_changes_nothing(whole):
-    """The denoiser alone is trained; the encoder is carried, bit for bit."""
+def test_a_frozen_encoder_is_carried_bit_for_bit(whole):
+    """While all of the denoiser learns; its optimizer sees nothing else."""
     frozen = tasks.trained(TASK, ["denoiser"])
     variables = tasks.split(whole, ["denoiser"])
-    assert set(trees.names(variables["params"])) == {
-        name for name in trees.names(whole["params"]) if name.startswith("denoiser.")
-    }
-    np.testing.assert_array_equal(
-        outputs(variables, BATCH, frozen)["prediction"], outputs(whole)["prediction"]
+    given = {"inputs": NOISED, "condition": PROMPTS, "index": jnp.arange(B), "weight": jnp.ones(B)}
+    tx = optax.adamw(0.01)
+    step = jax.jit(training.make_step(training.supervised(frozen), tx))
+    state, _ = step(training.init_state(variables, tx), given, jax.random.key(0))
+    after = tasks.merged(frozen, state.variables)["params"]
+    before = whole["params"]
+    jax.tree.map(np.testing.assert_array_equal, after["text_encoder"], before["text_encoder"])
+    moved = jax.tree.map(lambda a, b: (a != b).any(), after["denoiser"], before["denoiser"])
+    assert all(jax.tree.leaves(moved))
+    names = {name for name in trees.names(before) if name.startswith("denoiser.")}
+    assert set(trees.names(state.variables["params"])) == names
+
+
+def test_an_edited_text_encoder_reaches_the_images_of_any_denoiser(whole):
+    """A word that reads as another one draws what that one draws; other prompts stay."""
+    task = tasks.diffusion(
+        tasks.from_linen(MODULE, ("noised", "time", "condition")),
+        PROCESS,
+        sampler=diffusion.ddim(PROCESS, 2),
     )
+    prompts = jnp.array([[0, 4, 2, 1, 1], [0, 8, 2, 1, 1], [0, 5, 6, 7, 1]])
+
+    @jax.jit
+    def images(encoder, denoiser):
+        params = {"text_encoder": encoder, "denoiser": denoiser}
+        return diffusion.answer_set(task, {"params": params}, jax.random.key(2), prompts, 1)
+
+    encoder, denoiser = whole["params"]["text_encoder"], whole["params"]["denoiser"]
+    rows = encoder["tokens"]["embedding"].copy()
+    rows[4] = rows[8]
+    edited = {**encoder, "tokens": {"embedding": rows}}
+    before, after = images(encoder, denoiser), images(edited, denoiser)
+    assert np.abs(before[0] - before[1]).max() > 1e-3
+    np.testing.assert_allclose(after[0], before[1], atol=1e-5)
+    np.testing.assert_array_equal(after[1:], before[1:])
+    other = drawn(denoiser, seed=1)
+    elsewhere = images(edited, other)
+    np.testing.assert_allclose(elsewhere[0], images(encoder, other)[1], atol=1e-5)
+    assert np.abs(elsewhere - after).max() > 0.01
 
 
 def test_it_starts_as_zero_and_its_text_says_nothing():

@@ -13,12 +13,6 @@ import numpy as np
 from unlearnjax import checks, parallel, training
 from unlearnjax.types import Array, Task, Variables
 
-# Columns of the report.
-COLUMNS = {
-    "clip_pair": "cosine of the image and its prompt in the run's own contrastive pair, mean over "
-    "images; not comparable with another pair's",
-}
-
 
 def clip_pair(
     task: Task, variables: Variables, images: Array, prompts: Array, *, batch_size: int = 256

@@ -55,9 +55,10 @@ class CrossDiT(nn.Module):
     attended. Time is told by one modulation for all blocks, `modulation`, to which each adds a
     table of its own. It starts as the constant 0: nothing is drawn, and text adds nothing.
 
-    As published, but for: the text enters as it is, without an MLP before it; queries, keys and
-    values of cross-attention have no bias, as in Stable Diffusion, so that keys and values are
-    linear in the text; positions are waves.
+    As published, but for: the text enters as it is, without an MLP before it; nothing masks the
+    tokens that fill it up, and queries, keys and values of cross-attention have no bias, as in
+    Stable Diffusion, so that keys and values are linear in the text; kernels but that of the
+    modulation and those that are 0 start as Flax has them.
 
     Attributes:
       patch_size: side of the square patches; must divide the image.

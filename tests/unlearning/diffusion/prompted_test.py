@@ -10,7 +10,7 @@ from tests.unlearning.diffusion import prompted, toy
 from unlearnjax import trees, unlearning
 from unlearnjax.types import Request
 from unlearnjax.unlearning.confined import moving
-from unlearnjax.unlearning.diffusion import leaves
+from unlearnjax.unlearning.diffusion import concept_ablation, esd, leaves
 
 PROCESS, PARAMS = prompted.PROCESS, prompted.VARIABLES["params"]
 GONE = ("a one in neon style", "a two in neon style", "neon style", "a one in neon style")
@@ -55,6 +55,35 @@ def test_it_can_be_compiled_where_it_is_confined(name):
     found = jax.eval_shape(lambda *given: updated(method, *given), prompted.VARIABLES, REQUEST)
     form = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert form(found) == form(prompted.VARIABLES)
+
+
+def test_nothing_to_learn_has_no_slope():
+    """ESD at eta -1, where the original says what is aimed at, and CA towards the prompt itself."""
+    batch = {**REQUEST.forget, "part": jnp.zeros(4, jnp.int32)}
+    itself = {**batch, "anchor.condition": batch["condition"]}
+
+    @jax.jit
+    def slopes(params):
+        def of(objective, batch):
+            loss = lambda p: toy.losses_of(
+                objective, prompted.TASK, {"params": p}, batch, {"original": prompted.VARIABLES}
+            )
+            value, slope = jax.value_and_grad(lambda p: loss(p).sum())(params)
+            return value, optax.tree.norm(slope)
+
+        erase = lambda eta: esd.erasing(PROCESS, eta, 3.0, 5, 2, "student")
+        return {
+            "esd": of(erase(-1.0), batch),
+            "ablation": of(concept_ablation.ablating("original", 0.0), itself),
+            "other eta": of(erase(1.0), batch),
+            "other anchor": of(concept_ablation.ablating("original", 0.0), batch),
+        }
+
+    for name, (value, slope) in slopes(PARAMS).items():
+        if "other" in name:
+            assert value > 1e-3 and slope > 1e-3
+        else:
+            assert value < 1e-9 and slope < 1e-5
 
 
 @pytest.mark.slow
