@@ -34,6 +34,7 @@ from ml_collections import ConfigDict, config_dict
 
 from configs import unlearn
 from unlearnjax import models
+from unlearnjax.unlearning.diffusion import leaves
 
 KINDS = ("style", "object", "pair", "sequence")
 # Model, training, judges and answers per data set; any other set uses the last.
@@ -76,7 +77,7 @@ _ADAM = {
 # Names of parameters, joined by '+', see `unlearning.confined`; the text encoder is moved by nobody
 # but those who erase in it.
 _DENOISER = {"moves": "denoiser", "stays": ""}
-_CROSS_ATTENTION = {"moves": "*.cross", "stays": ""}
+_CROSS_ATTENTION = {"moves": "+".join(leaves.CROSS_ATTENTION), "stays": ""}
 _ESD = {
     **_ADAM,
     "constructor": "esd",
@@ -96,8 +97,8 @@ METHODS = {
     "esd_x": {**_ESD, **_CROSS_ATTENTION},
     "esd_u": {
         **_ESD,
-        "moves": "denoiser",
-        "stays": "*.cross+denoiser.time_*+denoiser.pixels",
+        "moves": "+".join(leaves.ESD_U["where"]),
+        "stays": "+".join(leaves.ESD_U["but"]),
         "learning_rate": 1e-5,
     },
     "concept_ablation": {
@@ -111,7 +112,6 @@ METHODS = {
     "forget_me_not": {
         **_ADAM,
         **_CROSS_ATTENTION,
-        "attention": "*.cross.weights",
         "ends": True,
         "num_steps": 35,
         "batch_size": 16,
@@ -124,6 +124,7 @@ METHODS = {
         "strength": 640.0,
         "replay_weight": 1.0,
         "importance": "mean",
+        "surrogate": "anchor",
         "num_images": 500,
         "num_steps": 200,
     },

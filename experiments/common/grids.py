@@ -14,7 +14,8 @@ from unlearnjax.data.concept_requests import Concept
 from unlearnjax.data.forget_sets import Selection
 from unlearnjax.data.style_grid import StyleGrid
 from unlearnjax.training.fit import Recipe, Training
-from unlearnjax.types import Array, Batch, Data, Task, Variables
+from unlearnjax.types import Array, Batch, Data, Request, Task, Variables
+from unlearnjax.unlearning.diffusion import concepts as concepts_lib
 
 ENCODER = "text_encoder"  # in the parameters of denoisers, and of the pair
 
@@ -108,7 +109,8 @@ def asked(config: ConfigDict, dataset: StyleGrid, train: dict) -> list[tuple[Dat
     says; nothing becomes what was forgotten before.
 
     Raises:
-      ValueError: for an anchor that cannot be, and a request of which nothing is left to forget.
+      ValueError: for an anchor that cannot be, a request of which nothing is left to forget, and
+        captions that are to be forgotten and kept.
     """
     gone, before, found = np.zeros(len(train["style"]), bool), [], []
     for concepts in requests(config, dataset):
@@ -120,8 +122,23 @@ def asked(config: ConfigDict, dataset: StyleGrid, train: dict) -> list[tuple[Dat
         rows = {name: value[own] for name, value in train.items()}
         gone, before = gone | own, [*before, *concepts]
         told = concept_requests.forgetting(rows, concepts, becomes, dataset)
+        _validate(told, {name: value[~gone] for name, value in train.items()}, config, dataset)
         found.append((told, np.flatnonzero(~gone)))
     return found
+
+
+def _validate(forget: Data, retain: Data, config: ConfigDict, dataset: StyleGrid) -> None:
+    """Raises `ValueError` for captions that compiled erasers could not refuse."""
+
+    def of_cells(data: Data) -> dict[str, np.ndarray]:
+        """The captions of one image of each style and object, as all of them have the same."""
+        cells = data["style"] * len(dataset.class_names) + data["object"]
+        first = np.unique(cells, return_index=True)[1]
+        ours = ("condition", "captions", "concept", "concepts")
+        return {k: v[first] for k, v in data.items() if k.rpartition(".")[2] in ours}
+
+    request = Request(of_cells(forget), of_cells(retain))
+    concepts_lib.told(request, process(config, dataset))
 
 
 def base(config: ConfigDict, data_dir: str | None) -> Data:

@@ -68,9 +68,9 @@ def grid(
         training image of an object in a style.
     """
     names = (*styles, *objects)
-    if len({name.lower() for name in names}) < len(names):
-        raise ValueError(f"styles and objects must have distinct names, got {list(names)}")
     vocabulary = captions.vocabulary(styles, objects)
+    if len(np.unique(captions.encode(vocabulary, names), axis=0)) < len(names):
+        raise ValueError(f"styles and objects must be named by other words, got {list(names)}")
     templates = captions.TEMPLATES + captions.HELD_OUT
     table = captions.prompts(vocabulary, styles, objects, templates).tokens
 

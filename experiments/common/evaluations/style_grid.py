@@ -18,7 +18,7 @@ from experiments.common.evaluations import Arrays, Evaluation, Gap, Relearn, set
 from experiments.common.evaluations import style_grid_seen as seen
 from experiments.common.evaluations.generation import draw, require, some
 from experiments.common.evaluations.style_grid_columns import COLUMNS, GAP
-from experiments.common.evaluations.style_grid_figures import figures
+from experiments.common.evaluations.style_grid_figures import examples, figures
 from experiments.common.measure import Bench, place
 from unlearnjax import parallel
 from unlearnjax.audit import alignment, canvas, summary
@@ -281,6 +281,7 @@ EVALUATION = Evaluation(
     reproduced=(*GAP, "average_gap"),
     figures=figures,
     approve=approve,
+    examples=examples,
     stages=tuple(name for label in seen.LABELS for name in judges_lib.names(f"{label}_judge")),
     trailed=TRAILED,
 )

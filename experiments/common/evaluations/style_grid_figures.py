@@ -11,6 +11,7 @@ from experiments.common.evaluations import style_grid_seen as seen
 from experiments.common.measure import Bench
 from unlearnjax.audit import canvas
 from unlearnjax.data import concept_requests
+from unlearnjax.data.style_grid import StyleGrid
 from unlearnjax.report import grid_plots, table
 
 
@@ -53,26 +54,57 @@ def figures(
         "What is forgotten against what is kept, a point for each seed; the ideal is the oracle's.",
         grid_plots.frontier({method: own for method, own in points.items() if own}),
     )
-    trails = {
-        method: [seen.sequence(own, requests) for own in seeds]
-        for method, seeds in by_method.items()
-        if len(requests) > 1 and "seen_style_after0" in seeds[0]
-    }
-    if trails:
-        mean = lambda place: {
-            method: np.mean([own[place] for own in seeds], axis=0)
-            for method, seeds in trails.items()
-        }
-        asked = ["+".join(concept_requests.name_of(c, dataset) for c in own) for own in requests]
+    accuracies, retained = _trails(by_method, requests)
+    if accuracies:
         found["sequence"] = (
             "Unlearning accuracy of each request after it and after those that followed, in "
             "percent, and retained accuracy on what is never requested.",
-            grid_plots.triangles(mean(0), mean(1), asked),
+            grid_plots.triangles(accuracies, retained, _names(dataset, requests)),
         )
     if "oracle" not in arrays:
         return found
     losses = sets.figures(bench, summary, arrays, metric="loss", scale=1, unit="squared error")
     return {**found, **losses}
+
+
+def examples(
+    bench: Bench, arrays: Mapping[str, Sequence[Arrays]]
+) -> dict[str, list[tuple[str, list[str]]]]:
+    """Of requests one after another the table of what each left, in percent, mean over seeds."""
+    dataset = bench.problem.dataset
+    requests = grids.requests(bench.config, dataset)
+    accuracies, retained = _trails(arrays, requests)
+    if not accuracies:
+        return {}
+    names = _names(dataset, requests)
+    percent = lambda value: "–" if np.isnan(value) else f"{100 * value:.1f}"
+    whole = np.concatenate(list(accuracies.values()))
+    columns = [
+        ("method", [method for method in accuracies for _ in names]),
+        ("after", names * len(accuracies)),
+        *((f"UA of {name}", list(map(percent, whole[:, i]))) for i, name in enumerate(names)),
+        ("retained", [percent(value) for own in retained.values() for value in own]),
+    ]
+    return {"Requests one after another, %": columns}
+
+
+def _trails(
+    arrays: Mapping[str, Sequence[Arrays]], requests: seen.Requests
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """`seen.sequence` of the methods that were asked one request after another, mean over seeds."""
+    trails = {
+        method: [seen.sequence(own, requests) for own in seeds]
+        for method, seeds in arrays.items()
+        if len(requests) > 1 and "seen_style_after0" in seeds[0]
+    }
+    mean = lambda place: {
+        method: np.mean([own[place] for own in seeds], axis=0) for method, seeds in trails.items()
+    }
+    return mean(0), mean(1)
+
+
+def _names(dataset: StyleGrid, requests: seen.Requests) -> list[str]:
+    return ["+".join(concept_requests.name_of(c, dataset) for c in own) for own in requests]
 
 
 def _first(arrays: Arrays, shape: tuple[int, int]) -> np.ndarray:

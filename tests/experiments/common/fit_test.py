@@ -1,6 +1,7 @@
 """A training run of the commands: killed, gone on with, split over devices, begun elsewhere."""
 
 import contextlib
+import json
 import types
 
 import jax
@@ -154,3 +155,25 @@ def test_all_seeds_begin_with_what_is_given(data, tmp_path):
         expected, _ = training.fit(recipe(task), *args, **options)
         problems.assert_trees_close(found.variables, expected)
     assert given["params"]["g"]["w"].sum() == 192.0
+
+
+def test_what_else_a_run_has_trained_is_taken_if_it_is_what_would_be_trained(tmp_path):
+    """Judges only where the same ones are asked for, nothing twice, nothing that is not there."""
+    other, own = tmp_path / "other", tmp_path / "own"
+    judges = {"train": {"num_epochs": 3}}
+    for name in ("base", "judge0", "judge1"):
+        (other / "checkpoints" / name).mkdir(parents=True)
+        (other / "checkpoints" / name / "weights").write_text(name)
+    (other / "config.json").write_text(json.dumps({"evaluate": {"judges": judges}}))
+    names = ("base", "judge0", "judge1", "judge2")
+    own.mkdir()
+    run = types.SimpleNamespace(workdir=own, config={"evaluate": {"judges": {"train": {}}}})
+    fit_lib.take_stages(run, names, other)
+    assert [path.name for path in (own / "checkpoints").iterdir()] == ["base"]
+    (own / "checkpoints" / "base" / "weights").write_text("gone on with")
+    run.config = {"evaluate": {"judges": judges}}
+    fit_lib.take_stages(run, names, other)
+    found = {p.name: (p / "weights").read_text() for p in (own / "checkpoints").iterdir()}
+    assert found == {"base": "gone on with", "judge0": "judge0", "judge1": "judge1"}
+    fit_lib.take_stages(run, names, tmp_path / "nowhere")
+    assert not list(own.glob("*.partial"))

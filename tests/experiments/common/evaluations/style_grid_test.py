@@ -312,6 +312,18 @@ def test_figures_show_the_answers_of_every_model(grid, forget, monkeypatch):
     right = [(own["seen_style"] == own["style"])[:, :24].mean(0) for own in made["erased"]]
     expected = np.mean(right, axis=0).reshape(3, 4, EACH).mean(-1)
     np.testing.assert_allclose(heat, expected)
+    table = evaluation.examples(of, made)
+    if len(requests) == 1:
+        assert table == {}
+    else:
+        ((_, columns),) = table.items()
+        cells = dict(columns)
+        assert cells["method"] == ["erased"] * 3
+        assert cells["after"] == ["neon", "one", "photo/three"]
+        trails = [seen.sequence(own, requests) for own in made["erased"]]
+        triangle, retained = (np.mean(own, axis=0) for own in zip(*trails, strict=True))
+        assert cells["UA of one"] == ["–", *(f"{100 * x:.1f}" for x in triangle[1:, 1])]
+        assert cells["retained"] == [f"{100 * x:.1f}" for x in retained]
     alone = {name: own for name, own in made.items() if name != "oracle"}
     assert "losses" not in evaluation.figures(of, [], alone)
 
