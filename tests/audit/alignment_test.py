@@ -43,8 +43,9 @@ def test_bad_input_is_refused():
     for images, prompts in ((IMAGES[:0], PROMPTS), (IMAGES, PROMPTS[:0])):
         with pytest.raises(ValueError, match="must be at least one each, got"):
             alignment.zero_shot(TASK, VARIABLES, images, prompts)
-    with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
-        alignment.clip_pair(TASK, VARIABLES, IMAGES[:3], PROMPTS, batch_size=0)
+    for of in (alignment.clip_pair, alignment.zero_shot):
+        with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
+            of(TASK, VARIABLES, IMAGES[:3], PROMPTS, batch_size=0)
     other = TASK._replace(apply=lambda *given: ({"logits": jnp.ones((3, 2))}, given[0]))
     with pytest.raises(ValueError, match=r"one of `tasks.contrastive`, .* \['logits'\]"):
         alignment.clip_pair(other, VARIABLES, IMAGES[:3], PROMPTS)

@@ -109,6 +109,13 @@ def test_number_of_parameters():
     assert trees.size(shapes) == 30 * w + 12 * w + 2 * layer + 2 * w
 
 
+def test_words_and_places_start_as_in_clip():
+    params = jax.jit(MODULE.clone(vocabulary=400, length=300).init)(jax.random.key(0), TOKENS)
+    params = params["params"]
+    np.testing.assert_allclose(params["tokens"]["embedding"].std(), 0.02, rtol=0.05)
+    np.testing.assert_allclose(params["positions"].std(), 0.01, rtol=0.05)
+
+
 @pytest.mark.parametrize(
     ("options", "tokens", "message"),
     [
