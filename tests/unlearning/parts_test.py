@@ -179,14 +179,6 @@ def test_an_order_is_cut_after_so_many_steps():
     assert (second[0] >= 0).all() and (second[1:] < 0).all()
 
 
-def test_a_batch_of_padding_moves_nothing_not_even_by_momentum():
-    """Of two epochs of two steps the last is left out: slopes of 2, then half of what was."""
-    walked, state, _ = walk(
-        {"forget": [2.0, 2.0]}, momentum=0.5, over="union", batch_size=1, num_steps=3
-    )
-    assert walked == 2 + 3 + 3.5 and int(state.step) == 4
-
-
 def test_of_a_teachers_outputs_those_named_are_cached_and_the_others_computed():
     term = lambda task, outputs, batch, teachers: (
         outputs["value"] * (teachers["fixed"]["value"] + teachers["fixed"]["twice"])
@@ -256,6 +248,14 @@ def test_a_teacher_sees_what_was_prepared(digits):
         teachers={"fixed": variables},
     )
     problems.assert_trees_close(state.variables, variables, rtol=1e-5)
+
+
+def test_a_batch_of_padding_moves_nothing_not_even_by_momentum():
+    """Of two epochs of two steps the last is left out: slopes of 2, then half of what was."""
+    walked, state, _ = walk(
+        {"forget": [2.0, 2.0]}, momentum=0.5, over="union", batch_size=1, num_steps=3
+    )
+    assert walked == 2 + 3 + 3.5 and int(state.step) == 4
 
 
 def test_a_column_of_one_part_only_reaches_its_term():
