@@ -171,14 +171,6 @@ def test_three_parts_are_walked_through_side_by_side_or_in_turn():
     assert walk(parts, over="alternate", batch_size=2, num_epochs=1, rows=rows)[0] == 3 + 10 + 200
 
 
-def test_a_batch_of_padding_moves_nothing_not_even_by_momentum():
-    """Of two epochs of two steps the last is left out: slopes of 2, then half of what was."""
-    walked, state, _ = walk(
-        {"forget": [2.0, 2.0]}, momentum=0.5, over="union", batch_size=1, num_steps=3
-    )
-    assert walked == 2 + 3 + 3.5 and int(state.step) == 4
-
-
 def test_of_a_teachers_outputs_those_named_are_cached_and_the_others_computed():
     term = lambda task, outputs, batch, teachers: (
         outputs["value"] * (teachers["fixed"]["value"] + teachers["fixed"]["twice"])
