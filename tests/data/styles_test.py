@@ -77,8 +77,9 @@ def test_what_is_no_grey_image_is_refused():
         styles.render(STEP, "neno")
     with pytest.raises(ValueError, match=r"images must lie in \[0, 1\], got 0.0 to 255.0"):
         styles.render(255 * STEP, "photo")
-    with pytest.raises(ValueError, match="images must lie in"):
-        styles.render(np.full((2, 2), np.nan), "photo")
+    for wrong in (np.full((2, 2), np.nan), STEP - 0.1):
+        with pytest.raises(ValueError, match="images must lie in"):
+            styles.render(wrong, "photo")
     with pytest.raises(ValueError, match="images must be floating-point"):
         styles.render(STEP.astype(np.uint8), "photo")
     for shape in ((4,), (3, 4), (4, 3), (0, 4, 4)):
