@@ -156,8 +156,8 @@ def test_it_remembers_what_the_original_drew_of_all_conditions(model, monkeypatc
 
         return unlearning.retrain(tx, num_epochs=1, batch_size=1)._replace(update=update)
 
-    def remembering(process, replay_weight, penalty):
-        seen.update(replay_weight=replay_weight, penalty=penalty)
+    def remembering(process, replay_weight, penalty, surrogate):
+        seen.update(replay_weight=replay_weight, penalty=penalty, surrogate=surrogate)
 
     monkeypatch.setattr(selective_amnesia, "remembering", remembering)
     monkeypatch.setattr(diffusion, "replay", replay)
@@ -167,7 +167,7 @@ def test_it_remembers_what_the_original_drew_of_all_conditions(model, monkeypatc
     method = unlearning.selective_amnesia(optax.sgd(0.1), PROCESS, **OPTIONS)
     method.update(jax.random.key(0), task, variables, (), REQUEST._replace(original=other))
     assert seen["model"] is other and seen["of"] is other and seen["importance"] == "summed"
-    assert seen["num_times"] == 50
+    assert seen["num_times"] == 50 and seen["surrogate"] == "noise"
     # 12 of retained conditions, and half as many of the others, of which there are 4 to 8.
     assert set(seen["chosen"][:12].tolist()) == {1, 2} and seen["chosen"][12:].tolist() == [0] * 6
     assert len(seen["data"]["inputs"]) == 18

@@ -23,7 +23,7 @@ def test_the_task_names_the_evaluation_unless_the_config_names_another():
         (
             {"task": "classify"},
             r"task must be one of \('classification', 'regression', 'diffusion', "
-            r"'node_classification', 'link_prediction', 'language'\)",
+            r"'text_diffusion', 'node_classification', 'link_prediction', 'language'\)",
         ),
         ({}, "task must be one of"),
         ({"task": "regression", "evaluation": "errors"}, "evaluation must be one of"),
