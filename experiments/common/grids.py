@@ -45,11 +45,6 @@ def _dataset(name: str, data_dir: str | None, source: str | None, size: int) -> 
     return style_grid.folder(source, size)
 
 
-def split(train: dict, held_out: dict, fraction: float, rng: np.random.Generator) -> tuple:
-    """See `style_grid.split_by_image`."""
-    return style_grid.split_by_image(train, held_out, fraction, rng)
-
-
 def process(config: ConfigDict, dataset: StyleGrid) -> diffusion.Process:
     """How images become noise; the condition that says nothing is the empty caption."""
     return denoising.process(config, dataset, dataset.vocabulary.empty)

@@ -99,7 +99,7 @@ TASKS = {
         given=grids.given,
         augment=functools.partial(data_lib.pad_crop_flip, padding=0),
         load=grids.dataset,
-        split=grids.split,
+        split=data_lib.style_grid.split_by_image,
         training=grids.recipe,
         base=grids.base,
         base_task=grids.pair,

@@ -43,10 +43,7 @@ class DiT(nn.Module):
         self, noised: Array, time: Array, condition: Array, train: bool = False
     ) -> dict[str, Array]:
         del train
-        if self.width % 4 or self.width % self.num_heads:
-            raise ValueError(
-                f"width must be a multiple of 4 and of num_heads {self.num_heads}, got {self.width}"
-            )
+        validate_width(self.width, self.num_heads)
         x = nn.Dense(self.width, dtype=self.dtype, name="patches")(patches(noised, self.patch_size))
         x = x + positions(noised, self.patch_size, self.width).astype(x.dtype)
         told = nn.Dense(self.width, dtype=self.dtype, name="time_in")(
@@ -105,6 +102,12 @@ class Attention(nn.Module):
         query, key, value = jnp.moveaxis(heads, -3, 0)
         y = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
         return nn.Dense(width, dtype=self.dtype, name="out")(y.reshape(x.shape))
+
+
+def validate_width(width: int, num_heads: int) -> None:
+    """Raises `ValueError` for a width that positions or heads do not divide."""
+    if width % 4 or width % num_heads:
+        raise ValueError(f"width must be a multiple of 4 and of num_heads {num_heads}, got {width}")
 
 
 def patches(images: Array, side: int) -> Array:

@@ -80,10 +80,7 @@ class CrossDiT(nn.Module):
         self, noised: Array, time: Array, text: Array, train: bool = False
     ) -> dict[str, Array]:
         del train
-        if self.width % 4 or self.width % self.num_heads:
-            raise ValueError(
-                f"width must be a multiple of 4 and of num_heads {self.num_heads}, got {self.width}"
-            )
+        dit.validate_width(self.width, self.num_heads)
         dense = lambda features, name, **given: nn.Dense(
             features, dtype=self.dtype, name=name, **given
         )

@@ -25,6 +25,10 @@ class Relearn(NamedTuple):
     target: Callable[[table.Row, float], float]
 
 
+BY_ACCURACY = Relearn("accuracy", lambda original, margin: original["forget_accuracy"] - margin)
+BY_LOSS = Relearn("loss", lambda original, margin: original["forget_loss"] * (1 + margin))
+
+
 class Gap(NamedTuple):
     """How far a model is from the oracle, in one number.
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.common import runner
-from experiments.common.evaluations import Arrays, Evaluation, Gap, Relearn, probes, sets
+from experiments.common.evaluations import BY_ACCURACY, Arrays, Evaluation, Gap, probes, sets
 from experiments.common.measure import Bench, fresh
 from unlearnjax import audit
 from unlearnjax.report import table
@@ -92,7 +92,7 @@ EVALUATION = Evaluation(
     observe=observe,
     numbers=numbers,
     against_oracles=against_oracles,
-    relearn=Relearn("accuracy", lambda original, margin: original["forget_accuracy"] - margin),
+    relearn=BY_ACCURACY,
     gap=Gap(
         {
             "average_gap": "mean absolute difference of forget, retain and test accuracy and MIA "

@@ -3,6 +3,7 @@
 Every model draws the same answer set, so many images of every class, from the same noise.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import build, runner
 from experiments.common import judges as judges_lib
-from experiments.common.evaluations import Arrays, Evaluation, Gap, Relearn, sets
+from experiments.common.evaluations import BY_LOSS, Arrays, Evaluation, Gap, sets
 from experiments.common.measure import Bench, place
 from unlearnjax import diffusion, parallel
 from unlearnjax.audit import generation, summary
@@ -141,10 +142,7 @@ def numbers(context: Context, arrays: Arrays, seed: int) -> table.Row:
     return {**row, **seen, **{f"{name}_floor": value for name, value in context.floor.items()}}
 
 
-def average_gap(row: table.Row, ideal: table.Row) -> float:
-    """Mean absolute difference over `GAP`, without what makes no sense of the forget set."""
-    pairs = [(row[name], ideal[name]) for name in GAP if not np.isnan(ideal[name])]
-    return float(np.mean([abs(own - other) for own, other in pairs]))
+average_gap = functools.partial(sets.average_gap, names=GAP)
 
 
 def against_oracles(
@@ -337,7 +335,7 @@ EVALUATION = Evaluation(
     observe=observe,
     numbers=numbers,
     against_oracles=against_oracles,
-    relearn=Relearn("loss", lambda original, margin: original["forget_loss"] * (1 + margin)),
+    relearn=BY_LOSS,
     gap=Gap(
         {
             "average_gap": "mean absolute difference of unlearning and retained accuracy, "

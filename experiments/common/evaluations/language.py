@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.common import answering, runner
-from experiments.common.evaluations import Arrays, Evaluation, Gap, Relearn, sets
+from experiments.common.evaluations import BY_ACCURACY, Arrays, Evaluation, Gap, sets
 from experiments.common.evaluations.language_columns import COLUMNS, GAP
 from experiments.common.measure import Bench, place
 from unlearnjax import audit, parallel, tasks, training
@@ -236,10 +236,7 @@ def against_oracles(
     return summary.anamnesis(result) if "relearn_steps" in rows[0] else result
 
 
-def average_gap(row: table.Row, ideal: table.Row) -> float:
-    """Mean absolute difference over `GAP`, without what the data does not have."""
-    pairs = [(row[name], ideal[name]) for name in GAP if not np.isnan(ideal[name])]
-    return float(np.mean([abs(own - other) for own, other in pairs]))
+average_gap = functools.partial(sets.average_gap, names=GAP)
 
 
 def klom(methods: Sequence[str], margins: Sequence[np.ndarray]) -> dict[str, float]:
@@ -335,7 +332,7 @@ EVALUATION = Evaluation(
     numbers=numbers,
     against_oracles=against_oracles,
     under_oracle=under_oracle,
-    relearn=Relearn("accuracy", lambda original, margin: original["forget_accuracy"] - margin),
+    relearn=BY_ACCURACY,
     gap=Gap(
         {
             "average_gap": "mean absolute difference of forget probability, ROUGE-L and truth "

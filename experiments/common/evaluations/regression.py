@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 
 from experiments.common import runner
-from experiments.common.evaluations import Arrays, Evaluation, Gap, Relearn, sets
+from experiments.common.evaluations import BY_LOSS, Arrays, Evaluation, Gap, sets
 from experiments.common.measure import Bench
 from unlearnjax.audit import regression
 from unlearnjax.report import table
@@ -63,7 +63,7 @@ EVALUATION = Evaluation(
     observe=observe,
     numbers=numbers,
     against_oracles=against_oracles,
-    relearn=Relearn("loss", lambda original, margin: original["forget_loss"] * (1 + margin)),
+    relearn=BY_LOSS,
     gap=Gap(
         {"average_gap": "mean absolute difference of forget, retain and test error"},
         regression.average_gap,

@@ -63,6 +63,15 @@ def logits(bench: Bench, task: Task, variables: Variables, softmax: bool = False
     return _storable(parallel.fetch(jax.nn.softmax(found) if softmax else found))
 
 
+def average_gap(row: table.Row, ideal: table.Row, names: Sequence[str]) -> float:
+    """Mean absolute difference over `names`, without those in which the ideal is NaN.
+
+    So without what makes no sense of the forget set; NaN if nothing is left.
+    """
+    gaps = [abs(row[name] - ideal[name]) for name in names if not np.isnan(ideal[name])]
+    return float(np.mean(gaps)) if gaps else float("nan")
+
+
 def figures(
     bench: Bench,
     summary: Sequence[table.Row],

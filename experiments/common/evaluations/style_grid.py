@@ -5,6 +5,7 @@ noise; beside it, what is forgotten asked for in words that no eraser was told. 
 judges say of them are kept, in bytes, so that every number can be computed again from them.
 """
 
+import functools
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 
 from experiments.common import grids, runner
 from experiments.common import judges as judges_lib
-from experiments.common.evaluations import Arrays, Evaluation, Gap, Relearn, sets
+from experiments.common.evaluations import BY_LOSS, Arrays, Evaluation, Gap, sets
 from experiments.common.evaluations import style_grid_seen as seen
 from experiments.common.evaluations.generation import draw, require, some
 from experiments.common.evaluations.style_grid_columns import COLUMNS, GAP
@@ -196,10 +197,7 @@ def numbers(context: Context, arrays: Arrays, seed: int) -> table.Row:
     return {**row, **found, **{f"{name}_floor": value for name, value in context.floor.items()}}
 
 
-def average_gap(row: table.Row, ideal: table.Row) -> float:
-    """Mean absolute difference over `GAP`, without what makes no sense of the forget set."""
-    pairs = [(row[name], ideal[name]) for name in GAP if not np.isnan(ideal[name])]
-    return float(np.mean([abs(own - other) for own, other in pairs])) if pairs else float("nan")
+average_gap = functools.partial(sets.average_gap, names=GAP)
 
 
 def against_oracles(
@@ -268,7 +266,7 @@ EVALUATION = Evaluation(
     observe=observe,
     numbers=numbers,
     against_oracles=against_oracles,
-    relearn=Relearn("loss", lambda original, margin: original["forget_loss"] * (1 + margin)),
+    relearn=BY_LOSS,
     gap=Gap(
         {
             "average_gap": "mean absolute difference of unlearning, in-domain and cross-domain "
