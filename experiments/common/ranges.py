@@ -198,6 +198,16 @@ RANGES = {
     "config.budget": POSITIVE,
     "max_ratio": POSITIVE,
     "max_trials": COUNT,
+    # Protected data.
+    "blur": SHARE,
+    "blurs": SHARE,
+    "centre": POSITIVE,
+    "coarse": Range(0, 2**31 - 1, whole=True),
+    "deviation": STRENGTH,
+    "kernel_size": COUNT,
+    "num_surrogate": EXAMPLES,
+    "padding": COUNT_OR_NONE,
+    "shares": INSIDE,
 }
 
 

@@ -9,12 +9,13 @@ from unlearnjax.data import (
     forget_sets,
     graphs,
     local,
+    pixels,
     style_grid,
     styles,
     text,
     tofu,
 )
-from unlearnjax.data.augment import pad_crop_flip
+from unlearnjax.data.augment import pad_crop_flip, sharpen
 from unlearnjax.data.batching import (
     epoch_order,
     num_examples,
@@ -57,7 +58,9 @@ __all__ = [
     "numeric",
     "pad_crop_flip",
     "pad_indices",
+    "pixels",
     "position",
+    "sharpen",
     "split_validation",
     "standardised",
     "steps_per_epoch",

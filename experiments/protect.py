@@ -1,0 +1,318 @@
+"""Protect images from being learned, and try to learn from them. See configs/protection.py.
+
+python -m experiments.protect --config=configs/protection.py --workdir=/tmp/protect
+"""
+
+import functools
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import protection as own_config
+from experiments.common import build, ensembles, hackers, measure, protect_report, runner
+from unlearnjax import checks, parallel, protection, training
+from unlearnjax import data as data_lib
+from unlearnjax.data import pixels
+from unlearnjax.protection import Protection
+from unlearnjax.types import Array, Data, Task, Variables
+
+# Clean images, and those of them alone that stay unprotected at a share.
+CLEAN, UNPROTECTED = "clean", "unprotected"
+SURROGATE = "surrogate"
+# Whether the hacker's labels are the groups.
+OF_GROUPS = {"same": False, "coarser": True, "finer": False}
+
+
+class Cell(NamedTuple):
+    """A row of the table, but for the seed.
+
+    Attributes:
+      protection: `CLEAN`, `UNPROTECTED`, one of `configs.protection.PROTECTIONS`, or 'cuda:BLUR'.
+      hacker, labels: of the same file.
+      share: of the training images that are protected.
+    """
+
+    protection: str
+    hacker: str = "plain"
+    labels: str = "same"
+    share: float = 1.0
+
+    def name(self, seed: int) -> str:
+        """Of its file."""
+        return runner.folder("_".join(map(str, (*self, seed))))
+
+
+class Stage(NamedTuple):
+    """What everything below works on.
+
+    Attributes:
+      config, run: of the experiment.
+      datasets: by whether labels are the groups: the data set with them.
+      scale: of its inputs to pixels.
+      train, test, other: `inputs` as pixels in [0, 1], `targets`, and `coarse`, the groups; other
+        images are neither protected nor tested on.
+    """
+
+    config: ConfigDict
+    run: runner.Run
+    datasets: dict[bool, data_lib.Dataset]
+    scale: pixels.PixelScale
+    train: Data
+    test: Data
+    other: Data
+
+
+def story(config: ConfigDict, run: runner.Run) -> None:
+    """What images are changed by; what is learned from them, by every hacker."""
+    validate(config)
+    stage = load(config, run)
+    for hacker in config.hackers:  # what they refuse, before anything is computed
+        recipe_of(stage, hacker, False, len(stage.train["targets"]))
+    table = cells(config)
+    needed = sorted({OF_GROUPS[c.labels] for c in table if c.hacker == hackers.TRANSFER})
+    run.start(len(table) * config.num_seeds + len(needed))
+    surrogates = {coarse: surrogate(stage, coarse) for coarse in needed}
+    trainers = functools.cache(functools.partial(trainer, stage))
+    rows = []
+    for seed in range(config.num_seeds):
+        for cell in table:
+            start = None
+            if cell.hacker == hackers.TRANSFER:
+                start = surrogates[OF_GROUPS[cell.labels]]
+            name = cell.name(seed)
+            old = run.has_row(name)
+            compute = functools.partial(learned, stage, trainers, cell, seed, start)
+            row, _ = run.row(name, compute)
+            run.advance(f"{cell.protection}, {cell.hacker}", resumed=old)
+            rows.append(row)
+    costs = [cost for seed in range(config.num_seeds) for cost in budgets(stage, table, seed)]
+    run.progress.stop()
+    shown = examples(stage, table)
+    protect_report.write(config, run, rows, costs, shown, stage.datasets[False].class_names)
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises `ValueError` before anything is loaded."""
+    checks.among(
+        protections=(config.protections, own_config.PROTECTIONS),
+        hackers=(config.hackers, hackers.HACKERS),
+        labels=(config.labels, own_config.LABELS),
+        attacked=(config.attacked, own_config.PROTECTIONS),
+    )
+    if config.task != "classification":
+        raise ValueError(f"task must be 'classification', got {config.task!r}")
+    if config.train.recipe is not None or config.train.augment:
+        raise ValueError("train.recipe and train.augment must be unset: hackers train their way")
+    if not config.coarse and set(config.labels) != {"same"}:
+        raise ValueError(f"labels {config.labels} need groups of the classes, coarse is empty")
+    for name in config.protections:
+        protector(config, name, num_classes=2)
+
+
+def load(config: ConfigDict, run: runner.Run) -> Stage:
+    """Images to protect, to test on, and others, from `config.seed` alone."""
+    classes = build.dataset(config, run.data_dir)
+    scale = pixels.pixel_scale_of(classes)
+    datasets = {False: classes}
+    if config.coarse:
+        datasets[True] = data_lib.with_superclasses(classes, config.coarse)
+    rng = np.random.default_rng(config.seed)
+    order = rng.permutation(len(classes.train["targets"]))
+    left = len(order) - config.num_surrogate
+    number = left if config.num_train is None else config.num_train
+    if not 1 <= number <= left:
+        raise ValueError(
+            f"num_train must lie in [1, {left}], what num_surrogate={config.num_surrogate} leaves, "
+            f"got {number}"
+        )
+    tests = rng.permutation(len(classes.test["targets"]))[: config.num_test]
+    rows = {
+        "train": np.sort(order[config.num_surrogate :][:number]),
+        "other": np.sort(order[: config.num_surrogate]),
+        "test": np.sort(tests),
+    }
+
+    def part(name):
+        source = "test" if name == "test" else "train"
+        chosen = rows[name]
+        of = lambda dataset: getattr(dataset, source)["targets"][chosen]
+        images = pixels.to_pixels(getattr(classes, source)["inputs"][chosen], scale)
+        return measure.place(
+            {
+                # Test images may lie beyond what the training set has.
+                "inputs": np.asarray(jnp.clip(images, 0, 1)),
+                "targets": of(classes),
+                "coarse": of(datasets.get(True, classes)),
+                "index": np.arange(len(chosen), dtype=np.int32),
+            }
+        )
+
+    data_lib.validate_batch_size(config.train.batch_size, number, "config.train.batch_size")
+    return Stage(config, run, datasets, scale, *map(part, ("train", "test", "other")))
+
+
+def cells(config: ConfigDict) -> list[Cell]:
+    """The table: every protection by every labelling; hackers; shares and strengths of `cuda`."""
+    protections = (CLEAN, *config.protections)
+    found = [Cell(name, labels=labels) for labels in config.labels for name in protections]
+    hackers = [name for name in config.hackers if name != "plain"]
+    attacked = (CLEAN, *(name for name in config.attacked if name in config.protections))
+    found += [Cell(name, hacker) for hacker in hackers for name in attacked]
+    if "cuda" in config.protections:
+        found += [Cell(x, share=share) for share in config.shares for x in ("cuda", UNPROTECTED)]
+        found += [Cell(f"cuda:{blur:g}") for blur in config.blurs if blur != config.cuda.blur]
+    return list(dict.fromkeys(found))
+
+
+def protector(config: ConfigDict, name: str, num_classes: int) -> Protection:
+    """The protection of that name."""
+    name, _, blur = name.partition(":")
+    fields = config.cuda.to_dict() | {"one_filter": name == "one_filter"}
+    return protection.convolutional(num_classes, **fields | ({"blur": float(blur)} if blur else {}))
+
+
+def protected(stage: Stage, cell: Cell, seed: int) -> tuple[Data, Data]:
+    """Training and test images as the protector publishes them, all of them protected."""
+    if cell.protection in (CLEAN, UNPROTECTED):
+        return stage.train, stage.test
+    coarse = cell.labels == "finer"
+    method = protector(stage.config, cell.protection, stage.datasets[coarse].num_classes)
+    own = "coarse" if coarse else "targets"
+    train, test = ({**part, "targets": part[own]} for part in (stage.train, stage.test))
+    # `one_filter` has the key, and so the filter of the first class, of `cuda`.
+    memory = method.fit(runner.key(stage.config.seed, "protection", seed), train)
+    return method.apply(memory, train), method.apply(memory, test)
+
+
+def learned(stage: Stage, trainers, cell: Cell, seed: int, start: Variables | None):
+    """The row of a cell: what a model knows that was trained on it."""
+    begin = time.perf_counter()
+    config, coarse = stage.config, OF_GROUPS[cell.labels]
+    size = len(stage.train["targets"])
+    rng = np.random.default_rng([config.seed, seed])
+    order = rng.permutation(size)  # of one seed, the shares lie in one another
+    count = round(cell.share * size)
+    train, test = protected(stage, cell, seed)
+    images, rows = train["inputs"], np.arange(size)
+    if cell.protection == UNPROTECTED:
+        rows = np.sort(order[count:])
+    elif cell.share < 1:
+        chosen = jnp.zeros(size, bool).at[order[:count]].set(True)
+        images = jnp.where(chosen[:, None, None, None], images, stage.train["inputs"])
+    named = "coarse" if coarse else "targets"
+    inputs = lambda part: pixels.to_inputs(part, stage.scale)
+    data = {"inputs": inputs(images)[rows], "targets": stage.train[named][rows]}
+    data["index"] = jnp.arange(len(rows))
+    tests = {
+        "clean": {"inputs": inputs(stage.test["inputs"]), "targets": stage.test[named]},
+        "protected": {"inputs": inputs(test["inputs"]), "targets": stage.test[named]},
+    }
+    fit = trainers(cell.hacker, coarse, len(rows))
+    # Of one seed all start alike, and see the examples in the same order.
+    key = runner.key(config.seed, "hacker", seed)
+    found = parallel.fetch(fit(key, measure.on_devices(data), measure.on_devices(tests), start))
+    if not np.isfinite(found.pop("loss")):
+        raise FloatingPointError(f"{cell}: training is not finite; lower train.learning_rate")
+    counts = np.bincount(np.asarray(stage.test[named]))
+    row = {
+        **cell._asdict(),
+        "seed": seed,
+        **{name: float(value) for name, value in found.items()},
+        "chance": float(counts.max() / counts.sum()),
+        "seconds": time.perf_counter() - begin,
+    }
+    return row, {}
+
+
+def trainer(stage: Stage, hacker: str, coarse: bool, size: int):
+    """`(key, data, tests, start) -> numbers` of a model that the hacker trains, compiled."""
+    task = task_of(stage, coarse)
+    recipe = recipe_of(stage, hacker, coarse, size)
+    train = stage.config.train
+
+    @jax.jit
+    def fit(key: Array, data: Data, tests: dict[str, Data], start: Variables | None):
+        options = {"num_epochs": train.num_epochs, "batch_size": min(train.batch_size, size)}
+        variables, history = training.fit(
+            recipe, data, jnp.arange(size), key, start=start, **options
+        )
+        of = lambda part: training.evaluate(task, variables, part)["accuracy"].mean()
+        accuracies = {name: of(part) for name, part in (tests | {"train": data}).items()}
+        return {
+            **{f"{name}_accuracy": value for name, value in accuracies.items()},
+            "loss": history["loss"][-1],
+        }
+
+    return fit
+
+
+def task_of(stage: Stage, coarse: bool) -> Task:
+    """The classes, or their groups."""
+    return build.task(stage.config, stage.datasets[coarse])
+
+
+def recipe_of(stage: Stage, hacker: str, coarse: bool, size: int) -> training.Recipe:
+    """How the hacker trains on so many images."""
+    dataset = stage.datasets[coarse]
+    return hackers.recipe(hacker, stage.config, task_of(stage, coarse), dataset, stage.scale, size)
+
+
+def surrogate(stage: Stage, coarse: bool) -> Variables:
+    """A model of the other images, which are clean; trained once."""
+    size = len(stage.other["targets"])
+    task, recipe = task_of(stage, coarse), recipe_of(stage, "plain", coarse, size)
+    targets = stage.other["coarse" if coarse else "targets"]
+    data = {
+        "inputs": pixels.to_inputs(stage.other["inputs"], stage.scale),
+        "targets": targets,
+        "index": stage.other["index"],
+    }
+    train = stage.config.train
+
+    def compute():
+        options = {"num_epochs": train.num_epochs, "batch_size": min(train.batch_size, size)}
+        fit = jax.jit(
+            lambda key, data: training.fit(recipe, data, jnp.arange(size), key, **options)
+        )
+        variables, _ = fit(runner.key(stage.config.seed, SURROGATE), measure.on_devices(data))
+        return {"examples": size}, parallel.fetch(ensembles.named(variables))
+
+    name = f"{SURROGATE}_{'coarse' if coarse else 'classes'}"
+    old = stage.run.has_row(name)
+    kept = stage.run.row(name, compute)[1]
+    stage.run.advance(name, resumed=old)
+    return measure.on_devices(ensembles.stacked(kept, ensembles.like(task, data)))
+
+
+def budgets(stage: Stage, table: list[Cell], seed: int) -> list[dict]:
+    """What each protection changes of the training images, one row each."""
+    found = {}
+    for cell in table:
+        if cell.protection not in (CLEAN, UNPROTECTED):
+            found.setdefault((cell.protection, cell.labels == "finer"), cell)
+    rows = []
+    for cell in found.values():
+        costs = protection.budget(stage.train["inputs"], protected(stage, cell, seed)[0]["inputs"])
+        costs = {name: float(value) for name, value in costs.items()}
+        rows.append({**cell._asdict(), "seed": seed, **costs})
+    return rows
+
+
+def examples(stage: Stage, table: list[Cell]) -> dict[str, np.ndarray]:
+    """`[C, H, W, K]` of the first seed: an image of every class, clean and protected."""
+    targets = np.asarray(stage.train["targets"])
+    first = [int(np.flatnonzero(targets == c)[0]) for c in np.unique(targets)]
+    shown = {}
+    for cell in table:
+        if cell.labels == "same" and cell.hacker == "plain" and cell.share == 1:
+            images = protected(stage, cell, 0)[0]["inputs"]
+            shown[cell.protection] = np.asarray(images)[first]
+    return shown
+
+
+if __name__ == "__main__":
+    runner.launch(story, "protection")
