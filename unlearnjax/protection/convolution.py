@@ -6,10 +6,10 @@ Sadasivan, Soltanolkotabi, Feizi, "CUDA: Convolution-based Unlearnable Datasets"
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from unlearnjax import checks
-from unlearnjax.protection.types import Protection, validate_pixels
+from unlearnjax.models import layers
+from unlearnjax.protection.types import Protection, validate_labels, validate_pixels
 from unlearnjax.types import Array, Data
 
 # Greys of an 8-bit image above black.
@@ -59,11 +59,8 @@ def convolutional(
         return jnp.broadcast_to(filters[:1], filters.shape) if one_filter else filters
 
     def apply(filters: Array, data: Data) -> Data:
-        if "targets" not in data:
-            raise ValueError(f"data must have labels, 'targets', got {sorted(data)}")
-        inputs, targets = (jnp.asarray(data[name]) for name in ("inputs", "targets"))
+        inputs, targets = jnp.asarray(data["inputs"]), validate_labels(data, len(filters))
         validate_pixels(inputs)
-        _validate_labels(targets, len(filters))
         result = filtered(inputs, filters[targets])
         return {**data, "inputs": jnp.floor(GREYS * result) / GREYS if in_8_bits else result}
 
@@ -96,8 +93,7 @@ def draw_filters(rng: Array, num_classes: int, *, kernel_size: int = 3, blur: fl
 def filtered(images: Array, filters: Array) -> Array:
     """`(s * x) / max(s * x)`, all channels alike; `*` is cross-correlation with zeros around x.
 
-    A black image stays black. Cost: K x K products per pixel, as sums of shifted images, whose
-    filters may all differ; no class is treated apart.
+    A black image stays black. See `models.layers.filter_each`.
 
     Args:
       images: x, `[N, H, W, C]`, not below 0.
@@ -106,14 +102,7 @@ def filtered(images: Array, filters: Array) -> Array:
     Returns:
       `[N, H, W, C]`, the greatest pixel of each is 1.
     """
-    size, reach = filters.shape[-1], filters.shape[-1] // 2
-    _, height, width, _ = images.shape
-    padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    total = jnp.zeros_like(images)
-    for i in range(size):
-        for j in range(size):
-            weight = filters[:, i, j, None, None, None].astype(images.dtype)
-            total += weight * padded[:, i : i + height, j : j + width]
+    total = layers.filter_each(images, filters)
     highest = total.max((1, 2, 3), keepdims=True)
     return total / jnp.where(highest > 0, highest, 1)
 
@@ -124,17 +113,3 @@ def _validate(num_classes: int, kernel_size: int, blur: float) -> None:
     if kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd, got {kernel_size}")
     checks.share(blur=blur)
-
-
-def _validate_labels(targets: Array, num_classes: int) -> None:
-    """On the host: compiled code cannot tell a class that there is not."""
-    if not jnp.issubdtype(targets.dtype, jnp.integer):
-        raise ValueError(f"targets must be class numbers, got {targets.dtype}")
-    if checks.traced(targets):
-        return
-    bad = np.flatnonzero((np.asarray(targets) < 0) | (np.asarray(targets) >= num_classes))
-    if bad.size:
-        raise ValueError(
-            f"targets must be class numbers in [0, {num_classes}), got {targets[bad[0]]} in row "
-            f"{bad[0]}"
-        )

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
+
 from unlearnjax import checks
 from unlearnjax.types import Array, Data, PyTree
 
@@ -36,3 +39,26 @@ def validate_pixels(inputs: Array, name: str = "inputs") -> None:
         low, high = float(inputs.min()), float(inputs.max())
         if not (low >= 0 and high <= 1):  # NaN is in no range
             raise ValueError(f"{name} must be pixels in [0, 1], got {low:g} to {high:g}")
+
+
+def validate_labels(data: Data, num_classes: int) -> Array:
+    """The labels, `targets` `[N]`, of a protection that reads them.
+
+    On the host, since compiled code cannot tell a class that there is not.
+
+    Raises:
+      ValueError: if they are missing, or no class numbers in [0, num_classes).
+    """
+    if "targets" not in data:
+        raise ValueError(f"data must have labels, 'targets', got {sorted(data)}")
+    targets = jnp.asarray(data["targets"])
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise ValueError(f"targets must be class numbers, got {targets.dtype}")
+    if not checks.traced(targets):
+        bad = np.flatnonzero((np.asarray(targets) < 0) | (np.asarray(targets) >= num_classes))
+        if bad.size:
+            raise ValueError(
+                f"targets must be class numbers in [0, {num_classes}), got {targets[bad[0]]} in "
+                f"row {bad[0]}"
+            )
+    return targets
