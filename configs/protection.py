@@ -17,8 +17,9 @@ nothing about the class; `clusters`, noise per cluster of features, found withou
 `random_clusters`, `random_classes`, random noise of the same size per cluster, per class.
 
 Hackers: `plain`; `augmented`; adversarial training, `linf`, `l2`; `smoothing`, under noise;
-`sharpening`, by random kernels and without high frequencies; `transfer`, from a model of other,
-clean images.
+`deconvolution`, attacked by filters of the classes; `sharpening`, by random kernels and without
+high frequencies; `transfer`, from a model of other, clean images, of which `clusters` has its
+features, too.
 
 Labels: `same` are the protector's; with `coarser` the hacker has the groups `config.coarse`; with
 `finer` the protector has them, and the hacker the classes.
@@ -28,11 +29,21 @@ from ml_collections import ConfigDict
 
 from configs import unlearn
 
-PROTECTIONS = ("cuda", "one_filter")
-HACKERS = ("plain", "augmented", "linf", "l2", "smoothing", "sharpening", "transfer")
+PROTECTIONS = ("cuda", "one_filter", "clusters", "random_clusters", "random_classes")
+HACKERS = (
+    "plain",
+    "augmented",
+    "linf",
+    "l2",
+    "smoothing",
+    "deconvolution",
+    "sharpening",
+    "transfer",
+)
 LABELS = ("same", "coarser", "finer")
 # Of a set: the groups of its classes, how far a crop is moved, whether to mirror, radii and noise
-# in pixels of [0, 1], and the share of frequencies that sharpening keeps.
+# in pixels of [0, 1], the share of frequencies that sharpening keeps, the filters of deconvolution,
+# and the budget of noise.
 SETS = {
     "digits": {
         "groups": ((0, 2, 4, 6, 8), (1, 3, 5, 7, 9)),
@@ -42,6 +53,8 @@ SETS = {
         "l2": 0.5,
         "sigma": 0.1,
         "keep": 0.75,
+        "kernel_size": 3,
+        "epsilon": 0.25,
     },
     "fashion_mnist": {"groups": ((0, 1, 2, 3, 4, 6), (5, 7, 8, 9))},
     "cifar10": {"groups": ((0, 1, 8, 9), (2, 3, 4, 5, 6, 7))},
@@ -54,6 +67,8 @@ OTHER_SET = {
     "l2": 0.25,
     "sigma": 0.05,
     "keep": 0.3,
+    "kernel_size": 7,
+    "epsilon": 16 / 255,
 }
 # The small instances of large sets; all of digits.
 SMALL = {"fashion_mnist": {"train": "6000"}, "cifar10": {"train": "6000", "model": "convnet"}}
@@ -89,12 +104,30 @@ def get_config(arg: str = "") -> ConfigDict:
     config.num_surrogate = 400 if base.dataset == "digits" else 6000  # other images, see `transfer`
 
     config.cuda = ConfigDict({"kernel_size": 3, "blur": 0.3, "in_8_bits": False})
+    config.noise = ConfigDict({"epsilon": of_set["epsilon"]})
+    config.clusters = ConfigDict(
+        {
+            "num_clusters": 10,
+            "mode": "direct",
+            "over": "all",
+            "optimizer": "adam",
+            "learning_rate": 0.05,
+            "num_steps": 100,
+            "batch_size": 128,
+        }
+    )
     config.hacker = ConfigDict(
         {
             "augmented": {"padding": of_set["padding"], "flip": of_set["flip"]},
             "linf": {"radius": of_set["linf"], "num_steps": 4},
             "l2": {"radius": of_set["l2"], "num_steps": 4},
             "smoothing": {"sigma": of_set["sigma"]},
+            "deconvolution": {
+                "kernel_size": of_set["kernel_size"],
+                "num_steps": 10,
+                "step_size": 0.1,
+                "bound": 5.0,
+            },
             "sharpening": {"centre": 2.5, "deviation": 0.1, "keep": of_set["keep"]},
         }
     )

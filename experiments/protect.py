@@ -168,24 +168,43 @@ def cells(config: ConfigDict) -> list[Cell]:
     return list(dict.fromkeys(found))
 
 
-def protector(config: ConfigDict, name: str, num_classes: int) -> Protection:
-    """The protection of that name."""
-    name, _, blur = name.partition(":")
-    fields = config.cuda.to_dict() | {"one_filter": name == "one_filter"}
-    return protection.convolutional(num_classes, **fields | ({"blur": float(blur)} if blur else {}))
+def protector(stage: Stage, name: str, coarse: bool, surrogate: Variables | None) -> Protection:
+    """The protection of that name, whose labels, if it has any, are the groups or not."""
+    config, (name, _, blur) = stage.config, name.partition(":")
+    num_classes = stage.datasets[coarse].num_classes
+    if name in ("cuda", "one_filter"):
+        fields = config.cuda.to_dict() | {"one_filter": name == "one_filter"}
+        fields |= {"blur": float(blur)} if blur else {}
+        return protection.convolutional(num_classes, **fields)
+    epsilon = config.noise.epsilon
+    if name == "random_classes":
+        return protection.class_noise(num_classes, epsilon)
+    fields = config.clusters.to_dict()
+    tx = build.optimizer(fields.pop("optimizer"), fields.pop("learning_rate"))
+    fields |= {"mode": "random"} if name == "random_clusters" else {}
+    task = training.of_pixels(task_of(stage, coarse), stage.scale)
+    return protection.clusters(task, surrogate, epsilon=epsilon, tx=tx, **fields)
 
 
-def protected(stage: Stage, cell: Cell, seed: int) -> tuple[Data, Data]:
-    """Training and test images as the protector publishes them, all of them protected."""
-    if cell.protection in (CLEAN, UNPROTECTED):
-        return stage.train, stage.test
+def protect(stage: Stage, surrogates: dict[bool, Variables], cell: Cell, seed: int):
+    """Training and test images as the protector publishes them, all of them protected: a row."""
+    begin = time.perf_counter()
     coarse = cell.labels == "finer"
-    method = protector(stage.config, cell.protection, stage.datasets[coarse].num_classes)
+    method = protector(stage, cell.protection, coarse, surrogates.get(coarse))
     own = "coarse" if coarse else "targets"
-    train, test = ({**part, "targets": part[own]} for part in (stage.train, stage.test))
+    train, test = (
+        {"inputs": part["inputs"], "targets": part[own]} for part in (stage.train, stage.test)
+    )
     # `one_filter` has the key, and so the filter of the first class, of `cuda`.
     memory = method.fit(runner.key(stage.config.seed, "protection", seed), train)
-    return method.apply(memory, train), method.apply(memory, test)
+    images = {
+        name: np.asarray(method.apply(memory, part)["inputs"])
+        for name, part in (("train", train), ("test", test))
+    }
+    costs = protection.budget(stage.train["inputs"], images["train"])
+    row = {"protection": cell.protection, "labels": "groups" if coarse else "classes", "seed": seed}
+    seconds = time.perf_counter() - begin
+    return row | {name: float(value) for name, value in costs.items()} | {"seconds": seconds}, images
 
 
 def learned(stage: Stage, trainers, cell: Cell, seed: int, start: Variables | None):
@@ -286,32 +305,6 @@ def surrogate(stage: Stage, coarse: bool) -> Variables:
     kept = stage.run.row(name, compute)[1]
     stage.run.advance(name, resumed=old)
     return measure.on_devices(ensembles.stacked(kept, ensembles.like(task, data)))
-
-
-def budgets(stage: Stage, table: list[Cell], seed: int) -> list[dict]:
-    """What each protection changes of the training images, one row each."""
-    found = {}
-    for cell in table:
-        if cell.protection not in (CLEAN, UNPROTECTED):
-            found.setdefault((cell.protection, cell.labels == "finer"), cell)
-    rows = []
-    for cell in found.values():
-        costs = protection.budget(stage.train["inputs"], protected(stage, cell, seed)[0]["inputs"])
-        costs = {name: float(value) for name, value in costs.items()}
-        rows.append({**cell._asdict(), "seed": seed, **costs})
-    return rows
-
-
-def examples(stage: Stage, table: list[Cell]) -> dict[str, np.ndarray]:
-    """`[C, H, W, K]` of the first seed: an image of every class, clean and protected."""
-    targets = np.asarray(stage.train["targets"])
-    first = [int(np.flatnonzero(targets == c)[0]) for c in np.unique(targets)]
-    shown = {}
-    for cell in table:
-        if cell.labels == "same" and cell.hacker == "plain" and cell.share == 1:
-            images = protected(stage, cell, 0)[0]["inputs"]
-            shown[cell.protection] = np.asarray(images)[first]
-    return shown
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from unlearnjax.data import (
     styles,
     text,
     tofu,
+    triggers,
 )
 from unlearnjax.data.augment import pad_crop_flip, sharpen
 from unlearnjax.data.batching import (
@@ -70,6 +71,7 @@ __all__ = [
     "take",
     "text",
     "tofu",
+    "triggers",
     "validate",
     "validate_batch_size",
     "weights",

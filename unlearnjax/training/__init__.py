@@ -28,7 +28,7 @@ from unlearnjax.training.fit import (
     recipe,
     train,
 )
-from unlearnjax.training.perturb import deconvolution, gaussian, in_pixels, perturbed, pgd
+from unlearnjax.training.perturb import deconvolution, gaussian, in_pixels, of_pixels, perturbed, pgd
 from unlearnjax.training.stages import Stage, retrain_from, run_stages
 from unlearnjax.training.step import TrainState, init_state, make_step, supervised
 
@@ -59,6 +59,7 @@ __all__ = [
     "init_variables",
     "make_step",
     "map_batches",
+    "of_pixels",
     "output_shapes",
     "outputs",
     "perturbed",

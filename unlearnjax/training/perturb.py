@@ -267,6 +267,26 @@ def in_pixels(
       ValueError: unless `low < high`.
     """
     scale = pixels.pixel_scale(mean, std, low=low, high=high)
+    perturb = make(of_pixels(task, scale))
+
+    def own(rng: Array, variables: Variables, batch: Batch) -> Batch:
+        inputs = jnp.asarray(batch["inputs"])
+        checks.floating(inputs=inputs)
+        moved = lambda images: perturb(rng, variables, {**batch, "inputs": images})["inputs"]
+        return {**batch, "inputs": pixels.on_inputs(moved, scale)(inputs)}
+
+    return own
+
+
+def of_pixels(task: Task, scale: pixels.PixelScale) -> Task:
+    """A task of standardised inputs as one of pixels in [0, 1], with the same models.
+
+    All of its parts get the inputs standardised, augmentation and loss included.
+
+    Args:
+      task: of standardised inputs.
+      scale: of theirs, e.g. `data.pixels.pixel_scale_of(dataset)`.
+    """
 
     def standard(batch: Batch) -> Batch:
         return {**batch, "inputs": pixels.to_inputs(batch["inputs"], scale)}
@@ -277,24 +297,14 @@ def in_pixels(
     def divergence(outputs, reference, batch, temperature=1.0):
         return task.divergence(outputs, reference, standard(batch), temperature)
 
-    perturb = make(
-        task._replace(
-            apply=lambda variables, batch, *rest: task.apply(variables, standard(batch), *rest),
-            loss=lambda outputs, batch: task.loss(outputs, standard(batch)),
-            metrics=lambda outputs, batch: task.metrics(outputs, standard(batch)),
-            draw=task.draw
-            and (lambda rng, example, train: stored(task.draw(rng, standard(example), train))),
-            divergence=task.divergence and divergence,
-        )
+    return task._replace(
+        apply=lambda variables, batch, *rest: task.apply(variables, standard(batch), *rest),
+        loss=lambda outputs, batch: task.loss(outputs, standard(batch)),
+        metrics=lambda outputs, batch: task.metrics(outputs, standard(batch)),
+        draw=task.draw
+        and (lambda rng, example, train: stored(task.draw(rng, standard(example), train))),
+        divergence=task.divergence and divergence,
     )
-
-    def own(rng: Array, variables: Variables, batch: Batch) -> Batch:
-        inputs = jnp.asarray(batch["inputs"])
-        checks.floating(inputs=inputs)
-        moved = lambda images: perturb(rng, variables, {**batch, "inputs": images})["inputs"]
-        return {**batch, "inputs": pixels.on_inputs(moved, scale)(inputs)}
-
-    return own
 
 
 def _random(keys: Array, shape: tuple[int, ...], norm: str) -> Array:
