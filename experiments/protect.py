@@ -23,6 +23,8 @@ from unlearnjax.types import Array, Data, Task, Variables
 # Clean images, and those of them alone that stay unprotected at a share.
 CLEAN, UNPROTECTED = "clean", "unprotected"
 SURROGATE = "surrogate"
+# Of a protection's memory in its file, where that is one array.
+KEY = "key"
 # Whether the hacker's labels are the groups.
 OF_GROUPS = {"same": False, "coarser": True, "finer": False}
 
@@ -66,32 +68,45 @@ class Stage(NamedTuple):
     other: Data
 
 
+class Published(NamedTuple):
+    """Images as they are published, pixels in [0, 1]."""
+
+    train: Array
+    test: Array
+
+
 def story(config: ConfigDict, run: runner.Run) -> None:
     """What images are changed by; what is learned from them, by every hacker."""
     validate(config)
     stage = load(config, run)
-    for hacker in config.hackers:  # what they refuse, before anything is computed
-        recipe_of(stage, hacker, False, len(stage.train["targets"]))
     table = cells(config)
-    needed = sorted({OF_GROUPS[c.labels] for c in table if c.hacker == hackers.TRANSFER})
-    run.start(len(table) * config.num_seeds + len(needed))
-    surrogates = {coarse: surrogate(stage, coarse) for coarse in needed}
+    published = sorted({of_cell(cell) for cell in table} - {None})
+    for name, coarse in published:  # what they refuse, before anything is computed
+        protector(stage, name, coarse, None)
+    for hacker in config.hackers:
+        recipe_of(stage, hacker, False, len(stage.train["targets"]))
+    needed = {OF_GROUPS[c.labels] for c in table if c.hacker == hackers.TRANSFER}
+    needed |= {coarse for name, coarse in published if "clusters" in name}
+    run.start((len(table) + len(published)) * config.num_seeds + len(needed))
+    surrogates = {coarse: surrogate(stage, coarse) for coarse in sorted(needed)}
     trainers = functools.cache(functools.partial(trainer, stage))
-    rows = []
+    rows, costs, shown = [], [], {}
     for seed in range(config.num_seeds):
+        images = {None: Published(stage.train["inputs"], stage.test["inputs"])}
+        for name, coarse in published:
+            cost, images[name, coarse] = protect(stage, surrogates, name, coarse, seed)
+            costs.append(cost)
+        shown = shown or examples(stage, images)
         for cell in table:
             start = None
             if cell.hacker == hackers.TRANSFER:
                 start = surrogates[OF_GROUPS[cell.labels]]
-            name = cell.name(seed)
+            name, own = cell.name(seed), images[of_cell(cell)]
             old = run.has_row(name)
-            compute = functools.partial(learned, stage, trainers, cell, seed, start)
-            row, _ = run.row(name, compute)
+            compute = functools.partial(learned, stage, trainers, cell, own, seed, start)
+            rows.append(run.row(name, compute)[0])
             run.advance(f"{cell.protection}, {cell.hacker}", resumed=old)
-            rows.append(row)
-    costs = [cost for seed in range(config.num_seeds) for cost in budgets(stage, table, seed)]
     run.progress.stop()
-    shown = examples(stage, table)
     protect_report.write(config, run, rows, costs, shown, stage.datasets[False].class_names)
 
 
@@ -109,8 +124,6 @@ def validate(config: ConfigDict) -> None:
         raise ValueError("train.recipe and train.augment must be unset: hackers train their way")
     if not config.coarse and set(config.labels) != {"same"}:
         raise ValueError(f"labels {config.labels} need groups of the classes, coarse is empty")
-    for name in config.protections:
-        protector(config, name, num_classes=2)
 
 
 def load(config: ConfigDict, run: runner.Run) -> Stage:
@@ -186,54 +199,75 @@ def protector(stage: Stage, name: str, coarse: bool, surrogate: Variables | None
     return protection.clusters(task, surrogate, epsilon=epsilon, tx=tx, **fields)
 
 
-def protect(stage: Stage, surrogates: dict[bool, Variables], cell: Cell, seed: int):
-    """Training and test images as the protector publishes them, all of them protected: a row."""
-    begin = time.perf_counter()
-    coarse = cell.labels == "finer"
-    method = protector(stage, cell.protection, coarse, surrogates.get(coarse))
+def of_cell(cell: Cell) -> tuple[str, bool] | None:
+    """The protection of a cell, and whether its labels are the groups; `None` of clean images."""
+    if cell.protection in (CLEAN, UNPROTECTED):
+        return None
+    return cell.protection, cell.labels == "finer"
+
+
+def protect(
+    stage: Stage, surrogates: dict[bool, Variables], name: str, coarse: bool, seed: int
+) -> tuple[dict, Published]:
+    """The images as the protector publishes them, all of them protected, and what that costs."""
+    method = protector(stage, name, coarse, surrogates.get(coarse))
     own = "coarse" if coarse else "targets"
     train, test = (
         {"inputs": part["inputs"], "targets": part[own]} for part in (stage.train, stage.test)
     )
-    # `one_filter` has the key, and so the filter of the first class, of `cuda`.
-    memory = method.fit(runner.key(stage.config.seed, "protection", seed), train)
-    images = {
-        name: np.asarray(method.apply(memory, part)["inputs"])
-        for name, part in (("train", train), ("test", test))
-    }
-    costs = protection.budget(stage.train["inputs"], images["train"])
-    row = {"protection": cell.protection, "labels": "groups" if coarse else "classes", "seed": seed}
-    seconds = time.perf_counter() - begin
-    return row | {name: float(value) for name, value in costs.items()} | {"seconds": seconds}, images
+
+    def compute():
+        begin = time.perf_counter()
+        # `one_filter` has the key, and so the filter of the first class, of `cuda`.
+        memory = method.fit(runner.key(stage.config.seed, "protection", seed), train)
+        kept = memory._asdict() if isinstance(memory, protection.ClusterNoise) else {KEY: memory}
+        costs = protection.budget(train["inputs"], method.apply(memory, train)["inputs"])
+        row = {
+            "protection": name,
+            "coarse": coarse,
+            "seed": seed,
+            **{name: float(value) for name, value in costs.items()},
+            "seconds": time.perf_counter() - begin,
+        }
+        return row, parallel.fetch(kept)
+
+    file = runner.folder(f"protected_{name}_{'groups' if coarse else 'classes'}_{seed}")
+    old = stage.run.has_row(file)
+    row, kept = stage.run.row(file, compute)
+    stage.run.advance(f"protecting: {name}", resumed=old)
+    kept = measure.on_devices(kept)
+    memory = kept[KEY] if KEY in kept else protection.ClusterNoise(**kept)
+    return row, Published(*(method.apply(memory, part)["inputs"] for part in (train, test)))
 
 
-def learned(stage: Stage, trainers, cell: Cell, seed: int, start: Variables | None):
+def learned(
+    stage: Stage, trainers, cell: Cell, images: Published, seed: int, start: Variables | None
+):
     """The row of a cell: what a model knows that was trained on it."""
     begin = time.perf_counter()
     config, coarse = stage.config, OF_GROUPS[cell.labels]
     size = len(stage.train["targets"])
-    rng = np.random.default_rng([config.seed, seed])
-    order = rng.permutation(size)  # of one seed, the shares lie in one another
-    count = round(cell.share * size)
-    train, test = protected(stage, cell, seed)
-    images, rows = train["inputs"], np.arange(size)
+    # Of one seed, the shares lie in one another.
+    order = np.random.default_rng([config.seed, seed]).permutation(size)
+    count, rows, inputs = round(cell.share * size), np.arange(size), images.train
     if cell.protection == UNPROTECTED:
         rows = np.sort(order[count:])
     elif cell.share < 1:
-        chosen = jnp.zeros(size, bool).at[order[:count]].set(True)
-        images = jnp.where(chosen[:, None, None, None], images, stage.train["inputs"])
+        chosen = np.isin(np.arange(size), order[:count])[:, None, None, None]
+        inputs = jnp.where(chosen, inputs, stage.train["inputs"])
     named = "coarse" if coarse else "targets"
-    inputs = lambda part: pixels.to_inputs(part, stage.scale)
-    data = {"inputs": inputs(images)[rows], "targets": stage.train[named][rows]}
-    data["index"] = jnp.arange(len(rows))
-    tests = {
-        "clean": {"inputs": inputs(stage.test["inputs"]), "targets": stage.test[named]},
-        "protected": {"inputs": inputs(test["inputs"]), "targets": stage.test[named]},
-    }
+
+    def data(images, targets):
+        index = jnp.arange(len(targets))
+        inputs = pixels.to_inputs(images, stage.scale)
+        return measure.on_devices({"inputs": inputs, "targets": targets, "index": index})
+
+    tests = {"clean": stage.test["inputs"], "protected": images.test}
+    tests = {name: data(part, stage.test[named]) for name, part in tests.items()}
     fit = trainers(cell.hacker, coarse, len(rows))
     # Of one seed all start alike, and see the examples in the same order.
     key = runner.key(config.seed, "hacker", seed)
-    found = parallel.fetch(fit(key, measure.on_devices(data), measure.on_devices(tests), start))
+    found = parallel.fetch(fit(key, data(inputs[rows], stage.train[named][rows]), tests, start))
     if not np.isfinite(found.pop("loss")):
         raise FloatingPointError(f"{cell}: training is not finite; lower train.learning_rate")
     counts = np.bincount(np.asarray(stage.test[named]))
@@ -305,6 +339,17 @@ def surrogate(stage: Stage, coarse: bool) -> Variables:
     kept = stage.run.row(name, compute)[1]
     stage.run.advance(name, resumed=old)
     return measure.on_devices(ensembles.stacked(kept, ensembles.like(task, data)))
+
+
+def examples(stage: Stage, images: dict) -> dict[str, np.ndarray]:
+    """`[C, H, W, K]`: a training image of every class, clean and as it is published."""
+    targets = np.asarray(stage.train["targets"])
+    first = [int(np.flatnonzero(targets == c)[0]) for c in np.unique(targets)]
+    return {
+        CLEAN if key is None else key[0]: np.asarray(own.train[jnp.asarray(first)])
+        for key, own in images.items()
+        if key is None or not key[1]
+    }
 
 
 if __name__ == "__main__":

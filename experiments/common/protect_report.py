@@ -100,10 +100,9 @@ def summarise(rows: Sequence[table.Row], costs: Sequence[table.Row]) -> list[tab
         row["effect"] = float(effects.mean())
         if len(own) > 1:
             _, row["effect_low"], row["effect_high"] = interval(effects)
-        changed = [
-            cost for cost in costs if row["share"] == 1 and _protector(cost) == _protector(row)
-        ]
-        if changed:
+        of_row = row["protection"], row["labels"] == "finer"
+        changed = [cost for cost in costs if (cost["protection"], cost["coarse"]) == of_row]
+        if changed and row["share"] == 1:
             row |= {name: float(np.mean([cost[name] for cost in changed])) for name in COSTS}
         summary.append(row)
     return summary
@@ -175,11 +174,6 @@ def draw(
 
 def _key(row: table.Row) -> tuple:
     return tuple(row[name] for name in KEYS)
-
-
-def _protector(row: table.Row) -> tuple:
-    """What decides how images are changed."""
-    return row["protection"], row["labels"] == "finer"
 
 
 def _accuracies(rows: Sequence[table.Row], names: Sequence[str]) -> Cells:

@@ -28,7 +28,14 @@ from unlearnjax.training.fit import (
     recipe,
     train,
 )
-from unlearnjax.training.perturb import deconvolution, gaussian, in_pixels, of_pixels, perturbed, pgd
+from unlearnjax.training.perturb import (
+    deconvolution,
+    gaussian,
+    in_pixels,
+    of_pixels,
+    perturbed,
+    pgd,
+)
 from unlearnjax.training.stages import Stage, retrain_from, run_stages
 from unlearnjax.training.step import TrainState, init_state, make_step, supervised
 
