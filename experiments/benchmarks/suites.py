@@ -47,6 +47,7 @@ QUICK = {
         "oracles": 2,
     },
     "language": {"cases": {"Llama": {**ONE_M, "batch": 4}}, "answers": 16, "num_tokens": 16},
+    "protection": {"images": 1000, "sample": 100, "models": ("mlp",)},
     "style_grid": {
         "per_cell": 1,
         "num_steps": 10,
@@ -98,6 +99,7 @@ FULL = {
     "convolution": {},
     "adapters": {"sizes": {"mlp": 100, "vit_tiny": 16}},
     "graphs": {"oracles": (8, 32)},
+    "protection": {},
     "style_grid": {},
     "weights": {},
     "scaling": {
@@ -277,6 +279,8 @@ TARGETS = {
     ("language_step", "", "torch"): 1.2,
     ("decode", "64 answers", "torch"): 3.0,
     ("npo", "", "reference model"): 1.4,
+    ("protect", "", "torch"): 1.0,
+    ("adversarial step", "", "torch"): 1.2,
 }
 
 # (benchmark, field of its records): the most of the reference that is aimed at.

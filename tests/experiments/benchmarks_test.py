@@ -22,6 +22,7 @@ from experiments.benchmarks import (
     graphs,
     hooks,
     language,
+    protection,
     report,
     scaling,
     search,
@@ -86,6 +87,7 @@ def test_every_benchmark_yields_records_and_they_become_a_report(quickly, monkey
         *diffusion.run({"DiT": DIT}, 4, 2, chunk=3, oracles=2, repeats=1),
         *hooks.run({"mlp": "Dense_0"}, {"mlp": 40}, repeats=1),
         *language.run({"Llama": LLAMA}, 3, 2, rank=1, oracles=2, repeats=1),
+        *protection.run(20, (6, 6, 1), 3, 3, 5, ("mlp",), 10, 2, repeats=1),
         *style_grid.run(1, 2, 2, 1, options=SMALL_TEXT, repeats=1),
         *weights.run("vit_small", 16, {"depth": 1, "width": 6}, repeats=1),
         *scaling.run((20, 40), (8, 16), (10, 20), (1, 2), base=40, repeats=1),
@@ -94,7 +96,7 @@ def test_every_benchmark_yields_records_and_they_become_a_report(quickly, monkey
         "epoch", "step", "fisher", "forget", "convolution", "acu", "drift", "ensemble", "trak",
         "datamodels", "search", "audit", "adapters", "scaling", "capture", "weights",
         "denoise", "sample", "oracles", "graphs", "language_step", "decode", "language_oracles",
-        "npo", "language_lora", "answers", "esd", "uce",
+        "npo", "language_lora", "answers", "esd", "uce", "protect", "adversarial step",
     }  # fmt: skip
     stored = [r["stored_bytes"] for r in records if r["benchmark"] == "uce"]
     assert stored == [{"ours": 2 * 64 * 8 * 4}]  # two kernels of 64 x 8 numbers
