@@ -375,8 +375,8 @@ def test_filters_of_classes_ascend_the_mean_loss_of_their_class(bound):
     options = {"kernel_size": 3, "num_steps": 3, "step_size": 0.2, "bound": bound}
     actual = training.deconvolution(task, 4, **options)(KEY, variables, batch)
     kernels, biases = perturb_lib._random_filters(KEY, 4, 3, jnp.float32)
-    for drawn in (kernels, biases):
-        assert -1 / 3 <= drawn.min() < -0.1 and 0.1 < drawn.max() <= 1 / 3
+    for drawn in perturb_lib._random_filters(KEY, 400, 3, jnp.float32):
+        assert -1 / 3 <= drawn.min() < -0.32 and 0.32 < drawn.max() <= 1 / 3
     kernels, biases = (np.array(x, np.float64) for x in (kernels, biases))
     images, targets = np.asarray(batch["inputs"], np.float64), np.asarray(batch["targets"])
 
