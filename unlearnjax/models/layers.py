@@ -142,8 +142,8 @@ def conv(
 def filter_each(inputs: Array, kernels: Array) -> Array:
     """Every image by a filter of its own, all channels alike; zeros around it, the size stays.
 
-    Cross-correlation, as a sum of shifted images: XLA makes one loop of it, and of its derivatives,
-    where a convolution of as many groups as there are images has no fast kernel.
+    Cross-correlation, as a sum of shifted images: a convolution of as many groups as there are
+    images has no fast kernel. Cost: K passes over the images, K x K products per pixel.
 
     Args:
       inputs: `[B, H, W, C]`.
@@ -155,12 +155,17 @@ def filter_each(inputs: Array, kernels: Array) -> Array:
     size, reach = kernels.shape[-1], kernels.shape[-1] // 2
     _, height, width, _ = inputs.shape
     padded = jnp.pad(inputs, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    total = jnp.zeros_like(inputs)
-    for i in range(size):
+
+    def row(total, i):
+        """Adds what the filters' row i makes; unrolled, K x K terms would take long to compile."""
+        rows = jax.lax.dynamic_slice_in_dim(padded, i, height, axis=1)
+        weights = jax.lax.dynamic_index_in_dim(kernels, i, axis=1, keepdims=False)
         for j in range(size):
-            weight = kernels[:, i, j, None, None, None].astype(inputs.dtype)
-            total += weight * padded[:, i : i + height, j : j + width]
-    return total
+            weight = weights[:, j, None, None, None].astype(inputs.dtype)
+            total += weight * rows[:, :, j : j + width]
+        return total, None
+
+    return jax.lax.scan(row, jnp.zeros_like(inputs), jnp.arange(size))[0]
 
 
 def max_pool(inputs: Array, window: int = 2) -> Array:
