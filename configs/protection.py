@@ -2,15 +2,14 @@
 
     python -m experiments.protect --config=configs/protection.py --workdir=/tmp/protect
 
-Digits, ConvNet, five seeds of three minutes each on 2 CPU cores, resumable. A protector changes the
-training images; a hacker trains on them, and is judged on clean test images. Config strings as in
-configs/unlearn.py, and `protection`, `hacker`, `labels` (several with '+', or 'all'); `full` has
+Digits, ConvNet, five seeds, resumable. A protector changes the training images; a hacker trains on
+them, and is judged on clean test images. Config strings as in configs/unlearn.py, and `protection`, `hacker`, `labels` (several with '+', or 'all'); `full` has
 every hacker against every protection, and every labelling:
 
     --config=configs/protection.py:digits,full
     --config=configs/protection.py:fashion_mnist --data_dir=DIR
     --config=configs/protection.py:cifar10,protection=cuda+one_filter,hacker=plain+linf,seeds=3
-    --config=configs/protection.py:cifar10,model=resnet18,train=45000 --config.train.num_epochs=60
+    --config=configs/protection.py:cifar10,model=resnet18,train=44000 --config.train.num_epochs=60
 
 Protections: `cuda`, a filter per class; `one_filter`, that of one class for all, whose blur says
 nothing about the class; `clusters`, noise per cluster of features, found without labels;
