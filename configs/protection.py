@@ -3,8 +3,8 @@
     python -m experiments.protect --config=configs/protection.py --workdir=/tmp/protect
 
 Digits, ConvNet, five seeds, resumable. A protector changes the training images; a hacker trains on
-them, and is judged on clean test images. Config strings as in configs/unlearn.py, and `protection`, `hacker`, `labels` (several with '+', or 'all'); `full` has
-every hacker against every protection, and every labelling:
+them, and is judged on clean test images. Config strings as in configs/unlearn.py, and `protection`,
+`hacker`, `labels` (several with '+', or 'all'); `full` has every hacker against every protection:
 
     --config=configs/protection.py:digits,full
     --config=configs/protection.py:fashion_mnist --data_dir=DIR

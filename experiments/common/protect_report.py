@@ -115,6 +115,8 @@ def tables(summary: Sequence[table.Row]) -> dict[str, Cells]:
     same = [row for row in plain if row["labels"] == "same"]
     of_cuda = [row for row in same if row["protection"].partition(":")[0] in ("clean", "cuda")]
     shares = [row for row in same if row["share"] < 1]
+    strengths = [row for row in of_cuda if row["share"] == 1]
+    strengths = strengths if any(":" in row["protection"] for row in strengths) else []
     found = {
         "protections": _accuracies(
             [row for row in usual if row in plain], ("protection", "labels")
@@ -125,7 +127,7 @@ def tables(summary: Sequence[table.Row]) -> dict[str, Cells]:
         "shares": _accuracies(
             shares and [row for row in usual if row in of_cuda] + shares, ("protection", "share")
         ),
-        "strengths": _accuracies([row for row in of_cuda if row["share"] == 1], ("protection",)),
+        "strengths": _accuracies(strengths, ("protection",)),
         "costs": _costs([row for row in plain if "psnr" in row and row["labels"] != "coarser"]),
     }
     return {name: cells for name, cells in found.items() if cells[0][1]}

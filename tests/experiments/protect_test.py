@@ -161,6 +161,10 @@ def test_the_effect_is_paired_by_seed_with_the_same_hacker_on_the_same_labels():
     assert tables["hackers"]["hacker"] == ["plain", "linf", "plain", "linf"]
     assert tables["shares"]["share"] == ["0%", "100%", "50%"]
     assert tables["costs"]["PSNR"] == ["3.0"]
+    assert "strengths" not in tables  # there is one alone
+    summary = protect_report.summarise([*rows, row("cuda:0.1", 0, 0.6)], costs)
+    table = dict(protect_report.tables(summary)["strengths"])
+    assert table["protection"] == ["clean", "cuda", "cuda:0.1"]
 
 
 def test_sharpening_is_of_pixels():
