@@ -149,6 +149,11 @@ CHOSEN = (
     "gradient_ascent", "esd_x", "concept_ablation", "forget_me_not", "uce", "selective_amnesia",
     "salun_diffusion", "few_shot_erasure",
 )  # fmt: skip
+# Averaged over targets of one kind.
+BY_KIND = (
+    "unlearning_accuracy", "unlearning_accuracy_paraphrased", "in_domain", "cross_domain",
+    "cross_domain_target", "fd", "clip_pair", "stored_bytes",
+)  # fmt: skip
 QUICK = ("esd_x", "concept_ablation", "uce")
 
 
@@ -173,6 +178,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.forget = forget[0]
     if len(forget) > 1:
         config.scenarios, config.rank, config.tuned = tuple(forget), "average_gap", ConfigDict()
+        config.by_kind = BY_KIND
     config.num_oracles = config_dict.placeholder(int)
     if quick:
         config.num_oracles = 0

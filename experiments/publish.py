@@ -9,7 +9,7 @@ rounded to five digits) and puts its table wherever README.md or docs/*.md say
     <!-- end -->
 
 or, of results with several tables, `<!-- results: NAME: TABLE -->`; the table `chosen` has the
-methods alone that run by default.
+methods alone that run by default, those of leaderboards are called by the kind of scenarios.
 
 Without --workdir the tables are made again from what is published.
 """
@@ -99,6 +99,8 @@ def markdown(results: dict, part: str | None = None) -> str:
     elif results["experiment"] in WITH_TABLES:
         tables = WITH_TABLES[results["experiment"]](rows)
         cells = tables[part or next(iter(tables))]
+    elif "scenarios" in results and part not in (None, CHOSEN):
+        cells = leaderboard.tables(rows, kind)[part]
     elif "scenarios" in results:
         cells = leaderboard.columns(rows, results["scenarios"], kind)
     else:
