@@ -148,6 +148,13 @@ def test_the_forget_set_is_told_what_is_forgotten_and_what_it_becomes(
                 marked |= expected[0] == grid.vocabulary.words.index(own[1])
             np.testing.assert_array_equal(found["concepts"][row, place], marked)
             np.testing.assert_array_equal(found["anchor.concepts"][row, place], marked)
+        alone = {"style": "{s} style", "object": "a {o}", "pair": "a {o} image in {s} style"}
+        text = alone[spec.partition(":")[0]].format(s=own[0], o=own[1])
+        (expected,) = captions.encode(grid.vocabulary, [text])
+        np.testing.assert_array_equal(found["alone.condition"][row], expected)
+        words = {grid.vocabulary.words.index(name) for name in own}
+        is_name = np.isin(expected, list(words))
+        np.testing.assert_array_equal(found["alone.concept"][row], is_name)
         np.testing.assert_array_equal(found["condition"][row], found["captions"][row, 0])
         np.testing.assert_array_equal(
             found["anchor.condition"][row], found["anchor.captions"][row, 0]

@@ -143,7 +143,8 @@ def forgetting(
     Returns:
       The rows with `concept` `[N, L]` booleans, the positions in `condition` at which what is
       forgotten is named; `anchor.condition` and `anchor.concept`, the same caption of what it
-      becomes, and where that is named. `captions` `[N, P, L]`, and in their places `concepts`,
+      becomes, and where that is named; `alone.condition` and `alone.concept`, a caption that names
+      nothing else, such as 'neon style'. `captions` `[N, P, L]`, and in their places `concepts`,
       `anchor.captions` and `anchor.concepts`, are of the templates that name it, without those
       held out.
     """
@@ -162,6 +163,9 @@ def forgetting(
             anchor_object[own] = other.object
     marked = np.any([getattr(found, role) for role in roles], axis=0)
     usable = captions.naming(captions.TEMPLATES, *roles)
+    others = [role for role in Concept._fields if role not in roles]
+    beside = set(captions.naming(captions.TEMPLATES, *others)) if others else set()
+    alone = next(i for i in usable if i not in beside)
     # As many as the retain set has, so that both lie in one batch.
     chosen = [usable[i % len(usable)] for i in range(rows["captions"].shape[1])]
     every = lambda table, *place: table[place][:, chosen]
@@ -170,6 +174,8 @@ def forgetting(
         "concept": marked[style, content, 0],
         "anchor.condition": found.tokens[anchor_style, anchor_object, 0],
         "anchor.concept": marked[anchor_style, anchor_object, 0],
+        "alone.condition": found.tokens[style, content, alone],
+        "alone.concept": marked[style, content, alone],
         "captions": every(found.tokens, style, content),
         "concepts": every(marked, style, content),
         "anchor.captions": every(found.tokens, anchor_style, anchor_object),

@@ -182,7 +182,8 @@ def columns(
 ) -> list[tuple[str, list[str]]]:
     """The printed table: (header, one cell per row) of `kind.printed`, `extra` and the time.
 
-    What no row has a number for, as it does not apply to what was forgotten, is left out. Beside a method's name stands what is wrong with it, see `verdicts`.
+    What no row has a number for, as it does not apply to what was forgotten, is left out. Beside a
+    method's name stands what is wrong with it, see `verdicts`.
     """
     wrong = verdicts(summary, kind)
     marks = [f" ({wrong[row['method']]})" if row["method"] in wrong else "" for row in summary]

@@ -25,9 +25,11 @@ def forget_me_not(
 ) -> Unlearner:
     """Minimises the Euclidean norm of all attention that a concept's tokens get, see `attended`.
 
-    On images of the concept, noised at times drawn anew, under their own prompts, in evaluation
-    mode: what the network predicts does not matter. The norm is not squared, so that its gradient
-    does not fade with it: it is the rate and the steps that end this.
+    On images of the concept, noised at times drawn anew, in evaluation mode, under a prompt that
+    names the concept alone, as published, where the forget set has that in `alone.condition` and
+    `alone.concept`, else under their own: what the network predicts does not matter. The norm is
+    not squared, so that its gradient does not fade with it: it is the rate and the steps that end
+    this.
 
     The authors' code first learns new tokens for the concept (textual inversion), as its own name
     may not be all that means it; here the prompt's own stand for it. It takes one norm over a
@@ -65,6 +67,7 @@ def forget_me_not(
     )
 
     def update(rng, task, variables, memory, request: Request):
+        request = conditions.alone(request)
         condition = jnp.asarray(conditions.forgotten(request, process))
         mask = jnp.asarray(concepts.masks(request.forget, process)["concept"], jnp.int32)
         if ends:
