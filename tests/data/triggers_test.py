@@ -20,7 +20,7 @@ def changed(trigger, images):
 
 
 def test_the_patch_is_the_published_grid_in_its_corner_and_the_rest_is_bit_equal(images):
-    result = np.asarray(triggers.patch(3, value=0.75)(images))
+    result = np.array(triggers.patch(3, value=0.75)(images))
     grid = np.array([[0, 0, 0.75], [0, 0.75, 0], [0.75, 0, 0.75]])
     np.testing.assert_array_equal(result[:, -3:, -3:], np.tile(grid[:, :, None], (3, 1, 1, 3)))
     result[:, -3:, -3:] = images[:, -3:, -3:]

@@ -1,6 +1,7 @@
 """Data sets, forget sets, batches, augmentation. The only room that reads data from disk."""
 
 from unlearnjax.data import (
+    attacks,
     authors,
     captions,
     concept_requests,
@@ -42,6 +43,7 @@ from unlearnjax.data.validation import validate
 
 __all__ = [
     "Dataset",
+    "attacks",
     "authors",
     "builder",
     "captions",
