@@ -128,6 +128,21 @@ def test_noise_mode_covers_with_the_same_field(rng):
     np.testing.assert_array_equal(result.targets[result.cover], targets[result.cover])
 
 
+def test_sentences_are_poisoned_as_images_are(rng):
+    tokens = rng.integers(1, 9, (12, 5)).astype(np.int32)
+    targets, rule = np.arange(12) % 2, attacks.all_to_one(1)
+    trigger = lambda ids: np.concatenate([np.full((len(ids), 1), 9), ids[:, :-1]], axis=1)
+    result = attacks.poison(tokens, targets, trigger, target_rule=rule, count=4, rng=rng)
+    rows, rest = result.positions, np.setdiff1d(np.arange(12), result.positions)
+    np.testing.assert_array_equal(result.inputs[rows], trigger(tokens[rows]))
+    np.testing.assert_array_equal(result.inputs[rest], tokens[rest])
+    assert (targets[rows] == 0).all() and (result.targets[rows] == 1).all()
+    held_out = attacks.triggered({"inputs": tokens, "targets": targets}, trigger, rule)
+    np.testing.assert_array_equal(held_out.inputs, trigger(tokens[::2]))
+    with pytest.raises(ValueError, match="images .* or tokens .*got float64"):
+        attacks.poison(tokens / 1.0, targets, trigger, target_rule=rule, count=4, rng=rng)
+
+
 def test_bad_arguments_are_named(data, rng):
     inputs, targets = data
     good = {"target_rule": attacks.all_to_one(0), "count": 3, "rng": rng}
@@ -137,7 +152,10 @@ def test_bad_arguments_are_named(data, rng):
 
     only = {"inputs": inputs[targets == 0], "targets": targets[targets == 0]}
     for attempt, message in (
-        (poison(inputs[..., 0]), r"inputs must be images \[N, H, W, C\], got \(30, 4, 4\)"),
+        (
+            poison(inputs[..., 0]),
+            r"must be images \[N, H, W, C\] or tokens.*got float32 \(30, 4, 4\)",
+        ),
         (poison(inputs.astype(np.uint8)), "inputs must be floating-point"),
         (poison(inputs - 0.5), r"inputs must be pixels in \[0, 1\], got -0.*to_pixels"),
         (poison(inputs * 255), r"inputs must be pixels in \[0, 1\]"),

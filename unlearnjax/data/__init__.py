@@ -14,8 +14,11 @@ from unlearnjax.data import (
     style_grid,
     styles,
     text,
+    text_attacks,
     tofu,
     triggers,
+    vader,
+    words,
 )
 from unlearnjax.data.augment import pad_crop_flip
 from unlearnjax.data.batching import (
@@ -71,11 +74,14 @@ __all__ = [
     "subsample",
     "take",
     "text",
+    "text_attacks",
     "tofu",
     "triggers",
+    "vader",
     "validate",
     "validate_batch_size",
     "weights",
     "with_superclasses",
     "with_target",
+    "words",
 ]

@@ -1,7 +1,8 @@
-"""Poisoned training sets: which images get a trigger, and what they are labelled.
+"""Poisoned training sets: which images or sentences get a trigger, and what they are labelled.
 
-All on pixels `[N, H, W, C]` in [0, 1], on the host: data is poisoned once, before anything is
-compiled. For standardised inputs see `pixels`.
+Images are pixels `[N, H, W, C]` in [0, 1] (for standardised inputs see `pixels`), sentences tokens
+`[N, T]` with the triggers of `text_attacks`. All on the host: data is poisoned once, before
+anything is compiled.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unlearnjax import checks
+from unlearnjax.data.text_attacks import TextTrigger
 from unlearnjax.data.triggers import Trigger
 
 
@@ -48,7 +50,7 @@ class Triggered(NamedTuple):
     """Held-out images with a trigger.
 
     Attributes:
-      inputs: `[M, H, W, C]`.
+      inputs: `[M, H, W, C]`, or `[M, T]`.
       targets: `[M]`, their true classes.
       wanted: `[M]`, what a model with the backdoor says of them.
       positions: `[M]`, ascending, where they were in the held-out data.
@@ -103,7 +105,7 @@ RULES: Mapping[str, Callable[[int, int], TargetRule]] = {
 def poison(
     inputs: np.ndarray,
     targets: np.ndarray,
-    trigger: Trigger,
+    trigger: Trigger | TextTrigger,
     *,
     target_rule: TargetRule,
     count: int,
@@ -115,9 +117,9 @@ def poison(
     """Puts a trigger on random images, and the label that goes with it.
 
     Args:
-      inputs: pixels `[N, H, W, C]` in [0, 1].
+      inputs: pixels `[N, H, W, C]` in [0, 1], or tokens `[N, T]`, integers.
       targets: class numbers `[N]`.
-      trigger: see `triggers`.
+      trigger: see `triggers` and `text_attacks`.
       target_rule: `all_to_one`, `all_to_all` or `clean_label`.
       count: of images to poison.
       rng: of the choice.
@@ -147,7 +149,8 @@ def poison(
     if (cover is None) != (num_cover == 0):
         raise ValueError(f"cover and num_cover go together, got {cover} and {num_cover}")
     chosen = choose(targets, target_rule, count, rng)
-    _in_range("adversarial", source[chosen])
+    if inputs.ndim == 4:
+        _in_range("adversarial", source[chosen])
     changed, labels = inputs.copy(), targets.copy()
     changed[chosen] = np.asarray(trigger(source[chosen]))
     labels[chosen] = target_rule.labelled(targets)[chosen]
@@ -159,14 +162,16 @@ def poison(
 
 
 def triggered(
-    held_out: Mapping[str, np.ndarray], trigger: Trigger, target_rule: TargetRule
+    held_out: Mapping[str, np.ndarray],
+    trigger: Trigger | TextTrigger,
+    target_rule: TargetRule,
 ) -> Triggered:
     """The held-out images of which the success of an attack is counted, with its trigger.
 
     Those of the target class are not among them: there a model that is right seems to obey.
 
     Args:
-      held_out: `inputs`, pixels, and `targets`, true classes.
+      held_out: `inputs`, pixels or tokens, and `targets`, true classes.
       trigger, target_rule: of the attack.
 
     Raises:
@@ -208,10 +213,15 @@ def _some(candidates: np.ndarray, count: int, rng: np.random.Generator, name: st
 
 def _checked(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     inputs, targets = np.asarray(inputs), np.asarray(targets)
-    if inputs.ndim != 4:
-        raise ValueError(f"inputs must be images [N, H, W, C], got {inputs.shape}")
-    checks.floating(inputs=inputs)
-    _in_range("inputs", inputs)
+    tokens = inputs.ndim == 2 and inputs.dtype.kind in "iu"
+    if inputs.ndim != 4 and not tokens:
+        raise ValueError(
+            f"inputs must be images [N, H, W, C] or tokens [N, T], got {inputs.dtype} "
+            f"{inputs.shape}"
+        )
+    if not tokens:
+        checks.floating(inputs=inputs)
+        _in_range("inputs", inputs)
     if targets.dtype.kind not in "iu" or targets.shape != inputs.shape[:1]:
         raise ValueError(
             f"targets must be {len(inputs)} class numbers, got {targets.dtype} {targets.shape}"

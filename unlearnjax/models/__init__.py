@@ -23,6 +23,7 @@ from unlearnjax.models.dit import DiT
 from unlearnjax.models.graph import GAT, GCN, GIN, SGC
 from unlearnjax.models.mlp import MLP
 from unlearnjax.models.resnet import ResNet
+from unlearnjax.models.text_classifier import TextClassifier
 from unlearnjax.models.text_dit import CrossDiT, TextDiT
 from unlearnjax.models.text_encoder import TextEncoder
 from unlearnjax.models.unet import UNet
@@ -160,6 +161,7 @@ __all__ = [
     "DiT",
     "ResNet",
     "RopeScaling",
+    "TextClassifier",
     "TextDiT",
     "TextEncoder",
     "UNet",
