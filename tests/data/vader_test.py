@@ -1,3 +1,4 @@
+import functools
 from pathlib import Path
 
 import jax
@@ -68,15 +69,16 @@ def test_what_is_not_there_is_named(tmp_path):
 @pytest.mark.realdata
 @pytest.mark.parametrize(
     ("task", "size", "least"),
-    # TF-IDF and logistic regression reach 0.820 and 0.885 on random fifths.
-    [("polarity", 9023, 0.76), ("source", 23703, 0.85)],
+    # 0.808 and 0.893; TF-IDF and logistic regression reach 0.820 and 0.885 on random fifths.
+    [("polarity", 9023, 0.79), ("source", 23703, 0.87)],
 )
 def test_the_small_classifier_reaches_what_words_tell(real_data_dir, task, size, least):
     dataset, known = vader.load(Path(real_data_dir).parent / "vader", task)
     assert len(dataset.train["targets"]) + len(dataset.test["targets"]) == size
     model = models.TextClassifier(dataset.num_classes, len(known) + 2)
     own = tasks.classification(tasks.from_linen(model))
-    variables = training.train(
-        own, optax.adam(2e-3), dataset.train, jax.random.key(0), num_epochs=4, batch_size=64
-    )
+    rows = np.arange(len(dataset.train["targets"]))
+    fit = jax.jit(functools.partial(training.fit, num_epochs=4, batch_size=64), static_argnums=0)
+    recipe = training.descent(own, optax.adam(2e-3))
+    variables, _ = fit(recipe, dataset.train, rows, jax.random.key(0))
     assert float(training.evaluate(own, variables, dataset.test)["accuracy"]) > least
