@@ -20,7 +20,7 @@ from unlearnjax.data import (
     vader,
     words,
 )
-from unlearnjax.data.augment import pad_crop_flip
+from unlearnjax.data.augment import pad_crop_flip, sharpen
 from unlearnjax.data.batching import (
     epoch_order,
     num_examples,
@@ -66,6 +66,7 @@ __all__ = [
     "pad_indices",
     "pixels",
     "position",
+    "sharpen",
     "split_validation",
     "standardised",
     "steps_per_epoch",

@@ -20,6 +20,7 @@ from unlearnjax.models.clip import CLIP
 from unlearnjax.models.convnet import ConvNet
 from unlearnjax.models.decoder import Decoder, DecoderConfig, RopeScaling, sized
 from unlearnjax.models.dit import DiT
+from unlearnjax.models.generator import Generator
 from unlearnjax.models.graph import GAT, GCN, GIN, SGC
 from unlearnjax.models.mlp import MLP
 from unlearnjax.models.resnet import ResNet
@@ -159,6 +160,7 @@ __all__ = [
     "Decoder",
     "DecoderConfig",
     "DiT",
+    "Generator",
     "ResNet",
     "RopeScaling",
     "TextClassifier",
