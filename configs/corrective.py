@@ -9,6 +9,8 @@ example, in corrected accuracy (on test images with the trigger; of the confused
 accuracy on the clean test set.
 
 Config strings as in configs/leaderboard.py, e.g. `fashion_mnist,train=5000,forget=poison:500:0.5`.
+Other triggers and target rules follow, e.g. `forget=poison:130:0.5:blend:all_to_all` or
+`poison:100:0.5:sinusoid:clean_label`, see unlearnjax/data/corruption.py.
 """
 
 from ml_collections import ConfigDict

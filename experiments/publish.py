@@ -23,7 +23,13 @@ from absl import app, flags
 
 from configs import unlearn
 from experiments import continual
-from experiments.common import datamodel_report, evaluations, leaderboard, worst_case_report
+from experiments.common import (
+    datamodel_report,
+    evaluations,
+    leaderboard,
+    protect_report,
+    worst_case_report,
+)
 from unlearnjax.report import html, plots, table
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +37,11 @@ RESULTS = ROOT / "docs" / "results"
 DIGITS = 5
 KEPT = ("schema", "experiment", "config", "environment", "sizes", "scenarios", "summary", "rows")
 # Experiments with several tables: what makes them of the summary.
-WITH_TABLES = {"datamodel": datamodel_report.tables, "worst_case": worst_case_report.tables}
+WITH_TABLES = {
+    "datamodel": datamodel_report.tables,
+    "protection": protect_report.tables,
+    "worst_case": worst_case_report.tables,
+}
 CHOSEN = "chosen"
 # Whose frontier the first pages show.
 PICTURED = "leaderboard_digits"

@@ -198,6 +198,20 @@ RANGES = {
     "config.budget": POSITIVE,
     "max_ratio": POSITIVE,
     "max_trials": COUNT,
+    # Protected data.
+    "blur": SHARE,
+    "blurs": SHARE,
+    "bound": POSITIVE,
+    "centre": POSITIVE,
+    "coarse": Range(0, 2**31 - 1, whole=True),
+    "deviation": STRENGTH,
+    "epsilon": NOT_NONE,
+    "kernel_size": COUNT,
+    "num_clusters": PAIR_OR_MORE,
+    "num_surrogate": EXAMPLES,
+    "padding": COUNT_OR_NONE,
+    "shares": INSIDE,
+    "step_size": STRENGTH,
 }
 
 

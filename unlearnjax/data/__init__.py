@@ -1,6 +1,7 @@
 """Data sets, forget sets, batches, augmentation. The only room that reads data from disk."""
 
 from unlearnjax.data import (
+    attacks,
     authors,
     captions,
     concept_requests,
@@ -9,12 +10,17 @@ from unlearnjax.data import (
     forget_sets,
     graphs,
     local,
+    pixels,
     style_grid,
     styles,
     text,
+    text_attacks,
     tofu,
+    triggers,
+    vader,
+    words,
 )
-from unlearnjax.data.augment import pad_crop_flip
+from unlearnjax.data.augment import pad_crop_flip, sharpen
 from unlearnjax.data.batching import (
     epoch_order,
     num_examples,
@@ -40,6 +46,7 @@ from unlearnjax.data.validation import validate
 
 __all__ = [
     "Dataset",
+    "attacks",
     "authors",
     "builder",
     "captions",
@@ -57,7 +64,9 @@ __all__ = [
     "numeric",
     "pad_crop_flip",
     "pad_indices",
+    "pixels",
     "position",
+    "sharpen",
     "split_validation",
     "standardised",
     "steps_per_epoch",
@@ -66,10 +75,14 @@ __all__ = [
     "subsample",
     "take",
     "text",
+    "text_attacks",
     "tofu",
+    "triggers",
+    "vader",
     "validate",
     "validate_batch_size",
     "weights",
     "with_superclasses",
     "with_target",
+    "words",
 ]

@@ -20,9 +20,11 @@ from unlearnjax.models.clip import CLIP
 from unlearnjax.models.convnet import ConvNet
 from unlearnjax.models.decoder import Decoder, DecoderConfig, RopeScaling, sized
 from unlearnjax.models.dit import DiT
+from unlearnjax.models.generator import Generator
 from unlearnjax.models.graph import GAT, GCN, GIN, SGC
 from unlearnjax.models.mlp import MLP
 from unlearnjax.models.resnet import ResNet
+from unlearnjax.models.text_classifier import TextClassifier
 from unlearnjax.models.text_dit import CrossDiT, TextDiT
 from unlearnjax.models.text_encoder import TextEncoder
 from unlearnjax.models.unet import UNet
@@ -158,8 +160,10 @@ __all__ = [
     "Decoder",
     "DecoderConfig",
     "DiT",
+    "Generator",
     "ResNet",
     "RopeScaling",
+    "TextClassifier",
     "TextDiT",
     "TextEncoder",
     "UNet",

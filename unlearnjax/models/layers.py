@@ -139,6 +139,30 @@ def conv(
     )
 
 
+def filter_each(inputs: Array, kernels: Array) -> Array:
+    """Every image by a filter of its own, all channels alike; zeros around it, the size stays.
+
+    Cross-correlation, as a sum of shifted images: XLA makes one loop of it, and of its derivatives,
+    where a convolution of as many groups as there are images has no fast kernel.
+
+    Args:
+      inputs: `[B, H, W, C]`.
+      kernels: `[B, K, K]`, K odd.
+
+    Returns:
+      `[B, H, W, C]`.
+    """
+    size, reach = kernels.shape[-1], kernels.shape[-1] // 2
+    _, height, width, _ = inputs.shape
+    padded = jnp.pad(inputs, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    total = jnp.zeros_like(inputs)
+    for i in range(size):
+        for j in range(size):
+            weight = kernels[:, i, j, None, None, None].astype(inputs.dtype)
+            total += weight * padded[:, i : i + height, j : j + width]
+    return total
+
+
 def max_pool(inputs: Array, window: int = 2) -> Array:
     """Non-overlapping max pooling of `[B, H, W, C]`; rows and columns left over are dropped.
 

@@ -28,7 +28,14 @@ from unlearnjax.training.fit import (
     recipe,
     train,
 )
-from unlearnjax.training.perturb import gaussian, in_pixels, perturbed, pgd
+from unlearnjax.training.perturb import (
+    deconvolution,
+    gaussian,
+    in_pixels,
+    of_pixels,
+    perturbed,
+    pgd,
+)
 from unlearnjax.training.stages import Stage, retrain_from, run_stages
 from unlearnjax.training.step import TrainState, init_state, make_step, supervised
 
@@ -44,6 +51,7 @@ __all__ = [
     "averaged",
     "carried",
     "changed",
+    "deconvolution",
     "deploy",
     "deploy_players",
     "descent",
@@ -58,6 +66,7 @@ __all__ = [
     "init_variables",
     "make_step",
     "map_batches",
+    "of_pixels",
     "output_shapes",
     "outputs",
     "perturbed",

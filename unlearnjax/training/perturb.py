@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from unlearnjax import checks, tasks, trees
+from unlearnjax.data import pixels
+from unlearnjax.models import layers
 from unlearnjax.training.step import LossFn
 from unlearnjax.types import Array, Batch, Task, Variables
 
@@ -168,6 +170,80 @@ def gaussian(sigma: float) -> Perturb:
     return perturb
 
 
+def deconvolution(
+    task: Task,
+    num_classes: int,
+    *,
+    kernel_size: int = 7,
+    num_steps: int = 10,
+    step_size: float = 0.1,
+    bound: float = 5.0,
+    train: bool = True,
+) -> Perturb:
+    """Filters of the classes that raise the loss: the attack that is adapted to `convolutional`.
+
+    Sadasivan et al., "CUDA: Convolution-based Unlearnable Datasets", CVPR 2023 (arXiv 2303.04278),
+    "deconvolution adversarial training". Per batch and class a filter and a bias, the same for all
+    channels, are drawn anew, uniform in [-1/K, 1/K]; each of `num_steps` steps of gradient ascent
+    of the class's mean loss is preceded by clipping both to `[-bound, bound]` (and the last one not
+    followed by it, as in the published code). Filtered images are then brought to [0, 1], each by
+    its own smallest and largest pixel; what the steps ascend is of images before that (code, too).
+    The model is in evaluation mode; the published one updates its running statistics in each step.
+    Cost: `num_steps` forward and backward passes.
+
+    Args:
+      task: whose loss is raised. Inputs are images of pixels in [0, 1], see `in_pixels`.
+      num_classes: of its targets.
+      kernel_size: K, odd.
+      num_steps, step_size: of ascent.
+      bound: of weights and biases, > 0.
+      train: see `pgd`.
+
+    Raises:
+      ValueError: for a value out of range, and where it is used, for inputs that are no
+        floating-point images.
+    """
+    checks.whole(num_classes=num_classes, kernel_size=kernel_size, num_steps=num_steps)
+    checks.at_least(1, num_classes=num_classes, kernel_size=kernel_size, num_steps=num_steps)
+    checks.positive(bound=bound)
+    checks.at_least(0, step_size=step_size)
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+
+    def perturb(rng: Array, variables: Variables, batch: Batch) -> Batch:
+        inputs = jnp.asarray(batch["inputs"])
+        checks.floating(inputs=inputs)
+        if inputs.ndim != 4:
+            raise ValueError(f"inputs must be images [B, H, W, C], got shape {[*inputs.shape]}")
+        frozen, targets = _stopped(variables), batch["targets"]
+        weight = batch.get("weight", jnp.ones(len(inputs)))
+        count = jnp.zeros(num_classes).at[targets].add(weight)
+        share = weight / jnp.maximum(count[targets], 1e-12)  # of its class's mean
+
+        def filtered(filters):
+            kernels, biases = (leaf[targets] for leaf in filters)
+            return layers.filter_each(inputs, kernels) + biases[:, None, None, None]
+
+        def total(filters):
+            drawn = tasks.drawn(task, {**batch, "inputs": filtered(filters)}, train)
+            outputs, _ = task.apply(frozen, drawn, None, False)
+            return (share * task.loss(outputs, drawn)).sum()
+
+        def ascend(filters, _):
+            filters = jax.tree.map(lambda leaf: jnp.clip(leaf, -bound, bound), filters)
+            slopes = jax.grad(total)(filters)
+            return jax.tree.map(lambda leaf, g: leaf + step_size * g, filters, slopes), None
+
+        start = _random_filters(rng, num_classes, kernel_size, inputs.dtype)
+        filters, _ = jax.lax.scan(ascend, start, length=num_steps)
+        moved = filtered(filters)
+        moved -= moved.min((1, 2, 3), keepdims=True)
+        highest = moved.max((1, 2, 3), keepdims=True)
+        return {**batch, "inputs": moved / jnp.where(highest > 0, highest, 1)}
+
+    return perturb
+
+
 def in_pixels(
     make: Callable[[Task], Perturb],
     task: Task,
@@ -190,42 +266,45 @@ def in_pixels(
     Raises:
       ValueError: unless `low < high`.
     """
-    if not low < high:
-        raise ValueError(f"low must be below high, got {low} and {high}")
-    scale = jnp.asarray(std) / (high - low)
-    shift = (jnp.asarray(mean) - low) / (high - low)
-
-    def standard(batch: Batch) -> Batch:
-        inputs = ((batch["inputs"] - shift) / scale).astype(batch["inputs"].dtype)
-        return {**batch, "inputs": inputs}
-
-    def stored(batch: Batch) -> Batch:
-        pixels = (batch["inputs"] * scale + shift).astype(batch["inputs"].dtype)
-        return {**batch, "inputs": pixels}
-
-    def divergence(outputs, reference, batch, temperature=1.0):
-        return task.divergence(outputs, reference, standard(batch), temperature)
-
-    perturb = make(
-        task._replace(
-            apply=lambda variables, batch, *rest: task.apply(variables, standard(batch), *rest),
-            loss=lambda outputs, batch: task.loss(outputs, standard(batch)),
-            metrics=lambda outputs, batch: task.metrics(outputs, standard(batch)),
-            draw=task.draw
-            and (lambda rng, example, train: stored(task.draw(rng, standard(example), train))),
-            divergence=task.divergence and divergence,
-        )
-    )
+    scale = pixels.pixel_scale(mean, std, low=low, high=high)
+    perturb = make(of_pixels(task, scale))
 
     def own(rng: Array, variables: Variables, batch: Batch) -> Batch:
         inputs = jnp.asarray(batch["inputs"])
         checks.floating(inputs=inputs)
-        pixels = stored({"inputs": inputs})["inputs"]
-        moved = perturb(rng, variables, {**batch, "inputs": pixels})["inputs"]
-        # The change comes back, not the pixels, so that what is not moved stays bit-equal.
-        return {**batch, "inputs": inputs + ((moved - pixels) / scale).astype(inputs.dtype)}
+        moved = lambda images: perturb(rng, variables, {**batch, "inputs": images})["inputs"]
+        return {**batch, "inputs": pixels.on_inputs(moved, scale)(inputs)}
 
     return own
+
+
+def of_pixels(task: Task, scale: pixels.PixelScale) -> Task:
+    """A task of standardised inputs as one of pixels in [0, 1], with the same models.
+
+    All of its parts get the inputs standardised, augmentation and loss included.
+
+    Args:
+      task: of standardised inputs.
+      scale: of theirs, e.g. `data.pixels.pixel_scale_of(dataset)`.
+    """
+
+    def standard(batch: Batch) -> Batch:
+        return {**batch, "inputs": pixels.to_inputs(batch["inputs"], scale)}
+
+    def stored(batch: Batch) -> Batch:
+        return {**batch, "inputs": pixels.to_pixels(batch["inputs"], scale)}
+
+    def divergence(outputs, reference, batch, temperature=1.0):
+        return task.divergence(outputs, reference, standard(batch), temperature)
+
+    return task._replace(
+        apply=lambda variables, batch, *rest: task.apply(variables, standard(batch), *rest),
+        loss=lambda outputs, batch: task.loss(outputs, standard(batch)),
+        metrics=lambda outputs, batch: task.metrics(outputs, standard(batch)),
+        draw=task.draw
+        and (lambda rng, example, train: stored(task.draw(rng, standard(example), train))),
+        divergence=task.divergence and divergence,
+    )
 
 
 def _random(keys: Array, shape: tuple[int, ...], norm: str) -> Array:
@@ -240,6 +319,14 @@ def _random(keys: Array, shape: tuple[int, ...], norm: str) -> Array:
         return length * direction / jnp.maximum(jnp.linalg.norm(direction.ravel()), 1e-12)
 
     return jax.vmap(one)(keys)
+
+
+def _random_filters(rng: Array, number: int, size: int, dtype) -> tuple[Array, Array]:
+    """Kernels `[number, K, K]` and biases `[number]`, as PyTorch starts transposed convolutions."""
+    keys = jax.random.split(rng)
+    shapes = (number, size, size), (number,)
+    draw = lambda key, shape: jax.random.uniform(key, shape, dtype, -1 / size, 1 / size)
+    return draw(keys[0], shapes[0]), draw(keys[1], shapes[1])
 
 
 def _norms(x: Array) -> Array:
