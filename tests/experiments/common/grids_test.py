@@ -44,7 +44,8 @@ def made(grid):
     task = build.task(config, grid)
     batch = {name: jnp.asarray(value[:4]) for name, value in grid.train.items()}
     fresh = jax.jit(lambda: training.init_variables(task, batch, jax.random.key(0)))()
-    return config, task, batch, jax.tree.map(lambda x: x + 0.1, fresh)
+    waves = lambda x: 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape)
+    return config, task, batch, jax.tree.map(lambda x: x + waves(x), fresh)
 
 
 def test_the_model_reads_captions_of_the_grids_words(grid):
