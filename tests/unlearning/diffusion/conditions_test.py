@@ -241,3 +241,6 @@ def test_a_request_by_the_name_alone_says_nothing_else():
     np.testing.assert_array_equal(found.forget["condition"], [7, 7])
     np.testing.assert_array_equal(found.forget["concept"], [0, 1])
     assert found.forget["inputs"] is plain.forget["inputs"] and found.retain == {"condition": 5}
+    several = {"captions": 1, "concepts": 2, "alone.captions": 3, "alone.concepts": 4}
+    found = conditions.alone(Request(several)).forget
+    assert (found["captions"], found["concepts"]) == (3, 4)

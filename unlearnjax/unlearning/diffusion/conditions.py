@@ -9,7 +9,7 @@ from unlearnjax.diffusion.denoiser import Process, validate
 from unlearnjax.types import Array, Batch, Data, Request, Task
 
 # Of the columns of prompts, those that have one of the concept alone.
-ALONE = ("condition", "concept")
+ALONE = ("condition", "concept", "captions", "concepts")
 
 
 def of(data: Data, name: str, process: Process) -> Array:
@@ -70,7 +70,8 @@ def forgotten(request: Request, process: Process) -> Array:
 def alone(request: Request) -> Request:
     """The request by what names the concept and nothing else, where its forget set has that.
 
-    That is, by `alone.condition` and `alone.concept` in the place of `condition` and `concept`.
+    That is, by `alone.condition` and `alone.concept` in the place of `condition` and `concept`, and
+    by `alone.captions` and `alone.concepts` in that of `captions` and `concepts`.
     """
     forget = request.forget or {}
     named = {name: forget[f"alone.{name}"] for name in ALONE if f"alone.{name}" in forget}

@@ -41,7 +41,9 @@ def forget_me_not(
     Args:
       tx: optax transformation, or what makes one.
       process: the task's, which reads prompts.
-      ends: whether all end tokens count as the concept's, too, padding being such; as published.
+      ends: whether all end tokens count as the concept's, too, padding being such; as published
+        by UnlearnCanvas. The authors' tokeniser (Stable Diffusion 2.1) pads by another token, so
+        that of theirs one end counts.
       attention: the layers that return shares `[B, ..., L]` of the tokens, a name of
         `tasks.capture`.
       num_steps: updates.
