@@ -9,10 +9,12 @@ from unlearnjax.data import (
     forget_sets,
     graphs,
     local,
+    pixels,
     style_grid,
     styles,
     text,
     tofu,
+    triggers,
 )
 from unlearnjax.data.augment import pad_crop_flip
 from unlearnjax.data.batching import (
@@ -57,6 +59,7 @@ __all__ = [
     "numeric",
     "pad_crop_flip",
     "pad_indices",
+    "pixels",
     "position",
     "split_validation",
     "standardised",
@@ -67,6 +70,7 @@ __all__ = [
     "take",
     "text",
     "tofu",
+    "triggers",
     "validate",
     "validate_batch_size",
     "weights",

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from unlearnjax import checks, tasks, trees
+from unlearnjax.data import pixels
 from unlearnjax.training.step import LossFn
 from unlearnjax.types import Array, Batch, Task, Variables
 
@@ -190,18 +191,13 @@ def in_pixels(
     Raises:
       ValueError: unless `low < high`.
     """
-    if not low < high:
-        raise ValueError(f"low must be below high, got {low} and {high}")
-    scale = jnp.asarray(std) / (high - low)
-    shift = (jnp.asarray(mean) - low) / (high - low)
+    scale = pixels.pixel_scale(mean, std, low=low, high=high)
 
     def standard(batch: Batch) -> Batch:
-        inputs = ((batch["inputs"] - shift) / scale).astype(batch["inputs"].dtype)
-        return {**batch, "inputs": inputs}
+        return {**batch, "inputs": pixels.to_inputs(batch["inputs"], scale)}
 
     def stored(batch: Batch) -> Batch:
-        pixels = (batch["inputs"] * scale + shift).astype(batch["inputs"].dtype)
-        return {**batch, "inputs": pixels}
+        return {**batch, "inputs": pixels.to_pixels(batch["inputs"], scale)}
 
     def divergence(outputs, reference, batch, temperature=1.0):
         return task.divergence(outputs, reference, standard(batch), temperature)
@@ -220,10 +216,8 @@ def in_pixels(
     def own(rng: Array, variables: Variables, batch: Batch) -> Batch:
         inputs = jnp.asarray(batch["inputs"])
         checks.floating(inputs=inputs)
-        pixels = stored({"inputs": inputs})["inputs"]
-        moved = perturb(rng, variables, {**batch, "inputs": pixels})["inputs"]
-        # The change comes back, not the pixels, so that what is not moved stays bit-equal.
-        return {**batch, "inputs": inputs + ((moved - pixels) / scale).astype(inputs.dtype)}
+        moved = lambda images: perturb(rng, variables, {**batch, "inputs": images})["inputs"]
+        return {**batch, "inputs": pixels.on_inputs(moved, scale)(inputs)}
 
     return own
 
