@@ -4,6 +4,7 @@ python -m experiments.backdoor --config=configs/backdoor.py --workdir=/tmp/backd
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.common import backdoor_report, build, ensembles, runner
-from unlearnjax import checks, models, parallel, tasks, training
+from unlearnjax import checks, models, parallel, tasks, training, unlearning
 from unlearnjax import data as data_lib
 from unlearnjax.audit import backdoor
 from unlearnjax.data import pixels, triggers
@@ -54,13 +55,17 @@ class Population(NamedTuple):
     Attributes:
       name, task: of the architecture.
       variables: of the 2M models, leaves `[2M, ...]`.
-      axis: how they are gone through, see `over_models`.
+      each: `fn(member, clean, test) -> tree` to `(members, clean, test) -> tree` of all models, one
+        program.
+      look, search: `looked_at` and `searched` of all models, which every exposure shares.
     """
 
     name: str
     task: Task
     variables: Variables
-    axis: str
+    each: Callable
+    look: Callable
+    search: Callable
 
 
 def story(config: ConfigDict, run: runner.Run) -> None:
@@ -174,7 +179,13 @@ def trained(stage: Stage, name: str) -> Population:
         config, stage.run, task, stage.pool, f"{name}_models", stage.subsets, ensembles.named
     )
     variables = ensembles.stacked(kept, ensembles.like(task, stage.pool))
-    return Population(name, task, variables, fastest_axis(task, stage.pool))
+    axis, mesh = fastest_axis(task, stage.pool), parallel.current()
+    each = lambda fn: jax.jit(functools.partial(over_models, fn, axis=axis, mesh=mesh))
+    look, search = (
+        each(lambda member, *parts, see=see: see(stage, task, *member, *parts))
+        for see in (looked_at, searched)
+    )
+    return Population(name, task, variables, each, look, search)
 
 
 def of_model(config: ConfigDict, name: str) -> ConfigDict:
@@ -193,51 +204,53 @@ def method_of(config: ConfigDict, name: str, stamp) -> Unlearner:
     values = {"stamp": stamp} if method == "trigger_unlearning" else {}
     made = build.unlearner(method, config, config.num_clean, values)
     if method == "recover_prune" and after:
-        from unlearnjax import unlearning
-
         made = unlearning.chain(method_of(config, after, stamp), made)
     return made
 
 
-def in_turns(stage: Stage, population: Population, row: str, name: str, one, *members):
-    """`one(member, rng, *shared)` of every model, in resumable chunks."""
-    shared = (stage.clean, stage.test)
+def applied(unlearner: Unlearner, rng, task: Task, variables: Variables, request: Request):
+    """The model after the request, and the method's memory."""
+    init_rng, rng = jax.random.split(rng)
+    variables, memory = unlearner.init(init_rng, task, variables, None)
+    return unlearner.update(rng, task, variables, memory, request)
 
-    @jax.jit
-    def several(members, shared):
-        return over_models(one, members, *shared, axis=population.axis, mesh=parallel.current())
 
-    def compute(numbers):
-        own = jax.tree.map(lambda x: jnp.asarray(x)[numbers], (population.variables, *members))
+def in_turns(stage: Stage, row: str, name: str, compute) -> ensembles.Arrays:
+    """`compute(numbers, labels, rngs)` of all models, in resumable chunks."""
+
+    def chunk(numbers):
         rngs = ensembles.keys(stage.config, name, jnp.asarray(numbers))
-        return several((*own, jnp.asarray(stage.labels)[numbers], rngs), shared)
+        return compute(numbers, jnp.asarray(stage.labels[numbers]), rngs)
 
-    config = stage.config
-    return ensembles.in_chunks(stage.run, row, len(stage.labels), config.ensemble.chunk, compute)
+    count = len(stage.labels)
+    return ensembles.in_chunks(stage.run, row, count, stage.config.ensemble.chunk, chunk)
 
 
 def exposed(stage: Stage, population: Population, exposure: str) -> ensembles.Arrays:
     """What is seen of every model after an exposure."""
-    config = stage.config
-    unlearner = None if exposure == RAW else method_of(config, exposure, None)
+    config, parts = stage.config, (stage.clean, stage.test)
 
     def one(member, clean, test):
-        variables, label, rng = member
-        expose_rng, audit_rng = jax.random.split(rng)
-        epochs = jnp.nan
-        if unlearner is not None:
-            variables, trace = unlearner.update(
-                expose_rng, population.task, variables, (), Request(clean)
-            )
-            epochs = epochs_of(config.unlearn[exposure], trace)
-        seen = looked_at(stage, population.task, variables, label, clean, test)
-        if exposure in config.audited:
-            seen |= searched(stage, population.task, variables, label, audit_rng, clean, test)
-        return {**seen, "epochs": jnp.asarray(epochs, jnp.float32)}
+        del test
+        variables, rng = member
+        unlearner = method_of(config, exposure, None)
+        variables, trace = applied(unlearner, rng, population.task, variables, Request(clean))
+        return variables, jnp.asarray(epochs_of(config.unlearn[exposure], trace), jnp.float32)
 
-    row = f"{population.name}_{exposure}"
-    # The same keys for every exposure, so that searches start alike.
-    return in_turns(stage, population, row, "audit", one)
+    expose = population.each(one)
+
+    def compute(numbers, labels, rngs):
+        variables = jax.tree.map(lambda x: jnp.asarray(x)[numbers], population.variables)
+        epochs = jnp.full(len(numbers), jnp.nan)
+        if exposure != RAW:
+            variables, epochs = expose((variables, rngs), *parts)
+        seen = {"epochs": epochs, **population.look((variables, labels, rngs), *parts)}
+        if exposure in config.audited:
+            seen |= population.search((variables, labels, rngs), *parts)
+        return seen
+
+    # The same keys after every exposure, so that searches start alike.
+    return in_turns(stage, f"{population.name}_{exposure}", "audit", compute)
 
 
 def epochs_of(fields: ConfigDict, trace) -> Array | float:
@@ -259,9 +272,11 @@ def predictor(stage: Stage, task: Task, variables: Variables) -> backdoor.detect
     return predict
 
 
-def looked_at(stage: Stage, task, variables, label, clean: Data, test: Data) -> dict[str, Array]:
+def looked_at(
+    stage: Stage, task, variables, label, rng, clean: Data, test: Data
+) -> dict[str, Array]:
     """Predicted classes of the clean set, of test images, and of these with the trigger."""
-    del label
+    del label, rng
     stamped = {**test, "inputs": pixels.on_inputs(stage.trigger, stage.scale)(test["inputs"])}
     parts = {"clean": clean, "test": test, "triggered": stamped}
     return {
@@ -320,27 +335,33 @@ def searched(
 def repaired(stage: Stage, population: Population, removal: str, found) -> ensembles.Arrays:
     """What is seen of every model after a removal."""
     method, _, after = removal.partition("@")
-    triggers_of = ()
+    parts, read = (stage.clean, stage.test), {}
     if method == "trigger_unlearning":
         seen = found[population.name, after]
-        triggers_of = ({name: seen[name] for name in ("mask", "pattern", "norm")},)
+        read = {name: seen[name] for name in ("mask", "pattern", "norm")}
 
     def one(member, clean, test):
-        variables, *recovered, label, rng = member
+        del test
+        variables, recovered, rng = member
         stamp = None
         if recovered:
             # The class that takes the least: what Neural Cleanse suspects first.
-            least = recovered[0]["norm"].argmin()
-            mask, pattern = (recovered[0][name][least] for name in ("mask", "pattern"))
+            least = recovered["norm"].argmin()
+            mask, pattern = (recovered[name][least] for name in ("mask", "pattern"))
             change = lambda images: (1 - mask) * images + mask * pattern
             stamp = pixels.on_inputs(change, stage.scale)
         unlearner = method_of(stage.config, removal, stamp)
         request = Request(clean, clean)
-        variables, _ = unlearner.update(rng, population.task, variables, (), request)
-        return looked_at(stage, population.task, variables, label, clean, test)
+        return applied(unlearner, rng, population.task, variables, request)[0]
+
+    repair = population.each(one)
+
+    def compute(numbers, labels, rngs):
+        own = jax.tree.map(lambda x: jnp.asarray(x)[numbers], (population.variables, read))
+        return population.look((repair((*own, rngs), *parts), labels, rngs), *parts)
 
     row = f"{population.name}_{removal.replace('@', '_by_')}"
-    return in_turns(stage, population, row, "removal", one, *triggers_of)
+    return in_turns(stage, row, "removal", compute)
 
 
 def followed(stage: Stage, population: Population) -> dict[str, ensembles.Arrays]:
@@ -368,8 +389,8 @@ def followed(stage: Stage, population: Population) -> dict[str, ensembles.Arrays
             unlearner = build.unlearner(config.curve, config, config.num_clean, values)
             variables = jax.tree.map(lambda x: jnp.asarray(x)[number], population.variables)  # noqa: B023
             rng = ensembles.keys(config, "audit", jnp.array([number]))[0]
-            run = jax.jit(functools.partial(unlearner.update, rng, task))
-            _, trace = run(variables, (), Request(stage.clean))
+            run = jax.jit(functools.partial(applied, unlearner, rng, task))
+            _, trace = run(variables, Request(stage.clean))
             found |= {f"{kind}_{name}": np.asarray(x) for name, x in trace.curves.items()}
         return {}, found
 

@@ -23,7 +23,13 @@ from absl import app, flags
 
 from configs import unlearn
 from experiments import continual
-from experiments.common import datamodel_report, evaluations, leaderboard, worst_case_report
+from experiments.common import (
+    backdoor_report,
+    datamodel_report,
+    evaluations,
+    leaderboard,
+    worst_case_report,
+)
 from unlearnjax.report import html, plots, table
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +37,11 @@ RESULTS = ROOT / "docs" / "results"
 DIGITS = 5
 KEPT = ("schema", "experiment", "config", "environment", "sizes", "scenarios", "summary", "rows")
 # Experiments with several tables: what makes them of the summary.
-WITH_TABLES = {"datamodel": datamodel_report.tables, "worst_case": worst_case_report.tables}
+WITH_TABLES = {
+    "backdoor": backdoor_report.tables,
+    "datamodel": datamodel_report.tables,
+    "worst_case": worst_case_report.tables,
+}
 CHOSEN = "chosen"
 # Whose frontier the first pages show.
 PICTURED = "leaderboard_digits"
@@ -66,8 +76,8 @@ def publish(workdir: Path, name: str) -> None:
     small["rows"] = [
         row for row in small["rows"] if row.get("chosen", True) and not row.get("perturbed")
     ]
-    # The summary says it all, or there are too many seeds and sets to keep each.
-    if small["rows"] == small["summary"] or small["experiment"] == "worst_case":
+    # The summary says it all, or there are too many seeds and sets, or models, to keep each.
+    if small["rows"] == small["summary"] or small["experiment"] in ("worst_case", "backdoor"):
         del small["rows"]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(small, separators=(",", ":")) + "\n")

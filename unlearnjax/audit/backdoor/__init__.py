@@ -17,10 +17,11 @@ from unlearnjax.audit.backdoor.detection import (
     max_margin,
     strip_entropy,
 )
-from unlearnjax.audit.backdoor.recovery import Recovered, recover_trigger, recover_triggers
+from unlearnjax.audit.backdoor.recovery import FORMS, Recovered, recover_trigger, recover_triggers
 
 __all__ = [
     "ANOMALY_INDEX",
+    "FORMS",
     "MARGIN_P_VALUE",
     "SHARE_VARIANCE",
     "Recovered",
