@@ -102,14 +102,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.recovery = ConfigDict(
         {
             "form": "adaptive",
-            "num_images": 100,
+            "num_images": 60,
             "num_epochs": 40,
-            "batch_size": 50,
+            "batch_size": 30,
             "learning_rate": 0.1,
             "weight": 1e-3,
         }
     )
-    config.margin = ConfigDict({"num_images": 10, "num_steps": 200, "learning_rate": 0.01})
+    config.margin = ConfigDict({"num_images": 10, "num_steps": 100, "learning_rate": 0.01})
     config.strip = ConfigDict({"num_images": 50, "num_overlays": 20})
     # The exposure whose epochs are drawn, of the first poisoned and the first clean model.
     config.curve = next(
