@@ -28,8 +28,8 @@ _CLEAN = {"constructor": "clean_unlearning", "batch_size": 128, "stop_accuracy":
 EXPOSURES = {
     # Clean unlearning by the rate 1e-5 that is published for a ResNet-18, by one ten times larger,
     # and as RNP and its detection do it: the rate and the mode are all that differs.
-    "adam_e5": {**_CLEAN, "optimizer": "adam", "learning_rate": 1e-5, "num_epochs": 2000},
-    "adam_e4": {**_CLEAN, "optimizer": "adam", "learning_rate": 1e-4, "num_epochs": 500},
+    "adam_e5": {**_CLEAN, "optimizer": "adam", "learning_rate": 1e-5, "num_epochs": 1000},
+    "adam_e4": {**_CLEAN, "optimizer": "adam", "learning_rate": 1e-4, "num_epochs": 200},
     "momentum_e2": {
         **_CLEAN,
         "optimizer": "momentum",

@@ -301,8 +301,8 @@ def searched(
 
     def success(number):
         """On images of other classes that the search has not seen."""
-        mask, pattern = recovered.mask[number], recovered.pattern[number]
-        hits = predict((1 - mask) * held_out + mask * pattern).argmax(-1) == number
+        stamp = triggers.masked(recovered.mask[number], recovered.pattern[number])
+        hits = predict(stamp(held_out)).argmax(-1) == number
         others = test["targets"] != number
         return (hits & others).sum() / others.sum()
 
@@ -348,8 +348,7 @@ def repaired(stage: Stage, population: Population, removal: str, found) -> ensem
             # The class that takes the least: what Neural Cleanse suspects first.
             least = recovered["norm"].argmin()
             mask, pattern = (recovered[name][least] for name in ("mask", "pattern"))
-            change = lambda images: (1 - mask) * images + mask * pattern
-            stamp = pixels.on_inputs(change, stage.scale)
+            stamp = pixels.on_inputs(triggers.masked(mask, pattern), stage.scale)
         unlearner = method_of(stage.config, removal, stamp)
         request = Request(clean, clean)
         return applied(unlearner, rng, population.task, variables, request)[0]

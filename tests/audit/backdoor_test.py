@@ -61,7 +61,7 @@ def test_of_a_linear_model_the_recovered_trigger_is_the_pixel_that_decides(found
                 alone.append((pixel, value))
     assert alone == [(PIXEL, 1.0)]
     mask = np.asarray(recovered.mask[LABEL]).ravel()
-    assert mask.argmax() == PIXEL and mask[PIXEL] > 0.2 and np.delete(mask, PIXEL).max() < 0.1
+    assert mask.argmax() == PIXEL and mask[PIXEL] > 5 * np.delete(mask, PIXEL).max()
     assert np.asarray(recovered.pattern[LABEL]).ravel()[PIXEL] > 0.8
     assert recovered.success[LABEL] == 1
     assert np.asarray(recovered.norm).argmin() == LABEL

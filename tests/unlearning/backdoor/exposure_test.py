@@ -1,5 +1,7 @@
 """Exposures, against NumPy and against what they are made of."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,10 @@ from unlearnjax.types import Request
 from unlearnjax.unlearning.backdoor import exposure
 
 RATE, DECAY = 0.5, 0.1
+# With fresh variables, whose shapes an edit of them is made of.
+TASK = linear.TASK._replace(
+    init=lambda rng, batch: {"params": {"w": jnp.zeros((linear.FEATURES, linear.CLASSES))}}
+)
 
 
 def part(size=8):
@@ -77,7 +83,8 @@ def test_batch_statistics_move_in_training_mode_alone(digits):
     data = {k: jnp.asarray(v[:20]) for k, v in digits.items()}
     given = problems.init(task, digits)
     for train in (False, True):
-        for make in (unlearning.clean_unlearning, unlearning.confusion_finetune):
+        clean = functools.partial(unlearning.clean_unlearning, stop_accuracy=None)
+        for make in (clean, unlearning.confusion_finetune):
             method = make(optax.sgd(0.0), num_epochs=1, batch_size=20, train=train)
             updated, _ = method.update(jax.random.key(0), task, given, (), Request(data))
             moved = optax.tree.norm(optax.tree.sub(updated["batch_stats"], given["batch_stats"]))
@@ -105,18 +112,6 @@ def test_confusion_fits_labels_that_are_drawn_in_every_step():
     assert (np.abs(moves.mean(0) + RATE * np.mean(slopes, 0)) < 4 * spread + 1e-6).all()
     assert spread.min() > 0
     np.testing.assert_allclose(run(0, DECAY) - run(0), -RATE * DECAY * w, atol=1e-5)
-    # Of one class alone there is nothing to confuse.
-    one = tasks.classification(
-        tasks.Model(
-            lambda rng, batch: {},
-            lambda v, batch, rng, train: ({"logits": batch["inputs"] @ v["params"]["w"]}, v),
-        )
-    )
-    given = {"params": {"w": jnp.ones((linear.FEATURES, 1))}}
-    data = {**request.forget, "targets": jnp.zeros(8, jnp.int32)}
-    method = unlearning.confusion_finetune(optax.sgd(1.0), num_epochs=2, weight_decay=0.0)
-    updated, _ = method.update(jax.random.key(0), one, given, (), Request(data))
-    problems.assert_trees_equal(updated, given)
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +167,6 @@ def test_neurons_are_moved_by_relative_noise_that_raises_the_loss(convnet):
     )[0]
     updated = run(unlearning.neuron_perturbation(**options))
     loss = lambda variables: training.evaluate(task, variables, data)["loss"].mean()
-    slopes = jax.grad(lambda v: loss({**given, "params": v}))(given["params"])["BatchNorm_0"]
-    del slopes  # at the start the sign is that of noise's place; the end is a corner of the box
     for name in ("scale", "bias"):
         noise = np.asarray(updated["params"]["BatchNorm_0"][name] / own[name] - 1)
         np.testing.assert_allclose(np.abs(noise), 0.3, atol=1e-5)
@@ -198,7 +191,7 @@ def test_the_ascent_starts_from_the_noise_and_takes_its_steps():
     w = linear.weights(given)
     run = lambda **options: linear.weights(
         unlearning.neuron_perturbation(0.4, where=["w"], **options).update(
-            jax.random.key(3), linear.TASK, given, (), request
+            jax.random.key(3), TASK, given, (), request
         )[0]
     )
     noise = (run(step_size=0.0) / w - 1)[0]
@@ -214,7 +207,7 @@ def test_the_ascent_starts_from_the_noise_and_takes_its_steps():
 def test_without_norms_everything_is_perturbed():
     request, given = part()
     updated, _ = unlearning.neuron_perturbation(0.4).update(
-        jax.random.key(0), linear.TASK, given, (), request
+        jax.random.key(0), TASK, given, (), request
     )
     assert not np.allclose(linear.weights(updated), linear.weights(given))
     assert exposure.of_norms({"BatchNorm_0": {"scale": 1}, "Dense_0": {"kernel": 1}}) == [

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 
 from unlearnjax import checks
 from unlearnjax.types import Array
@@ -17,8 +18,9 @@ def pixels(images: Array) -> Array:
     if images.ndim != 4:
         raise ValueError(f"images must be [N, H, W, C], got {images.shape}")
     checks.floating(images=images)
-    if not checks.traced(images) and images.size and not 0 <= images.min() <= images.max() <= 1:
-        raise ValueError(
-            f"images must be pixels in [0, 1], got {float(images.min())} to {float(images.max())}"
-        )
+    if not checks.traced(images) and images.size:
+        known = np.asarray(images)  # also while others are traced
+        low, high = known.min(), known.max()
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"images must be pixels in [0, 1], got {low} to {high}")
     return images

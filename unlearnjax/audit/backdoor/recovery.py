@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from unlearnjax import checks
+from unlearnjax import data as data_lib
 from unlearnjax.audit.backdoor.images import Predict, pixels
+from unlearnjax.data import triggers
 from unlearnjax.types import Array
 
 FORMS = ("adaptive", "fixed")
@@ -19,7 +21,7 @@ AXES = ("map", "vmap")
 
 
 class Recovered(NamedTuple):
-    """A trigger found for a class, `(1 - mask) * x + mask * pattern`.
+    """A trigger found for a class, `data.triggers.masked(mask, pattern)`.
 
     Attributes:
       mask: `[H, W, 1]` in [0, 1].
@@ -108,86 +110,39 @@ def recover_trigger(
     checks.at_least(0, weight=weight)
     checks.part(least_success=least_success)
     images = pixels(images)
-    size, shape = images.shape[0], images.shape[1:]
+    size = len(images)
     tx = optax.adam(learning_rate, b1=0.5, b2=0.9) if adaptive else optax.adam(learning_rate)
-    ranged = lambda x: jnp.tanh(x) / 2 + 0.5 if adaptive else x
-    opened = lambda free: jax.tree.map(ranged, free)
+    opened = lambda free: jax.tree.map(lambda x: jnp.tanh(x) / 2 + 0.5, free) if adaptive else free
+    objective = _objective(predict, images, label, opened)
 
-    def stamped(free, batch):
-        mask, pattern = opened(free)
-        return (1 - mask) * batch + mask * pattern
-
-    def objective(free, rows, weight):
-        present = (rows >= 0).astype(images.dtype)
-        logits = predict(stamped(free, images[rows]))
-        losses = optax.softmax_cross_entropy_with_integer_labels(
-            logits, jnp.full(rows.shape, label, jnp.int32)
-        )
-        hits = ((logits.argmax(-1) == label) * present).sum()
-        mean = (losses * present).sum() / present.sum()
-        return mean + weight * opened(free)[0].sum(), hits
-
-    def step(carry, rows):
-        free, opt_state, weight = carry
-        slopes, hits = jax.grad(objective, has_aux=True)(free, rows, weight)
-        updates, opt_state = tx.update(slopes, opt_state, free)
-        free = optax.apply_updates(free, updates)
+    def step(state: _Search, rows):
+        slopes, hits = jax.grad(objective, has_aux=True)(state.free, rows, state.weight)
+        updates, opt_state = tx.update(slopes, state.opt_state, state.free)
+        free = optax.apply_updates(state.free, updates)
         free = free if adaptive else jax.tree.map(lambda x: jnp.clip(x, 0, 1), free)
-        return (free, opt_state, weight), hits
+        return state._replace(free=free, opt_state=opt_state), hits
 
     def epoch(state: _Search, key):
-        batch = min(batch_size, size)
         order = jax.random.permutation(key, size)
-        rows = jnp.pad(order, (0, -size % batch), constant_values=-1).reshape(-1, batch)
-        carry = (state.free, state.opt_state, state.weight)
-        (free, opt_state, weight), hits = jax.lax.scan(step, carry, rows)
-        mask, pattern = opened(free)
+        rows = data_lib.pad_indices(order, min(batch_size, size))
+        state, hits = jax.lax.scan(step, state, rows)
         reached = hits.sum() >= least_success * size
-        better = reached & (mask.sum() < state.best_norm)
-        keep = lambda new, old: jnp.where(better, new, old)
-        above, below = (
-            jnp.where(reached, state.above + 1, 0),
-            jnp.where(reached, 0, state.below + 1),
-        )
-        up, down = above >= patience, below >= patience
-        if adaptive:
-            weight = jnp.where(up, 2 * weight, jnp.where(down, weight / 2**1.5, weight))
-        return _Search(
-            free,
-            opt_state,
-            weight,
-            jnp.where(up, 0, above),
-            jnp.where(down, 0, below),
-            (keep(mask, state.best[0]), keep(pattern, state.best[1])),
-            keep(mask.sum(), state.best_norm),
-        ), None
+        return (_judged(state, opened(state.free), reached, patience) if adaptive else state), None
 
     start_rng, order_rng = jax.random.split(rng)
-    noise = [
-        jax.random.uniform(key, (*shape[:2], channels), images.dtype)
-        for key, channels in zip(jax.random.split(start_rng), (1, shape[2]), strict=True)
-    ]
-    # What tanh makes the noise of, away from its ends, at which it has no slope.
-    free = tuple(jnp.arctanh((2 * x - 1) * 0.99) if adaptive else x for x in noise)
-    none = jnp.zeros((), jnp.int32)
-    start = _Search(
-        free,
-        tx.init(free),
-        jnp.asarray(weight, images.dtype),
-        none,
-        none,
-        opened(free),
-        jnp.asarray(jnp.inf, images.dtype),
-    )
+    free = _uniform(start_rng, images)
+    # What tanh makes the noise of; away from its ends, where it has no slope.
+    free = jax.tree.map(lambda x: jnp.arctanh(0.99 * (2 * x - 1)), free) if adaptive else free
+    none, never = jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, images.dtype)
+    weight = jnp.asarray(weight, images.dtype)
+    start = _Search(free, tx.init(free), weight, none, none, opened(free), never)
     end, _ = jax.lax.scan(epoch, start, jax.random.split(order_rng, num_epochs))
-    last = opened(end.free)
-    found = jax.tree.map(
-        lambda best, new: jnp.where(adaptive & jnp.isfinite(end.best_norm), best, new),
+    mask, pattern = jax.tree.map(
+        lambda best, last: jnp.where(jnp.isfinite(end.best_norm), best, last),
         end.best,
-        last,
+        opened(end.free),
     )
-    mask, pattern = found
-    hits = predict((1 - mask) * images + mask * pattern).argmax(-1) == label
+    hits = predict(triggers.masked(mask, pattern)(images)).argmax(-1) == label
     return Recovered(mask, pattern, mask.sum(), hits.mean())
 
 
@@ -206,3 +161,45 @@ def recover_triggers(
     one = lambda label: recover_trigger(predict, images, label, rng, **options)
     labels = jnp.arange(num_classes)
     return jax.vmap(one)(labels) if axis == "vmap" else jax.lax.map(one, labels)
+
+
+def _objective(predict: Predict, images: Array, label, opened):
+    """`(free, rows, weight) -> (loss, hits)` of some of the images; rows of -1 are padding."""
+
+    def objective(free, rows, weight):
+        mask, pattern = opened(free)
+        stamp = triggers.masked(mask, pattern)
+        present = (rows >= 0).astype(images.dtype)
+        logits = predict(stamp(images[rows]))
+        wanted = jnp.full(rows.shape, label, jnp.int32)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
+        hits = ((logits.argmax(-1) == label) * present).sum()
+        return (losses * present).sum() / present.sum() + weight * mask.sum(), hits
+
+    return objective
+
+
+def _judged(state: _Search, found, reached: Array, patience: int) -> _Search:
+    """After an epoch: the weight by how often it was enough, and the smallest mask that was."""
+    above = jnp.where(reached, state.above + 1, 0)
+    below = jnp.where(reached, 0, state.below + 1)
+    up, down = above >= patience, below >= patience
+    factor = jnp.where(up, 2.0, jnp.where(down, 2**-1.5, 1.0))
+    norm = found[0].sum()
+    better = reached & (norm < state.best_norm)
+    return state._replace(
+        weight=state.weight * factor,
+        above=jnp.where(up, 0, above),
+        below=jnp.where(down, 0, below),
+        best=jax.tree.map(lambda new, old: jnp.where(better, new, old), found, state.best),
+        best_norm=jnp.where(better, norm, state.best_norm),
+    )
+
+
+def _uniform(rng: Array, images: Array) -> tuple[Array, Array]:
+    """A mask `[H, W, 1]` and a pattern `[H, W, C]` of uniform noise in [0, 1]."""
+    height, width, channels = images.shape[1:]
+    return tuple(
+        jax.random.uniform(key, (height, width, own), images.dtype)
+        for key, own in zip(jax.random.split(rng), (1, channels), strict=True)
+    )
