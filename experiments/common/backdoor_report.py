@@ -4,6 +4,7 @@ import numpy as np
 
 from unlearnjax import audit, parallel
 from unlearnjax.audit import backdoor
+from unlearnjax.data import pixels
 from unlearnjax.report import backdoor_plots, html, table
 
 Cells = list[tuple[str, list[str]]]
@@ -16,7 +17,7 @@ COLUMNS = {
     "epochs": "after which clean unlearning stops, or that there are",
     "largest share": "of predictions for the defender's clean examples that one class has",
     "label %": "models whose class of the largest share is the attack's",
-    "onto": "the class that most of the clean models fall into, and how many of them",
+    "clean models: onto": "the class that most of the clean models fall into, and how many of them",
     "AUROC": "probability that the statistic is larger for a poisoned model than for a clean one "
     "after the same; in brackets 95 % of bootstrap samples of models; 0.5 says nothing",
     "TPR / FPR %": "poisoned and clean models beyond the published threshold: variance of shares "
@@ -95,8 +96,6 @@ def _searched(stage, own: dict, label: int) -> table.Row:
 
 def changed(stage) -> np.ndarray:
     """`[H, W]` bool: the pixels that the trigger changes in any of the clean images."""
-    from unlearnjax.data import pixels
-
     images = np.clip(pixels.to_pixels(stage.clean["inputs"], stage.scale), 0, 1)
     apart = np.abs(np.asarray(stage.trigger(images)) - images)
     return (apart > 0.5 / 255).any((0, 3))
@@ -170,9 +169,12 @@ def tables(summary: list[table.Row]) -> dict[str, Cells]:
             ("largest share %", [_mean(row, "largest_share") for row in exposures]),
             ("label %", [_mean(row, "label_found", spread=False) for row in exposures]),
             ("clean models: clean %", [_mean(row, "clean_clean_accuracy") for row in exposures]),
-            ("largest share % ", [_mean(row, "clean_largest_share") for row in exposures]),
             (
-                "onto",
+                "clean models: largest share %",
+                [_mean(row, "clean_largest_share") for row in exposures],
+            ),
+            (
+                "clean models: onto",
                 [
                     f"{row['clean_onto']} ({row['clean_onto_count']} of {row['num_models']})"
                     for row in exposures
