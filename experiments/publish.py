@@ -24,6 +24,7 @@ from absl import app, flags
 from configs import unlearn
 from experiments import continual
 from experiments.common import (
+    backdoor_report,
     datamodel_report,
     evaluations,
     leaderboard,
@@ -38,6 +39,7 @@ DIGITS = 5
 KEPT = ("schema", "experiment", "config", "environment", "sizes", "scenarios", "summary", "rows")
 # Experiments with several tables: what makes them of the summary.
 WITH_TABLES = {
+    "backdoor": backdoor_report.tables,
     "datamodel": datamodel_report.tables,
     "protection": protect_report.tables,
     "worst_case": worst_case_report.tables,
@@ -76,8 +78,8 @@ def publish(workdir: Path, name: str) -> None:
     small["rows"] = [
         row for row in small["rows"] if row.get("chosen", True) and not row.get("perturbed")
     ]
-    # The summary says it all, or there are too many seeds and sets to keep each.
-    if small["rows"] == small["summary"] or small["experiment"] == "worst_case":
+    # The summary says it all, or there are too many seeds and sets, or models, to keep each.
+    if small["rows"] == small["summary"] or small["experiment"] in ("worst_case", "backdoor"):
         del small["rows"]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(small, separators=(",", ":")) + "\n")

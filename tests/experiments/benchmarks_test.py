@@ -12,6 +12,7 @@ from experiments.benchmarks import (
     adapters,
     analytic,
     audits,
+    backdoor,
     convolution,
     datamodels,
     diffusion,
@@ -84,6 +85,7 @@ def test_every_benchmark_yields_records_and_they_become_a_report(quickly, monkey
         *audits.run(50, 20, repeats=1),
         *adapters.run({"mlp": 20}, 2, shape=(8, 8, 1), repeats=1),
         *diffusion.run({"DiT": DIT}, 4, 2, chunk=3, oracles=2, repeats=1),
+        *backdoor.run({"mlp": {**digits, "images": 6}}, 2, 1, 1, batch_size=10, repeats=1),
         *hooks.run({"mlp": "Dense_0"}, {"mlp": 40}, repeats=1),
         *language.run({"Llama": LLAMA}, 3, 2, rank=1, oracles=2, repeats=1),
         *style_grid.run(1, 2, 2, 1, options=SMALL_TEXT, repeats=1),
@@ -94,7 +96,7 @@ def test_every_benchmark_yields_records_and_they_become_a_report(quickly, monkey
         "epoch", "step", "fisher", "forget", "convolution", "acu", "drift", "ensemble", "trak",
         "datamodels", "search", "audit", "adapters", "scaling", "capture", "weights",
         "denoise", "sample", "oracles", "graphs", "language_step", "decode", "language_oracles",
-        "npo", "language_lora", "answers", "esd", "uce",
+        "npo", "language_lora", "answers", "esd", "uce", "population", "triggers",
     }  # fmt: skip
     stored = [r["stored_bytes"] for r in records if r["benchmark"] == "uce"]
     assert stored == [{"ours": 2 * 64 * 8 * 4}]  # two kernels of 64 x 8 numbers

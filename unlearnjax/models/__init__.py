@@ -34,6 +34,7 @@ from unlearnjax.models.vit import ViT
 BY_NAME = {
     "mlp": MLP,
     "convnet": ConvNet,
+    "convnet_batchnorm": functools.partial(ConvNet, norm="batch"),
     "resnet18": ResNet,
     "resnet18_groupnorm": functools.partial(ResNet, norm="group"),
     "vit_tiny": ViT,
