@@ -219,13 +219,12 @@ RANGES = {
     "centre": POSITIVE,
     "coarse": Range(0, 2**31 - 1, whole=True),
     "deviation": STRENGTH,
-    "epsilon": NOT_NONE,
     "kernel_size": COUNT,
+    "noise.epsilon": NOT_NONE,
     "num_clusters": PAIR_OR_MORE,
     "num_surrogate": EXAMPLES,
     "padding": COUNT_OR_NONE,
     "shares": INSIDE,
-    "step_size": STRENGTH,
 }
 
 
