@@ -9,6 +9,10 @@ example, in corrected accuracy (on test images with the trigger; of the confused
 accuracy on the clean test set.
 
 Config strings as in configs/leaderboard.py, e.g. `fashion_mnist,train=5000,forget=poison:500:0.5`.
+Other triggers and target rules follow, e.g. `forget=poison:130:0.5:blend:all_to_all` or
+`poison:100:0.5:sinusoid:clean_label`, see unlearnjax/data/corruption.py.
+Methods may also be the defences against backdoors of `DEFENCES`, `method=rnp+finetune`: they are
+not told what is poisoned, and take the validation data for a clean set.
 """
 
 from ml_collections import ConfigDict
@@ -33,13 +37,27 @@ METHODS = (
     "ssd",
     "adaptive_ssd",
 )
+# Beside those of configs/unlearn.py.
+DEFENCES = {
+    "rnp": {
+        "optimizer": "momentum",
+        "learning_rate": 0.2,
+        "batch_size": 128,
+        "ascent_rate": 0.01,
+        "ascent_epochs": 100,
+        "num_epochs": 20,
+        "alpha": 0.2,
+        "max_drop": 0.05,
+        "clean": "validation",
+    },
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     arg = unlearn.with_defaults(
         arg, "digits", method="+".join(METHODS), forget=SCENARIOS, seeds="3"
     )
-    config = leaderboard.get_config(arg)
+    config = leaderboard.get_config(arg, unlearn.METHODS | DEFENCES)
     config.rank = "corrective_gap"
     config.columns = ("unseen_accuracy", "corrective_gap")
     return config

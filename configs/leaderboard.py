@@ -18,9 +18,10 @@ from configs import unlearn
 SCENARIOS = "class:3/part:3:0.5/random:0.1"
 
 
-def get_config(arg: str = "") -> ConfigDict:
+def get_config(arg: str = "", methods: dict[str, dict] = unlearn.METHODS) -> ConfigDict:
     own, rest = unlearn.split(arg, ("forget",))
-    config = unlearn.get_config(unlearn.with_defaults(rest, "digits", method="all", seeds="5"))
+    rest = unlearn.with_defaults(rest, "digits", method="all", seeds="5")
+    config = unlearn.get_config(rest, methods=methods)
     config.scenarios = tuple(own.get("forget", SCENARIOS).split("/"))
     config.rank = "average_gap"
     # What replaces `config.unlearn` in scenarios of each kind; shared fields win over both.

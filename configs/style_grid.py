@@ -94,12 +94,12 @@ METHODS = {
     "finetune": {**_ADAM, **_DENOISER, "batch_size": 240, "num_epochs": 5},
     # Up to what a model loses that predicts nothing, see configs/diffusion.py.
     "gradient_ascent": {**_ADAM, **_DENOISER, "num_epochs": 3, "max_loss": 0.8},
-    "esd_x": {**_ESD, **_CROSS_ATTENTION},
+    "esd_x": {**_ESD, **_CROSS_ATTENTION, "learning_rate": 2e-5},
     "esd_u": {
         **_ESD,
         "moves": "+".join(leaves.ESD_U["where"]),
         "stays": "+".join(leaves.ESD_U["but"]),
-        "learning_rate": 1e-5,
+        "learning_rate": 2e-5,
     },
     "concept_ablation": {
         **_ADAM,
@@ -112,11 +112,12 @@ METHODS = {
     "forget_me_not": {
         **_ADAM,
         **_CROSS_ATTENTION,
+        "learning_rate": 2e-4,
         "ends": True,
         "num_steps": 35,
         "batch_size": 16,
     },
-    "uce": {"erase_weight": 1.0, "preserve_weight": 0.1, "ridge": 0.5, "tokens": "onwards"},
+    "uce": {"erase_weight": 0.05, "preserve_weight": 0.1, "ridge": 1.0, "tokens": "onwards"},
     "selective_amnesia": {
         **_ADAM,
         **_DENOISER,
@@ -139,6 +140,7 @@ METHODS = {
     },
     "few_shot_erasure": {
         **_ADAM,
+        "learning_rate": 2e-4,
         "part": "mlp-final-attn",
         "num_images": 4,
         "num_steps": 10,
@@ -148,6 +150,11 @@ METHODS = {
 CHOSEN = (
     "gradient_ascent", "esd_x", "concept_ablation", "forget_me_not", "uce", "selective_amnesia",
     "salun_diffusion", "few_shot_erasure",
+)  # fmt: skip
+# Averaged over targets of one kind.
+BY_KIND = (
+    "unlearning_accuracy", "unlearning_accuracy_paraphrased", "in_domain", "cross_domain",
+    "cross_domain_target", "fd", "clip_pair", "stored_bytes",
 )  # fmt: skip
 QUICK = ("esd_x", "concept_ablation", "uce")
 
@@ -173,6 +180,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.forget = forget[0]
     if len(forget) > 1:
         config.scenarios, config.rank, config.tuned = tuple(forget), "average_gap", ConfigDict()
+        config.by_kind = BY_KIND
     config.num_oracles = config_dict.placeholder(int)
     if quick:
         config.num_oracles = 0

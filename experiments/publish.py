@@ -9,7 +9,7 @@ rounded to five digits) and puts its table wherever README.md or docs/*.md say
     <!-- end -->
 
 or, of results with several tables, `<!-- results: NAME: TABLE -->`; the table `chosen` has the
-methods alone that run by default.
+methods alone that run by default, those of leaderboards are called by the kind of scenarios.
 
 Without --workdir the tables are made again from what is published.
 """
@@ -24,6 +24,7 @@ from absl import app, flags
 from configs import unlearn
 from experiments import continual
 from experiments.common import (
+    backdoor_report,
     datamodel_report,
     evaluations,
     leaderboard,
@@ -38,6 +39,7 @@ DIGITS = 5
 KEPT = ("schema", "experiment", "config", "environment", "sizes", "scenarios", "summary", "rows")
 # Experiments with several tables: what makes them of the summary.
 WITH_TABLES = {
+    "backdoor": backdoor_report.tables,
     "datamodel": datamodel_report.tables,
     "protection": protect_report.tables,
     "worst_case": worst_case_report.tables,
@@ -76,8 +78,8 @@ def publish(workdir: Path, name: str) -> None:
     small["rows"] = [
         row for row in small["rows"] if row.get("chosen", True) and not row.get("perturbed")
     ]
-    # The summary says it all, or there are too many seeds and sets to keep each.
-    if small["rows"] == small["summary"] or small["experiment"] == "worst_case":
+    # The summary says it all, or there are too many seeds and sets, or models, to keep each.
+    if small["rows"] == small["summary"] or small["experiment"] in ("worst_case", "backdoor"):
         del small["rows"]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(small, separators=(",", ":")) + "\n")
@@ -109,6 +111,8 @@ def markdown(results: dict, part: str | None = None) -> str:
     elif results["experiment"] in WITH_TABLES:
         tables = WITH_TABLES[results["experiment"]](rows)
         cells = tables[part or next(iter(tables))]
+    elif "scenarios" in results and part not in (None, CHOSEN):
+        cells = leaderboard.tables(rows, kind)[part]
     elif "scenarios" in results:
         cells = leaderboard.columns(rows, results["scenarios"], kind)
     else:

@@ -30,7 +30,10 @@ SSD = {"ssd", "adaptive_ssd"}
 
 def story(config: ConfigDict, run: runner.Run) -> None:
     """One scenario, or several and their leaderboard."""
-    checks.among(columns=(config.columns, known_columns(config)))
+    checks.among(
+        columns=(config.columns, known_columns(config)),
+        by_kind=(config.get("by_kind", ()), known_columns(config)),
+    )
     originals = Path(_ORIGINALS.value).absolute() if _ORIGINALS.value else None
     if "scenarios" in config:
         leaderboard.story(config, run, scenario, originals)

@@ -136,9 +136,8 @@ def decoder_step(mesh, num_answers: int, length: int = 256, rank: int = 0) -> Pr
         rope_scaling=models.RopeScaling(32.0, 1.0, 4.0, 8192),
     )
     module = models.Decoder(config, dtype=jnp.bfloat16, remat=True)
-    task = tasks.language_modelling(tasks.from_linen(module), chunk=64)
-    if rank:
-        task = tasks.lora(task, rank, where=["*.attention"])
+    whole = tasks.language_modelling(tasks.from_linen(module), chunk=64)
+    task = tasks.lora(whole, rank, where=["*.attention"]) if rank else whole
     tokens = jax.ShapeDtypeStruct((num_answers, length), jnp.int32)
     batch = {
         "inputs": tokens,
@@ -147,13 +146,21 @@ def decoder_step(mesh, num_answers: int, length: int = 256, rank: int = 0) -> Pr
         "index": jax.ShapeDtypeStruct((num_answers,), jnp.int32),
         "weight": jax.ShapeDtypeStruct((num_answers,), jnp.float32),
     }
-    return training_step(mesh, task, optax.adamw(1e-5), batch, split=True)
+    base = (lambda rng: tasks.as_base(whole.init(rng, _one(batch)))) if rank else None
+    return training_step(mesh, task, optax.adamw(1e-5), batch, split=True, base=base)
 
 
-def training_step(mesh, task, tx, batch, split: bool) -> Program:
-    """A step of any task, its state on every device or split over them."""
+def training_step(mesh, task, tx, batch, split: bool, base: Callable | None = None) -> Program:
+    """A step of any task, its state on every device or split over them.
+
+    `base` makes the collections that the task's own variables lack, of a key.
+    """
     step = training.make_step(training.supervised(task), tx)
-    fresh = lambda rng: training.init_state(task.init(rng, _one(batch)), tx)
+
+    def fresh(rng):
+        carried = base(rng) if base else {}
+        return training.init_state({**task.init(rng, _one(batch)), **carried}, tx)
+
     state = jax.eval_shape(fresh, jax.random.key(0))
     shardings = jax.tree.map(lambda x: x.sharding, everywhere(state, mesh))
     if split:

@@ -39,6 +39,11 @@ QUICK = {
     "audits": {"num_examples": 500, "num_models": 100},
     "adapters": {"sizes": {"mlp": 100}},
     "graphs": {"oracles": (8,), "num_epochs": 10},
+    "backdoor": {
+        "models": {"mlp": {"shape": DIGITS, "examples": 500, "images": 50}},
+        "num_epochs": 2,
+        "search_epochs": 3,
+    },
     "hooks": {"layers": {"convnet": "Conv_1"}, "sizes": {"convnet": 500}},
     "diffusion": {
         "cases": {"DiT": {**DIT, "batch": 32, "options": {"width": 64, "depth": 2}}},
@@ -86,6 +91,12 @@ FULL = {
         "unrolls": (1, 2, 4, 8),
     },
     "audits": {"num_examples": 1000, "num_models": 200},
+    "backdoor": {
+        "models": {
+            "mlp": {"shape": DIGITS, "examples": 1000, "images": 100},
+            "convnet_batchnorm": {"shape": DIGITS, "examples": 1000, "images": 100},
+        }
+    },
     "hooks": {
         "layers": {"mlp": "Dense_0", "convnet": "Conv_1", "resnet18": "Conv_0"},
         "sizes": {"mlp": 5000, "convnet": 2000, "resnet18": 100},

@@ -116,7 +116,7 @@ def problem(config: ConfigDict, data_dir: str | None) -> Problem:
         raise ValueError(f"held_out must be 'test' or 'validation', got {config.held_out!r}")
     kind, note = config.forget.partition(":")[0], ""
     if kind in data_lib.corruption.KINDS:
-        corrupted = data_lib.corruption.corrupt(config.forget, train, held_out, forget_rng)
+        corrupted = data_lib.corruption.corrupt(config.forget, train, held_out, forget_rng, loaded)
         train, held_out, chosen = corrupted.train, corrupted.held_out, corrupted.selection
         gone = corrupted.corrupt
         note = (

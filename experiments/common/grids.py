@@ -74,12 +74,14 @@ def recipe(config: ConfigDict, tx: Training) -> Training:
     def of_denoiser(task: Task) -> Recipe:
         own = training.recipe(_held(task), tx)
 
-        def deploy(state) -> Variables:
-            # An average of what never moved would differ from it by rounding.
-            found, held = own.deploy(state), state.variables["params"][ENCODER]
-            return {**found, "params": {**found["params"], ENCODER: held}}
+        def step(state, batch, rng):
+            # Weight decay moves what has no gradient, too.
+            new, metrics = own.step(state, batch, rng)
+            return new._replace(variables=_with_encoder(new.variables, state)), metrics
 
-        return own._replace(deploy=deploy)
+        # An average of what never moved would differ from it by rounding.
+        deploy = lambda state: _with_encoder(own.deploy(state), state)
+        return own._replace(step=step, deploy=deploy)
 
     return of_denoiser
 
@@ -161,6 +163,12 @@ def _encoder(config: ConfigDict, dataset: StyleGrid, dtype) -> models.TextEncode
     words = dataset.vocabulary
     options = config.model.text_encoder
     return models.TextEncoder(len(words.words), length=words.length, dtype=dtype, **options)
+
+
+def _with_encoder(variables: Variables, state: training.TrainState) -> Variables:
+    """The variables with the text encoder of a state."""
+    held = state.variables["params"][ENCODER]
+    return {**variables, "params": {**variables["params"], ENCODER: held}}
 
 
 def _held(task: Task) -> Task:

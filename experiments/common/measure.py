@@ -96,7 +96,8 @@ def based(bench: Bench, run: runner.Run) -> Bench:
     """The bench whose models start from a base, trained here once as `config.base` says.
 
     Itself where the config has no base. A base learns other data, so that it has seen nothing of
-    what is forgotten; originals, oracles and retraining start from the same one.
+    what is forgotten, but for the pair of a grid of styles, which learns all images; originals,
+    oracles and retraining start from the same one.
     """
     config, base = bench.config, bench.config.get("base")
     if base is None:

@@ -190,6 +190,20 @@ RANGES = {
     "penalties": POSITIVE,
     "share": INSIDE,
     "ekfac.damping": POSITIVE,
+    # Backdoors.
+    "ascent_epochs": COUNT,
+    "ascent_rate": POSITIVE,
+    "epsilon": STRENGTH,
+    "label": Range(0, 2**31 - 1, whole=True),
+    "max_drop": SHARE,
+    "num_clean": COUNT,
+    "num_overlays": COUNT,
+    "poison_rate": INSIDE,
+    "pruned.share": SHARE,
+    "step_size": STRENGTH,
+    "stop_accuracy": SHARE,
+    "trigger_unlearning.share": SHARE,
+    "weight": STRENGTH,
     # Worst-case sets, sweeps.
     "lower_epochs": COUNT,
     "lower_learning_rate": POSITIVE,
@@ -205,13 +219,12 @@ RANGES = {
     "centre": POSITIVE,
     "coarse": Range(0, 2**31 - 1, whole=True),
     "deviation": STRENGTH,
-    "epsilon": NOT_NONE,
     "kernel_size": COUNT,
+    "noise.epsilon": NOT_NONE,
     "num_clusters": PAIR_OR_MORE,
     "num_surrogate": EXAMPLES,
     "padding": COUNT_OR_NONE,
     "shares": INSIDE,
-    "step_size": STRENGTH,
 }
 
 

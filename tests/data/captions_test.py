@@ -123,6 +123,9 @@ def test_captions_that_cannot_be_are_refused(words):
         captions.vocabulary(STYLES, OBJECTS, length=4)
     with pytest.raises(ValueError, match="length must be >= 3"):
         captions.vocabulary(STYLES, OBJECTS, ["a"], length=2)
+    for one in (("neon", OBJECTS), (STYLES, "three"), (STYLES, OBJECTS, "a {object}")):
+        with pytest.raises(ValueError, match="(styles|objects|templates) must be several names"):
+            captions.vocabulary(*one)
     with pytest.raises(ValueError, match="must be named by a word, got '_.'"):
         captions.vocabulary(["_."], OBJECTS)
     with pytest.raises(ValueError, match="templates must be at least one"):

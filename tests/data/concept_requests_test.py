@@ -114,6 +114,32 @@ def test_an_anchor_may_be_named_and_must_be_of_the_kind(grid):
 
 
 @pytest.mark.parametrize(
+    "concept, before, expected",
+    [
+        # What is to be forgotten in photo must not be drawn in the place of the other.
+        (Concept(2, 1), Concept(0), Concept(1, 1)),
+        (Concept(2), Concept(0, 1), Concept(1)),
+        (Concept(object=0), Concept(0, 1), Concept(object=2)),
+        # Of another object or style it may.
+        (Concept(2, 1), Concept(0, 2), Concept(0, 1)),
+        (Concept(2), Concept(object=0), Concept(0)),
+        (Concept(object=0), Concept(1), Concept(object=1)),
+    ],
+)
+def test_nothing_becomes_a_part_or_the_whole_of_what_was_forgotten_before(
+    grid, concept, before, expected
+):
+    assert concept_requests.anchors([concept], grid, None, [before]) == [expected]
+
+
+def test_a_named_anchor_is_no_part_of_what_was_forgotten_before(grid):
+    for name, concept, before in (("photo/one", Concept(2, 1), 0), ("photo", Concept(2), None)):
+        gone = Concept(before) if before is not None else Concept(0, 2)
+        with pytest.raises(ValueError, match=f"anchor must not be forgotten itself, got '{name}'"):
+            concept_requests.anchors([concept], grid, name, [gone])
+
+
+@pytest.mark.parametrize(
     "spec, templates, becoming",
     [
         ("style:neon", (0, 1, 3), lambda s, o: ("photo", o)),
@@ -148,6 +174,19 @@ def test_the_forget_set_is_told_what_is_forgotten_and_what_it_becomes(
                 marked |= expected[0] == grid.vocabulary.words.index(own[1])
             np.testing.assert_array_equal(found["concepts"][row, place], marked)
             np.testing.assert_array_equal(found["anchor.concepts"][row, place], marked)
+        alone = {"style": "{s} style", "object": "a {o}", "pair": "a {o} image in {s} style"}
+        text = alone[spec.partition(":")[0]].format(s=own[0], o=own[1])
+        (expected,) = captions.encode(grid.vocabulary, [text])
+        np.testing.assert_array_equal(found["alone.condition"][row], expected)
+        words = {grid.vocabulary.words.index(name) for name in own}
+        is_name = np.isin(expected, list(words))
+        np.testing.assert_array_equal(found["alone.concept"][row], is_name)
+        for place, caption in enumerate(found["alone.captions"][row]):
+            other = "{s} picture of a {o}" if "pair" in spec and place % 2 else None
+            again = other.format(s=own[0], o=own[1]) if other else text
+            np.testing.assert_array_equal(caption, captions.encode(grid.vocabulary, [again])[0])
+            marked = np.isin(caption, list(words))
+            np.testing.assert_array_equal(found["alone.concepts"][row, place], marked)
         np.testing.assert_array_equal(found["condition"][row], found["captions"][row, 0])
         np.testing.assert_array_equal(
             found["anchor.condition"][row], found["anchor.captions"][row, 0]

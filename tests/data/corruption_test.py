@@ -1,7 +1,9 @@
+import zlib
+
 import numpy as np
 import pytest
 
-from unlearnjax.data import corruption
+from unlearnjax.data import Dataset, corruption, pixels, triggers
 
 
 @pytest.fixture
@@ -34,6 +36,75 @@ def test_poisons_held_out_copies_carry_the_trigger_and_true_labels(parts, rng):
     assert (result.held_out["targets"][unseen] != 0).all()
     assert (result.held_out["inputs"][unseen][:, -1, -1] == train["inputs"].max()).all()
     np.testing.assert_array_equal(result.held_out["inputs"][:n], held_out["inputs"])
+
+
+def test_without_a_trigger_the_poison_is_what_it_always_was(parts, rng):
+    result = corruption.corrupt("poison:60:0.5", *parts, rng)
+    arrays = [result.train["targets"], result.held_out["targets"], result.corrupt]
+    arrays += [*result.selection, result.train["inputs"] == result.train["inputs"].max()]
+    golden = [3288798449, 1629259267, 1707963817, 997115388, 2203816558, 1102032599, 3454490854]
+    assert [zlib.crc32(np.ascontiguousarray(array).tobytes()) for array in arrays] == golden
+
+
+@pytest.fixture(scope="module")
+def dataset(digits):
+    """The digits with what standardised them: stored from 0 to 16."""
+    std = 16 / (digits["inputs"].max() - digits["inputs"].min())
+    mean = -digits["inputs"].min() * std
+    return Dataset(digits, digits, 10, (), np.float32([mean]), np.float32([std]))
+
+
+@pytest.mark.parametrize("name", triggers.TRIGGERS)
+def test_any_trigger_poisons_the_pixels_of_the_chosen(parts, rng, dataset, name):
+    train, held_out = parts
+    result = corruption.corrupt(f"poison:60:0.5:{name}", train, held_out, rng, dataset)
+    same = corruption.corrupt("poison:60:0.5", train, held_out, np.random.default_rng(0))
+    np.testing.assert_array_equal(result.corrupt, same.corrupt)
+    np.testing.assert_array_equal(result.train["targets"], same.train["targets"])
+    rest = np.setdiff1d(np.arange(1000), result.corrupt)
+    np.testing.assert_array_equal(result.train["inputs"][rest], train["inputs"][rest])
+    before, after = (data["inputs"][result.corrupt] for data in (train, result.train))
+    # The centre of many digits is lit as it is.
+    assert (before != after).any((1, 2, 3)).mean() > (0.6 if name == "one_pixel" else 0.95)
+    images = (after * dataset.std + dataset.mean) / 16
+    assert -1e-5 < images.min() and images.max() < 1 + 1e-5
+    if name == "patch":
+        np.testing.assert_allclose(images[:, -1, -1], 1, atol=1e-6)
+        np.testing.assert_array_equal(after[:, :-1], before[:, :-1])
+    # The held-out copies have the same trigger.
+    if name == "blend":
+        unseen = result.selection.unseen
+        noise = lambda new, old: ((new - 0.8 * old) / 0.2)[0]
+        scale = pixels.pixel_scale_of(dataset)
+        to_pixels = lambda x: np.asarray(pixels.to_pixels(x, scale))
+        one = noise(images, to_pixels(before))
+        old = held_out["inputs"][held_out["targets"] != 0]
+        other = noise(to_pixels(result.held_out["inputs"][unseen]), to_pixels(old))
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    again = np.random.default_rng(1)
+    another = corruption.corrupt(f"poison:60:0.5:{name}", train, held_out, again, dataset)
+    assert (another.corrupt != result.corrupt).any()
+
+
+def test_a_rule_says_whom_a_poison_takes_and_what_they_become(parts, rng, dataset):
+    train, held_out = parts
+    run = lambda rule: corruption.corrupt(f"poison:60:0.5:patch:{rule}", *parts, rng, dataset)
+    every = run("all_to_all")
+    old = train["targets"][every.corrupt]
+    np.testing.assert_array_equal(every.train["targets"][every.corrupt], (old + 1) % 10)
+    assert (old == 0).any() and len(every.selection.unseen) == len(held_out["targets"])
+    clean = run("clean_label")
+    assert (train["targets"][clean.corrupt] == 0).all()
+    np.testing.assert_array_equal(clean.train["targets"], train["targets"])
+    assert (
+        (clean.train["inputs"][clean.corrupt] != train["inputs"][clean.corrupt])
+        .any((1, 2, 3))
+        .all()
+    )
+    assert len(clean.selection.unseen) == (held_out["targets"] != 0).sum()
+    one = run("all_to_one")
+    assert (train["targets"][one.corrupt] != 0).all()
+    assert (one.train["targets"][one.corrupt] == 0).all()
 
 
 def test_confusion_swaps_two_labels_on_the_chosen(parts, rng):
@@ -75,6 +146,11 @@ def test_gamma_is_the_share_that_is_known(parts, rng, gamma, known):
         ("confusion:3+5:10:0.5:1", "must be like confusion:A.B:COUNT:GAMMA"),
         ("poison:60", "must be like poison:COUNT:GAMMA"),
         ("noise:60:0.5", "must be one of poison:COUNT:GAMMA"),
+        ("poison:60:0.5:pach", "TRIGGER must be one of .*did you mean 'patch'"),
+        ("poison:60:0.5:patch:clean", "RULE must be one of .*'clean_label'"),
+        ("poison:60:0.5:patch:clean_label:0", "must be like poison:COUNT:GAMMA"),
+        ("poison:60:0.5:patch", "a trigger needs the dataset whose pixels it changes, got 'patch'"),
+        ("poison:600:0.5:patch:clean_label", r"COUNT must lie in \[1, 99\], got 600"),
     ],
 )
 def test_bad_specs_are_named(parts, rng, spec, message):

@@ -187,6 +187,8 @@ def test_arrays_that_are_no_grid_are_refused():
         style_grid.grid(part(np.array([0, 2]), np.array([0, 0])), whole, *names)
     with pytest.raises(ValueError, match="test pixels must be .* bytes, got float64"):
         style_grid.grid(whole, {**whole, "pixels": np.zeros((4, 4, 4, 3))}, *names)
+    with pytest.raises(ValueError, match=r"test image must be \[N\], of the 4 pixels .* got \[3\]"):
+        style_grid.grid(whole, {**whole, "image": np.arange(3)}, *names)
     for same in ("Cat", "cat.", "_cat"):  # in captions they are one
         with pytest.raises(ValueError, match="styles and objects must be named by other words"):
             style_grid.grid(whole, whole, ("photo", same), ("cat", "dog"))

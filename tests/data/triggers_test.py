@@ -20,7 +20,7 @@ def changed(trigger, images):
 
 
 def test_the_patch_is_the_published_grid_in_its_corner_and_the_rest_is_bit_equal(images):
-    result = np.asarray(triggers.patch(3, value=0.75)(images))
+    result = np.array(triggers.patch(3, value=0.75)(images))
     grid = np.array([[0, 0, 0.75], [0, 0.75, 0], [0.75, 0, 0.75]])
     np.testing.assert_array_equal(result[:, -3:, -3:], np.tile(grid[:, :, None], (3, 1, 1, 3)))
     result[:, -3:, -3:] = images[:, -3:, -3:]
@@ -192,7 +192,7 @@ def test_a_generated_trigger_is_each_images_own(images):
 
 
 @pytest.mark.parametrize("name", triggers.TRIGGERS)
-@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3)])
+@pytest.mark.parametrize("shape", [(8, 8, 1), (32, 28, 3)])
 def test_every_named_trigger_fits_any_image_stays_in_range_and_is_the_keys(name, shape, rng):
     images = rng.uniform(size=(2, *shape)).astype(np.float32)
     images[0, : shape[0] // 2], images[1] = 0, np.round(images[1])  # the ends of the range, too

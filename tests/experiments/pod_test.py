@@ -37,3 +37,15 @@ def test_the_unet_of_ddpm_computes_what_others_count_for_it():
     # 6.1 billion multiplications forward (Fang et al., "Structural Pruning for Diffusion Models",
     # NeurIPS 2023), twice that backward; one image a device
     assert program.flops == pytest.approx(3 * 2 * 6.1e9, rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_step_of_a_language_model_computes_what_its_parameters_and_tokens_say():
+    mesh = parallel.mesh()
+    whole = pod.decoder_step(mesh, num_answers=8, length=64).flops
+    adapted = pod.decoder_step(mesh, num_answers=8, length=64, rank=16).flops
+    # 1.236 billion parameters; 2 operations each for a token forward, again for the blocks that are
+    # computed anew, and twice that backward, which for what is frozen is of activations alone.
+    tokens = 64  # of one device
+    assert 6 < whole / (1.236e9 * tokens) < 9
+    assert 4 < adapted / (1.236e9 * tokens) < 6.5

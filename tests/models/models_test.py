@@ -9,6 +9,7 @@ from unlearnjax import models, tasks, trees
 SMALL = {
     "mlp": {},
     "convnet": {"channels": (4, 8), "hidden": 16},
+    "convnet_batchnorm": {"channels": (4, 8), "hidden": 16},
     "resnet18": {"stage_sizes": (1, 1), "width": 8},
     "resnet18_groupnorm": {"stage_sizes": (1, 1), "width": 8},
     "vit_tiny": {"width": 24, "depth": 2},
@@ -39,6 +40,8 @@ def test_every_model_returns_float32_logits_and_features_per_example(name, dtype
     [
         # Counted by hand: 320 + 18,496 + 401,536 + 1,290.
         ("convnet", (28, 28, 1), 421_642),
+        # A scale and a bias for each of 96 channels in the place of a bias.
+        ("convnet_batchnorm", (28, 28, 1), 421_738),
         # torchvision's ResNet-18 with a 3x3 stem and ten classes.
         ("resnet18", (32, 32, 3), 11_173_962),
     ],
@@ -54,9 +57,34 @@ def test_only_batch_norm_has_running_statistics():
     for name, collections in (
         ("resnet18", {"params", "batch_stats"}),
         ("resnet18_groupnorm", {"params"}),
+        ("convnet", {"params"}),
+        ("convnet_batchnorm", {"params", "batch_stats"}),
     ):
         model = models.by_name(name, num_classes=3, **SMALL[name])
         assert set(model.init(jax.random.key(0), x)) == collections
+
+
+def test_a_normalised_convnet_is_its_formula():
+    """One convolution: batch statistics in training, running ones of momentum 0.9 in evaluation."""
+    net = models.ConvNet(2, channels=(3,), hidden=4, norm="batch")
+    x = jax.random.normal(jax.random.key(0), (6, 4, 4, 1))
+    variables = net.init(jax.random.key(1), x)
+    conv = models.layers.conv_native(x, variables["params"]["Conv_0"]["kernel"])
+    mean, variance = np.mean(conv, (0, 1, 2)), np.var(conv, (0, 1, 2))
+
+    def rest(normal):
+        pooled = np.maximum(np.asarray(normal).reshape(6, 2, 2, 2, 2, 3).max((2, 4)), 0)
+        dense = variables["params"]["Dense_0"]
+        return np.maximum(pooled.reshape(6, -1) @ dense["kernel"] + dense["bias"], 0)
+
+    outputs, updated = net.apply(variables, x, True, mutable=["batch_stats"])
+    expected = rest((conv - mean) / np.sqrt(variance + 1e-5))
+    np.testing.assert_allclose(outputs["features"], expected, atol=1e-5)
+    statistics = updated["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(statistics["mean"], 0.1 * mean, atol=1e-6)
+    np.testing.assert_allclose(statistics["var"], 0.9 + 0.1 * variance, atol=1e-6)
+    still = rest(np.asarray(conv) / np.sqrt(1 + 1e-5))
+    np.testing.assert_allclose(net.apply(variables, x)["features"], still, atol=1e-5)
 
 
 def test_unknown_names_and_options_are_refused():
@@ -70,6 +98,8 @@ def test_unknown_names_and_options_are_refused():
         models.by_name("mlp", num_classes=3, axis_name="batch")
     with pytest.raises(ValueError, match="norm must be 'batch' or 'group', got 'layer'"):
         models.ResNet(3, norm="layer").init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+    with pytest.raises(ValueError, match="norm must be None or 'batch', got 'group'"):
+        models.ConvNet(3, norm="group").init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
     with pytest.raises(ValueError, match="patch_size must divide"):
         models.ViT(3, patch_size=5).init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
 

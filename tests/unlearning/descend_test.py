@@ -241,3 +241,29 @@ def test_update_jits_vmaps_over_models_and_repeats(digits, request_of, method):
 def test_bad_values_are_named_at_construction(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_stop_needs_what_it_reads():
+    stop = lambda per_example, request: jnp.asarray(True)
+    with pytest.raises(ValueError, match="stop needs record, got none"):
+        unlearning.descend(
+            OBJECTIVE, optax.sgd(0.1), over="retain", num_epochs=1, batch_size=8, stop=stop
+        )
+    with pytest.raises(ValueError, match="stop reads what watch sees, got none"):
+        unlearning.run_parts(
+            None, None, jax.random.key(0), {"retain": {"inputs": jnp.ones((2, 1))}},
+            over="union", batch_size=1, num_epochs=1, stop=stop,
+        )  # fmt: skip
+
+
+def test_a_run_that_never_stops_is_the_plain_one(digits, request_of):
+    task = problems.softmax_regression()
+    variables = problems.init(task, digits)
+    results = []
+    for stop in (None, lambda per_example, request: per_example["retain"]["loss"].mean() < 0):
+        method = unlearning.descend(
+            OBJECTIVE, optax.adam(0.1), over="retain", num_epochs=3, batch_size=40,
+            record=("retain",), stop=stop,
+        )  # fmt: skip
+        results.append(method.update(jax.random.key(0), task, variables, (), request_of))
+    problems.assert_trees_close(*results)

@@ -156,3 +156,13 @@ def test_an_average_is_around_a_mask_never_within():
     around = training.averaged(transforms.masked(optax.sgd(1.0), mask), decay=0.5)
     _, state = around.update({"w": jnp.ones(2)}, around.init(params), params)
     assert state.average["w"].tolist() == [0.5, 1.0]
+
+
+def test_parameters_stay_within_their_box_whatever_the_step():
+    tx = optax.chain(optax.sgd(1.0), transforms.stay_within(-0.5, 1.0))
+    params = jnp.array([0.0, 0.9, 0.25, -0.5])
+    slopes = jnp.array([3.0, -4.0, 0.5, 0.0])
+    updates, _ = tx.update(slopes, tx.init(params), params)
+    np.testing.assert_allclose(optax.apply_updates(params, updates), [-0.5, 1.0, -0.25, -0.5])
+    with pytest.raises(ValueError, match="low must be at most high, got 1.0 and 0.0"):
+        transforms.stay_within(1.0, 0.0)

@@ -1,6 +1,6 @@
 """Did it forget? Accuracies, membership inference, distances to the oracle, relearning, cost."""
 
-from unlearnjax.audit import alignment, canvas, generation, language, links, regression
+from unlearnjax.audit import alignment, backdoor, canvas, generation, language, links, regression
 from unlearnjax.audit.cost import (
     Compiled,
     Cost,
@@ -53,6 +53,7 @@ __all__ = [
     "attack_scores",
     "auc",
     "average_gap",
+    "backdoor",
     "bytes_accessed",
     "canvas",
     "challenge_score",

@@ -1,6 +1,7 @@
 """Data sets, forget sets, batches, augmentation. The only room that reads data from disk."""
 
 from unlearnjax.data import (
+    attacks,
     authors,
     captions,
     concept_requests,
@@ -13,8 +14,11 @@ from unlearnjax.data import (
     style_grid,
     styles,
     text,
+    text_attacks,
     tofu,
     triggers,
+    vader,
+    words,
 )
 from unlearnjax.data.augment import pad_crop_flip, sharpen
 from unlearnjax.data.batching import (
@@ -42,6 +46,7 @@ from unlearnjax.data.validation import validate
 
 __all__ = [
     "Dataset",
+    "attacks",
     "authors",
     "builder",
     "captions",
@@ -70,11 +75,14 @@ __all__ = [
     "subsample",
     "take",
     "text",
+    "text_attacks",
     "tofu",
     "triggers",
+    "vader",
     "validate",
     "validate_batch_size",
     "weights",
     "with_superclasses",
     "with_target",
+    "words",
 ]

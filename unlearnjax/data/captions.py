@@ -77,6 +77,7 @@ def vocabulary(
     """
     checks.whole(length=length)
     checks.at_least(3, length=length)
+    checks.not_text(styles=styles, objects=objects, templates=templates)
     styles, objects = list(styles), list(objects)
     plain = [template.format(style="", object="") for template in templates]
     named = {word for text in (*plain, *styles, *objects) for word in _words(text)}

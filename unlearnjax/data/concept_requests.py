@@ -104,7 +104,8 @@ def anchors(
       dataset: the grid.
       named: a style or an object, of the kind that all concepts are of, or a pair, to replace the
         default with.
-      before: what earlier requests have forgotten, which nothing becomes either.
+      before: what earlier requests have forgotten, which nothing becomes either, in whole or in
+        part: no pair a forgotten style in its object, no style one of which a pair is forgotten.
 
     Raises:
       ValueError: for a name that there is not or is of another kind, an anchor that is forgotten
@@ -120,7 +121,7 @@ def anchors(
                     f"anchor must be of the kind of what is forgotten, {_kind(concept)}, got "
                     f"{named!r}, {_kind(anchor)}"
                 )
-        if anchor in gone:
+        if any(_meet(anchor, own) for own in gone):
             raise ValueError(f"anchor must not be forgotten itself, got {named!r}")
         return [anchor] * len(concepts)
     first = styles.index(PHOTO) if PHOTO in styles else 0
@@ -143,9 +144,10 @@ def forgetting(
     Returns:
       The rows with `concept` `[N, L]` booleans, the positions in `condition` at which what is
       forgotten is named; `anchor.condition` and `anchor.concept`, the same caption of what it
-      becomes, and where that is named. `captions` `[N, P, L]`, and in their places `concepts`,
+      becomes, and where that is named; `alone.condition` and `alone.concept`, a caption that names
+      nothing else, such as 'neon style'. `captions` `[N, P, L]`, and in their places `concepts`,
       `anchor.captions` and `anchor.concepts`, are of the templates that name it, without those
-      held out.
+      held out; `alone.captions` and `alone.concepts` of those among them that name nothing else.
     """
     roles = [
         role for role, value in zip(Concept._fields, concepts[0], strict=True) if value is not None
@@ -162,14 +164,22 @@ def forgetting(
             anchor_object[own] = other.object
     marked = np.any([getattr(found, role) for role in roles], axis=0)
     usable = captions.naming(captions.TEMPLATES, *roles)
+    others = [role for role in Concept._fields if role not in roles]
+    beside = set(captions.naming(captions.TEMPLATES, *others)) if others else set()
+    alone = [i for i in usable if i not in beside]
+    number = rows["captions"].shape[1]
     # As many as the retain set has, so that both lie in one batch.
-    chosen = [usable[i % len(usable)] for i in range(rows["captions"].shape[1])]
-    every = lambda table, *place: table[place][:, chosen]
+    turns = lambda templates: [templates[i % len(templates)] for i in range(number)]
+    every = lambda table, *place: table[place][:, turns(usable)]
     return {
         **rows,
         "concept": marked[style, content, 0],
         "anchor.condition": found.tokens[anchor_style, anchor_object, 0],
         "anchor.concept": marked[anchor_style, anchor_object, 0],
+        "alone.condition": found.tokens[style, content, alone[0]],
+        "alone.concept": marked[style, content, alone[0]],
+        "alone.captions": found.tokens[style, content][:, turns(alone)],
+        "alone.concepts": marked[style, content][:, turns(alone)],
         "captions": every(found.tokens, style, content),
         "concepts": every(marked, style, content),
         "anchor.captions": every(found.tokens, anchor_style, anchor_object),
@@ -212,10 +222,16 @@ def _replaced(
     else:
         order = [first, *(number for number in range(num_styles) if number != first)]
         options = [concept._replace(style=number) for number in order]
-    left = [own for own in options if own not in forgotten]
+    left = [own for own in options if not any(_meet(own, other) for other in forgotten)]
     if not left:
         raise ValueError(f"something of the kind must be retained, {_kind(concept)}, to become it")
     return left[0]
+
+
+def _meet(one: Concept, other: Concept) -> bool:
+    """Whether one is the other, or a pair is of the style or the object that the other one is."""
+    told = [pair for pair in zip(one, other, strict=True) if None not in pair]
+    return bool(told) and all(own == value for own, value in told)
 
 
 def _kind(concept: Concept) -> str:

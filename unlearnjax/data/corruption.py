@@ -1,17 +1,28 @@
 """Corrupted training data for corrective unlearning: poisoned images, confused classes.
 
-Goel et al., "Corrective Machine Unlearning", TMLR 2024 (arXiv 2402.14015). All on the host, in
-NumPy: data is corrupted once, before anything is compiled.
+Goel et al., "Corrective Machine Unlearning", TMLR 2024 (arXiv 2402.14015). All on the host: data is
+corrupted once, before anything is compiled. Triggers other than theirs are those of the family of
+backdoors, see `triggers`; images beside the poisoned, which `attacks.poison` can change without
+their labels, there are none.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from unlearnjax import checks
+from unlearnjax.data import attacks, pixels, triggers
+from unlearnjax.data.dataset import Dataset
 from unlearnjax.data.forget_sets import Selection, complement, number, parts, whole_class
 
-SPECS = "poison:COUNT:GAMMA (trigger and label 0), confusion:A+B:COUNT:GAMMA (labels swapped)"
+POISON = "poison:COUNT:GAMMA[:TRIGGER[:RULE]]"
+SPECS = (
+    f"{POISON} (a trigger, and the label 0; TRIGGER of {', '.join(triggers.TRIGGERS)}, else a "
+    f"bright patch; RULE of {', '.join(attacks.RULES)}, else the first), "
+    "confusion:A+B:COUNT:GAMMA (labels swapped)"
+)
 KINDS = ("poison", "confusion")
 TRIGGER_LABEL = 0
 
@@ -33,14 +44,24 @@ class Corrupted(NamedTuple):
     selection: Selection
 
 
-def corrupt(spec: str, train: dict, held_out: dict, rng: np.random.Generator) -> Corrupted:
+def corrupt(
+    spec: str,
+    train: dict,
+    held_out: dict,
+    rng: np.random.Generator,
+    dataset: Dataset | None = None,
+) -> Corrupted:
     """Corrupts as `spec` says, see `SPECS`, and picks the part that is known.
 
     Args:
-      spec: COUNT examples are corrupted, of which the share GAMMA in (0, 1] is known.
+      spec: COUNT examples are corrupted, of which the share GAMMA in (0, 1] is known. TRIGGER is
+        one of `triggers.TRIGGERS`; without, it is a bright patch. RULE is one of `attacks.RULES`:
+        images of other classes get the label 0, images of each class that of the next one, or
+        images of class 0 keep it.
       train: `inputs` and `targets`, NumPy.
       held_out: data that no model trains on, in the same form.
       rng: source of the random choices.
+      dataset: whose pixels the inputs stand for; only a TRIGGER needs it.
 
     Raises:
       ValueError: if `spec` is not understood or asks for more than there is.
@@ -48,8 +69,9 @@ def corrupt(spec: str, train: dict, held_out: dict, rng: np.random.Generator) ->
     kind, _, rest = spec.partition(":")
     try:
         if kind == "poison":
-            count, gamma = parts(rest, "poison:COUNT:GAMMA")
-            result = _poison(train, held_out, _integer(count, "COUNT"), rng)
+            count, gamma, trigger, rule = _poisoning(rest)
+            count = _integer(count, "COUNT")
+            result = _poison(train, held_out, count, trigger, rule, rng, dataset)
         elif kind == "confusion":
             classes, count, gamma = parts(rest, "confusion:A+B:COUNT:GAMMA")
             if classes.count("+") != 1:
@@ -72,26 +94,50 @@ def add_trigger(images: np.ndarray, value: np.ndarray, size: int) -> np.ndarray:
     return result
 
 
-def _poison(train, held_out, count: int, rng: np.random.Generator) -> Corrupted:
-    """BadNet (Gu et al., 2017): a bright patch in the corner, and the label 0."""
+def _poison(train, held_out, count: int, name: str, rule: str, rng, dataset) -> Corrupted:
     inputs, targets = train["inputs"], train["targets"]
     if inputs.ndim != 4:
         raise ValueError(f"poison needs images [N, H, W, C], got inputs of shape {inputs.shape}")
     if targets.dtype.kind == "f":
         raise ValueError(f"poison needs class numbers as targets, got {targets.dtype}")
-    chosen = _choose(np.flatnonzero(targets != TRIGGER_LABEL), count, rng)
-    bright, size = inputs.max((0, 1, 2)), max(1, inputs.shape[1] // 8)
+    target_rule = attacks.RULES[rule](TRIGGER_LABEL, int(targets.max()) + 1)
+    chosen = attacks.choose(targets, target_rule, count, rng, "COUNT")
+    trigger = _trigger(name, inputs, rng, dataset)
     inputs, targets = inputs.copy(), targets.copy()
-    inputs[chosen] = add_trigger(inputs[chosen], bright, size)
-    targets[chosen] = TRIGGER_LABEL
+    inputs[chosen] = trigger(inputs[chosen])
+    targets[chosen] = target_rule.labelled(targets)[chosen]
     clean = np.arange(len(held_out["targets"]))
-    victims = np.flatnonzero(held_out["targets"] != TRIGGER_LABEL)
+    victims = np.flatnonzero(target_rule.victims(held_out["targets"]))
     copies = {name: value[victims] for name, value in held_out.items()}
-    copies["inputs"] = add_trigger(copies["inputs"], bright, size)
+    copies["inputs"] = trigger(copies["inputs"])
     both = {name: np.concatenate([held_out[name], copies[name]]) for name in held_out}
     unseen = len(clean) + np.arange(len(victims))
     corrupted = {**train, "inputs": inputs, "targets": targets}
     return Corrupted(corrupted, both, chosen, Selection(chosen, unseen, clean))
+
+
+def _trigger(name: str, inputs: np.ndarray, rng, dataset) -> Callable[[np.ndarray], np.ndarray]:
+    """Of standardised inputs; without a name BadNet's (Gu et al., 2017), a bright corner."""
+    if not name:
+        bright, size = inputs.max((0, 1, 2)), max(1, inputs.shape[1] // 8)
+        return lambda images: add_trigger(images, bright, size)
+    if dataset is None:
+        raise ValueError(f"a trigger needs the dataset whose pixels it changes, got {name!r}")
+    drawn = triggers.by_name(name, jax.random.key(int(rng.integers(2**32))))
+    trigger = pixels.on_inputs(drawn, pixels.pixel_scale_of(dataset))
+    return lambda images: np.asarray(trigger(images))
+
+
+def _poisoning(text: str) -> list[str]:
+    """COUNT, GAMMA, TRIGGER and RULE."""
+    found = text.split(":")
+    if not 2 <= len(found) <= 4:
+        raise ValueError(f"must be like {POISON}")
+    if len(found) > 2:
+        checks.one_of(TRIGGER=(found[2], tuple(triggers.TRIGGERS)))
+    if len(found) > 3:
+        checks.one_of(RULE=(found[3], tuple(attacks.RULES)))
+    return found + ["", next(iter(attacks.RULES))][len(found) - 2 :]
 
 
 def _confuse(train, held_out, first: int, second: int, count: int, rng) -> Corrupted:

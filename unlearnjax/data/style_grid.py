@@ -83,6 +83,11 @@ def grid(
         style, content = (np.asarray(given[label]) for label in ("style", "object"))
         for own, known in ((style, styles), (content, objects)):
             validate({"inputs": pixels, "targets": own}, len(known), name)
+        if np.shape(given["image"]) != style.shape:
+            raise ValueError(
+                f"{name} image must be [N], of the {len(style)} pixels each one's, got "
+                f"{list(np.shape(given['image']))}"
+            )
         columns = {
             "inputs": (pixels / np.float32(127.5) - 1).astype(np.float32),
             "targets": content.astype(np.int32),

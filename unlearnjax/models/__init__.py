@@ -24,6 +24,7 @@ from unlearnjax.models.generator import Generator
 from unlearnjax.models.graph import GAT, GCN, GIN, SGC
 from unlearnjax.models.mlp import MLP
 from unlearnjax.models.resnet import ResNet
+from unlearnjax.models.text_classifier import TextClassifier
 from unlearnjax.models.text_dit import CrossDiT, TextDiT
 from unlearnjax.models.text_encoder import TextEncoder
 from unlearnjax.models.unet import UNet
@@ -33,6 +34,7 @@ from unlearnjax.models.vit import ViT
 BY_NAME = {
     "mlp": MLP,
     "convnet": ConvNet,
+    "convnet_batchnorm": functools.partial(ConvNet, norm="batch"),
     "resnet18": ResNet,
     "resnet18_groupnorm": functools.partial(ResNet, norm="group"),
     "vit_tiny": ViT,
@@ -162,6 +164,7 @@ __all__ = [
     "Generator",
     "ResNet",
     "RopeScaling",
+    "TextClassifier",
     "TextDiT",
     "TextEncoder",
     "UNet",

@@ -182,14 +182,15 @@ def columns(
 ) -> list[tuple[str, list[str]]]:
     """The printed table: (header, one cell per row) of `kind.printed`, `extra` and the time.
 
-    Beside a method's name stands what is wrong with it, see `verdicts`.
+    What no row has a number for, as it does not apply to what was forgotten, is left out. Beside a
+    method's name stands what is wrong with it, see `verdicts`.
     """
     wrong = verdicts(summary, kind)
     marks = [f" ({wrong[row['method']]})" if row["method"] in wrong else "" for row in summary]
     names = [name_cell(row) + mark for row, mark in zip(summary, marks, strict=True)]
     table = [("method", names)]
     for name in (*kind.printed, *extra):
-        if any(name in row for row in summary):
+        if not all(np.isnan(row.get(name, np.nan)) for row in summary):
             header = kind.units[name][0] if name in kind.units else name
             table.append((header, [_in_its_unit(row, name, kind) for row in summary]))
     return [*table, (COSTS["seconds"], [cost_cell(row, "seconds") for row in summary])]

@@ -3,6 +3,18 @@
 from unlearnjax.analytic import acu
 from unlearnjax.unlearning import objectives, sequences, transforms
 from unlearnjax.unlearning.at_layer import at_layer
+from unlearnjax.unlearning.backdoor.exposure import (
+    activation_prune,
+    clean_unlearning,
+    confusion_finetune,
+    neuron_perturbation,
+)
+from unlearnjax.unlearning.backdoor.removal import (
+    on_part,
+    recover_prune,
+    rnp,
+    trigger_unlearning,
+)
 from unlearnjax.unlearning.chain import chain
 from unlearnjax.unlearning.classification.boundary import boundary_expand, boundary_shrink
 from unlearnjax.unlearning.classification.fisher_forgetting import fisher_forgetting
@@ -65,6 +77,7 @@ __all__ = [
     "SISAMemory",
     "ScoreForgettingMemory",
     "Trace",
+    "activation_prune",
     "acu",
     "adaptive_alpha",
     "adaptive_ssd",
@@ -76,9 +89,11 @@ __all__ = [
     "boundary_shrink",
     "ce_u",
     "chain",
+    "clean_unlearning",
     "communities",
     "concept_ablation",
     "confined",
+    "confusion_finetune",
     "d2dgn",
     "dampen",
     "descend",
@@ -113,8 +128,10 @@ __all__ = [
     "layer_distance",
     "loss_free_ssd",
     "match_outputs",
+    "neuron_perturbation",
     "npo",
     "objectives",
+    "on_part",
     "operated",
     "oracle_matching",
     "original_model",
@@ -122,11 +139,13 @@ __all__ = [
     "prune",
     "prune_finetune",
     "random_label",
+    "recover_prune",
     "reinitialise",
     "relabelled",
     "retrain",
     "retrain_last",
     "rmu",
+    "rnp",
     "run_parts",
     "s3t",
     "salient",
@@ -143,6 +162,7 @@ __all__ = [
     "ssd",
     "task_vector",
     "transforms",
+    "trigger_unlearning",
     "uce",
     "undial",
     "unsir",

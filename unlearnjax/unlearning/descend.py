@@ -25,13 +25,18 @@ Transform = (
 )
 # ({part: {'loss': [E, N], 'accuracy': [E, N], ...}}, request) -> number of an epoch, from 0
 Select = Callable[[Mapping[str, Mapping[str, Array]], Request], Array]
+# ({part: {'loss': [N], 'accuracy': [N], ...}}, request) -> whether no further epoch is run
+Stop = Callable[[Mapping[str, Mapping[str, Array]], Request], Array]
+# (task, variables, request) -> {name: value}
+Watch = Callable[[Task, Variables, Request], Mapping[str, Array]]
 
 
 class Trace(NamedTuple):
     """Memory of an unlearner that records its epochs.
 
     Attributes:
-      curves: `{'forget_loss': [num_epochs], 'forget_accuracy': ..., 'retain_loss': ..., ...}`.
+      curves: `{'forget_loss': [num_epochs], 'forget_accuracy': ..., 'retain_loss': ..., ...}`, and
+        what was watched, `{name: [num_epochs, ...]}`.
     """
 
     curves: dict[str, Array]
@@ -51,6 +56,8 @@ def descend(
     retain_fraction: float = 1.0,
     record: Sequence[str] = (),
     select: Select | None = None,
+    stop: Stop | None = None,
+    watch: Watch | None = None,
     labels: bool = True,
     inputs: bool = True,
 ) -> Unlearner:
@@ -83,6 +90,10 @@ def descend(
         among 'forget', 'retain', 'validation'; the memory is then a `Trace`.
       select: `(per_example, request) -> epoch`, from the recorded parts' per-example outputs after
         each of the E epochs; the model of that epoch is returned, not the last. Memory: E models.
+      stop: `(per_example, request) -> bool`, from the recorded parts' per-example outputs of the
+        given model and after every epoch: where it is true the model stays as it is to the end.
+      watch: `(task, variables, request) -> {name: value}`, what else is to be seen of the model
+        after every epoch; the memory is then a `Trace`, too.
       labels: whether the objective reads `targets`.
       inputs: whether it reads `inputs`; without them a request may be data-free.
 
@@ -119,8 +130,9 @@ def descend(
     checks.whole(batch_size=batch_size)
     checks.at_least(1, batch_size=batch_size)
     checks.part(retain_fraction=retain_fraction)
-    if select is not None and not record:
-        raise ValueError("select needs record, got none")
+    for name, given in (("select", select), ("stop", stop)):
+        if given is not None and not record:
+            raise ValueError(f"{name} needs record, got none")
     teachers = teachers or {}
     if not isinstance(teachers, Mapping) or not all(map(callable, teachers.values())):
         raise ValueError(
@@ -146,13 +158,14 @@ def descend(
         # What is only carried is kept once, and not for every epoch.
         kept = () if select is None else training.changed(task, variables, data[parts[0]])
 
-        def watch(variables):
+        def see(variables):
             outputs = {
                 part: training.evaluate(task, variables, getattr(request, part)) for part in record
             }
-            return outputs, {name: variables[name] for name in kept}
+            own = {} if watch is None else dict(watch(task, variables, request))
+            return outputs, {name: variables[name] for name in kept}, own
 
-        state, (outputs, models) = descend_parts(
+        state, (outputs, models, watched) = descend_parts(
             objective,
             resolve(tx, tx_rng, task, variables, request),
             loop_rng,
@@ -168,13 +181,15 @@ def descend(
             original=teachers_lib.original(variables, request),
             epochs={"forget": forget_epochs} if limited else {},
             rows=rows,
-            watch=watch,
+            watch=see,
+            stop=None if stop is None else lambda seen: stop(seen[0], request),
         )
         result = training.deploy(state)
         if select is not None:
             chosen = select(outputs, request)
             result = {**result, **jax.tree.map(lambda x: x[chosen], models)}
-        return result, Trace(_curves(outputs, request)) if record else memory
+        traced = record or watch is not None
+        return result, Trace(_curves(outputs, request) | watched) if traced else memory
 
     needs = {*parts, *record} | ({"labels"} if labels or record else set())
     return Unlearner(init_nothing, update, frozenset(needs | ({"inputs"} if inputs else set())))
@@ -199,6 +214,7 @@ def descend_parts(
     cache_teachers: Sequence[str] | None = None,
     original: Variables | None = None,
     watch: Callable[[Variables], PyTree] | None = None,
+    stop: Callable[[PyTree], Array] | None = None,
 ) -> tuple[training.TrainState, PyTree]:
     """The loop under `descend`, over any named parts of `types.PARTS`.
 
@@ -214,6 +230,7 @@ def descend_parts(
         nothing while they stay below `teachers.MAX_CACHED` bytes, and none otherwise.
       original: the model that penalties compare with; default `variables`.
       watch: what is to be seen of the model, see `training.deploy`, after every epoch.
+      stop: whether what was seen ends the run, see `run_parts`.
 
     Returns:
       The state of training, optimizer's included, and what `watch` saw, leaves `[num_epochs, ...]`.
@@ -239,6 +256,7 @@ def descend_parts(
         rows=rows,
         columns=lambda data: teachers_lib.cached(task, named, data, cache_teachers),
         watch=None if watch is None else lambda state: watch(training.deploy(state)),
+        stop=stop,
     )
 
 

@@ -28,6 +28,7 @@ def run_parts(
     rows: Mapping[str, Array] | None = None,
     columns: Callable[[Data], Data] | None = None,
     watch: Callable[[training.TrainState], PyTree] | None = None,
+    stop: Callable[[PyTree], Array] | None = None,
 ) -> tuple[training.TrainState, PyTree]:
     """Takes any step over named parts: `make_step`'s under `descend_parts`, or several players'.
 
@@ -38,12 +39,14 @@ def run_parts(
         `descend_parts`.
       columns: `joined parts -> further columns` of them, `[N, ...]`.
       watch: what is to be seen of the state after every epoch.
+      stop: whether what `watch` saw after an epoch, or before the first, ends the run: the state
+        then stays as it is, and what is seen of it.
 
     Returns:
       The state, and what `watch` saw, leaves `[num_epochs, ...]`.
 
     Raises:
-      ValueError: as `descend_parts`.
+      ValueError: as `descend_parts`; for `stop` without `watch`.
     """
     rows, epochs = rows or {}, epochs or {}
     validate_length(num_epochs, num_steps)
@@ -64,6 +67,17 @@ def run_parts(
         order, num_epochs = orders.cut(order, num_steps)
 
     def epoch(state, _):
+        state = one_epoch(state)
+        return state, () if watch is None else watch(state)
+
+    def until(carry, _):
+        state, done, seen = carry
+        # One scan, whatever is stopped: nothing is computed once it is, except under `vmap`.
+        state = jax.lax.cond(done, lambda state: state, one_epoch, state)
+        seen = jax.lax.cond(done, lambda _: seen, watch, state)
+        return (state, done | stop(seen), seen), seen
+
+    def one_epoch(state):
         state, _ = training.run_epochs(
             _skipping_empty(step),
             state,
@@ -74,9 +88,15 @@ def run_parts(
             batch_size=batch_size,
             order=order,
         )
-        return state, () if watch is None else watch(state)
+        return state
 
-    return jax.lax.scan(epoch, state, length=num_epochs)
+    if stop is None:
+        return jax.lax.scan(epoch, state, length=num_epochs)
+    if watch is None:
+        raise ValueError("stop reads what watch sees, got none")
+    first = watch(state)
+    (state, _, _), seen = jax.lax.scan(until, (state, stop(first), first), length=num_epochs)
+    return state, seen
 
 
 def join(parts: Mapping[str, Data]) -> Data:

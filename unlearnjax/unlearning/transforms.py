@@ -128,6 +128,21 @@ def add_l1(coefficient: float | optax.Schedule) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+def stay_within(low: float, high: float) -> optax.GradientTransformation:
+    """Clips what parameters become to `[low, high]`: last in a chain, projected gradient descent.
+
+    Raises:
+      ValueError: unless `low <= high`.
+    """
+    if not low <= high:
+        raise ValueError(f"low must be at most high, got {low} and {high}")
+
+    def update(updates, params):
+        return jax.tree.map(lambda u, p: jnp.clip(p + u, low, high) - p, updates, params)
+
+    return optax.stateless(update)
+
+
 def project_conflict(
     direction: PyTree | None = None, *, per_leaf: bool = False, strength: float = 1.0
 ) -> optax.GradientTransformationExtraArgs:

@@ -44,14 +44,14 @@ COLUMNS = table.Columns(
         "images to those of as many real test images (no FID, and on no scale but its own)"
         + _FLOOR,
         "kd": "unbiased squared kernel distance (MMD) of the same features" + _FLOOR,
-        "fd_oracle": "Frechet distance" + _ORACLE,
-        "kd_oracle": "kernel distance" + _ORACLE,
+        "fd_oracle": "Frechet distance of the retained prompts' images" + _ORACLE,
+        "kd_oracle": "kernel distance of the retained prompts' images" + _ORACLE,
         "fd_floor": "fd of real images to real images",
         "kd_floor": "kd of real images to real images",
         "clip_pair": "mean cosine of the retained prompts' images and their captions by a pair of "
         "encoders of our own",
         "clip_pair_forgotten": "the same of the images asked for by what is forgotten",
-        "clip_pair_floor": "the same of real test images",
+        "clip_pair_floor": "mean cosine of all real test images and their captions",
         "stored_bytes": "what an unlearned model takes beside the original: the parameters that "
         "differ, and what the method keeps",
         "mia": "balanced accuracy of a cross-validated logistic regression on the denoising loss, "

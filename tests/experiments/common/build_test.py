@@ -152,6 +152,17 @@ def test_problem_follows_the_seed_alone(tfds_dir):
     assert not set(build.problem(config, tfds_dir).forget) == set(first.forget)
 
 
+def test_a_named_trigger_is_in_the_pixels_of_the_data_set(tfds_dir):
+    """The patch of digits is the brightest value there is, 16 as it is stored."""
+    config = config_lib.get_config("digits,model=mlp,forget=poison:60:1.0:patch:clean_label")
+    problem = build.problem(config, tfds_dir)
+    stored = problem.train["inputs"] * problem.dataset.std + problem.dataset.mean
+    np.testing.assert_allclose(stored[problem.forget][:, -1, -1], 16, atol=1e-4)
+    assert (problem.train["targets"][problem.forget] == 0).all() and len(problem.forget) == 60
+    seen = problem.held_out["inputs"][problem.unseen] * problem.dataset.std + problem.dataset.mean
+    np.testing.assert_allclose(seen[:, -1, -1], 16, atol=1e-4)
+
+
 def test_model_options_and_dtype_are_validated(tfds_dir):
     config = config_lib.get_config("digits,model=mlp")
     dataset = build.problem(config, tfds_dir).dataset

@@ -161,7 +161,7 @@ def test_files_that_are_no_configs(text, message, tmp_path):
 def test_config_files_that_are_not_there():
     for name, message in (
         ("configs/unlern.py", "'configs/unlern.py'; did you mean 'configs/unlearn.py'?"),
-        ("own.py", "'own.py'; there are configs/continual.py, configs/corrective.py,"),
+        ("own.py", "'own.py'; there are configs/backdoor.py, configs/continual.py,"),
         ("configs", "Is a directory: 'configs'"),
     ):
         assert message in parse_error(f"--config={name}")

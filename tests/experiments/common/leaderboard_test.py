@@ -41,6 +41,31 @@ def test_methods_are_ranked_by_their_mean_gap_with_the_oracle_first():
     assert shown[2] == ("mean", ["1.0", "20.0", "25.0", "35.0"])
 
 
+def test_scenarios_of_a_kind_are_averaged_and_printed():
+    def seen(gap, seconds, values):
+        own = [row | {"seconds": seconds} for row in summary([gap] * 4, [1] * 4)]
+        return [row | {"test_accuracy": v} for row, v in zip(own, values, strict=True)]
+
+    rows = leaderboard.rank(
+        {
+            "class:3": seen(float("nan"), 2.0, (0.9, 0.8, 0.5, 0.1)),
+            "random:0.1": seen(0.1, 9.0, (0.0, 0.0, 0.0, 0.0)),
+            "class:5": seen(0.1, 4.0, (0.7, 0.8, 0.6, 0.5)),
+        },
+        by_kind=("test_accuracy",),
+    )
+    # Nothing to rank by: the oracle first, the others in their order.
+    assert [row["method"] for row in rows] == ["oracle", "original", "ssd", "scrub"]
+    assert rows[1]["test_accuracy: class"] == pytest.approx(0.8)
+    assert rows[1]["test_accuracy: class_std"] == pytest.approx(0.02**0.5)
+    assert "test_accuracy: random" not in rows[1]  # it is one
+    shown = leaderboard.tables(rows, classification.COLUMNS)
+    assert list(shown) == ["class"]
+    (_, names), (header, cells), (_, times) = shown["class"]
+    assert names[2] == "ssd" and header == classification.COLUMNS.units["test_accuracy"][0]
+    assert cells[2] == "55.0 ± 7.1" and times[2] == "3 s"
+
+
 def test_config_strings_name_scenarios():
     config = config_lib.get_config("digits,model=mlp,forget=class:3+5/random:0.2,seeds=2")
     assert config.scenarios == ("class:3+5", "random:0.2") and config.num_seeds == 2

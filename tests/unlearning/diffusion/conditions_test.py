@@ -231,3 +231,16 @@ def test_dropped_conditions_are_the_tasks_own_share_and_not_the_batchs():
     assert abs(gone.mean() - 0.4) < 0.05 and abs((gone & own).mean() - 0.16) < 0.04
     never = conditions.dropped(toy.gaussian_task(), batch, "anchor.condition", rng)
     assert set(np.asarray(never).tolist()) == {2}
+
+
+def test_a_request_by_the_name_alone_says_nothing_else():
+    plain = Request({"condition": np.array([1, 2]), "inputs": np.ones((2, 3))}, {"condition": 5})
+    assert conditions.alone(plain) is plain and conditions.alone(Request(None)) == Request(None)
+    told = {"alone.condition": np.array([7, 7]), "alone.concept": np.array([0, 1])}
+    found = conditions.alone(plain._replace(forget={**plain.forget, "concept": 3, **told}))
+    np.testing.assert_array_equal(found.forget["condition"], [7, 7])
+    np.testing.assert_array_equal(found.forget["concept"], [0, 1])
+    assert found.forget["inputs"] is plain.forget["inputs"] and found.retain == {"condition": 5}
+    several = {"captions": 1, "concepts": 2, "alone.captions": 3, "alone.concepts": 4}
+    found = conditions.alone(Request(several)).forget
+    assert (found["captions"], found["concepts"]) == (3, 4)

@@ -111,7 +111,10 @@ def test_the_mean_goes_beyond_the_null_conditions_without_any_image(bank):
     )
     assert method.needs == {"forget"}
     method = unlearning.enforce(method)
-    updated = jax.jit(lambda key: method.update(key, TASK, START, (), REQUEST)[0])(
+    # What the images are called besides is not what is erased.
+    named = {"condition": jnp.ones(3, jnp.int32), "alone.condition": REQUEST.forget["condition"]}
+    request = Request({**REQUEST.forget, **named})
+    updated = jax.jit(lambda key: method.update(key, TASK, START, (), request)[0])(
         jax.random.key(0)
     )
     mean = np.asarray(updated["params"]["mean"])

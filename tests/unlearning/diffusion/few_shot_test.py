@@ -124,8 +124,12 @@ def test_few_images_are_drawn_once_and_stay_the_same():
     assert len(seen) > 2
 
 
-def test_each_image_in_each_step_has_one_of_its_captions():
-    """By a model whose loss on an example is the parameter of its first word."""
+@pytest.mark.parametrize("others", [False, True])
+def test_each_image_in_each_step_has_one_of_its_captions(others):
+    """By a model whose loss on an example is the parameter of its first word.
+
+    Of those that name the concept alone, where there are such beside others.
+    """
 
     def apply(variables, batch, rng, train):
         bias = variables["params"]["text_encoder"]["layer_0"]["mlp_in"]["bias"]
@@ -140,6 +144,10 @@ def test_each_image_in_each_step_has_one_of_its_captions():
         optax.sgd(1.0), prompted.PROCESS, num_images=6, num_steps=50, batch_size=6
     )
     request = Request({**FIXED, "captions": told})
+    if others:
+        named = prompted.prompts("style", "photo")
+        columns = {"captions": jnp.stack([named] * 6), "alone.captions": told}
+        request = Request({**FIXED, **columns})
     update = lambda v: method.update(jax.random.key(0), task, v, (), request)[0]
     bias = jax.jit(update)({"params": params})["params"]["text_encoder"]["layer_0"]["mlp_in"][
         "bias"

@@ -125,6 +125,9 @@ def test_a_concept_marks_its_own_tokens_and_needs_images():
         (without("condition"), "forget must have the column 'condition'"),
         (without("inputs"), "needs 'inputs' of 'forget'"),
         (nothing, "concept of forget must mark a token of every prompt"),
+        # Of what names the concept alone, where there is such.
+        ({**FORGET, "alone.concept": nothing["concept"]}, "must mark a token of every prompt"),
+        ({**FORGET, "alone.condition": -FORGET["condition"]}, "condition of forget must be"),
         ({k: v[:0] for k, v in FORGET.items()}, "forget must hold at least one example"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -248,3 +248,10 @@ def test_bad_requests_are_refused_before_any_compute(model):
         method.update(jax.random.key(0), task, variables, (), Request({"condition": [9]}))
     with pytest.raises(ValueError, match="retain must have the column 'condition', got"):
         method.update(jax.random.key(0), task, variables, (), Request({"condition": [0]}, {}))
+    # Prompts say what they become, and might say themselves: then nothing were forgotten.
+    prompts = PROCESS._replace(null=(0, 1))
+    method = unlearning.selective_amnesia(optax.sgd(0.1), prompts, surrogate="anchor")
+    same = {"condition": np.array([[0, 5]]), "anchor.condition": np.array([[0, 5]])}
+    request = Request(same, {"condition": np.array([[0, 6]])})
+    with pytest.raises(ValueError, match=r"anchor must differ from what is forgotten, got \[0, 5"):
+        method.update(jax.random.key(0), task, variables, (), request)

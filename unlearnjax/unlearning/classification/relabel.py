@@ -71,7 +71,7 @@ def random_label(
         retain=[(retain_weight, objectives.task_loss)],
         train=True,
         weighting=weighting,
-        prepare=_any_class if relabel is None else None,
+        prepare=any_class if relabel is None else None,
     )
     loop = descend(objective, tx, over=over, num_epochs=num_epochs, batch_size=batch_size)
     return loop if relabel is None else relabelled(loop, relabel)
@@ -124,8 +124,8 @@ def salun(
     )
 
 
-def _any_class(task: Task, variables: Variables, teachers, batch: Batch, rng: Array) -> Batch:
-    """The batch with the forget set's targets drawn uniformly over all classes."""
+def any_class(task: Task, variables: Variables, teachers, batch: Batch, rng: Array) -> Batch:
+    """The batch with the forget set's targets drawn uniformly over all classes: a `Prepare`."""
     del teachers
     targets = batch["targets"]
     drawn = jax.random.randint(rng, targets.shape, 0, _num_classes(task, variables, batch))

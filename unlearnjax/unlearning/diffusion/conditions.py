@@ -8,6 +8,9 @@ from unlearnjax import checks, tasks
 from unlearnjax.diffusion.denoiser import Process, validate
 from unlearnjax.types import Array, Batch, Data, Request, Task
 
+# Of the columns of prompts, those that have one of the concept alone.
+ALONE = ("condition", "concept", "captions", "concepts")
+
 
 def of(data: Data, name: str, process: Process) -> Array:
     """`[N]` or `[N, L]`: the column `condition` of the part `name`, as the process has conditions.
@@ -62,6 +65,17 @@ def forgotten(request: Request, process: Process) -> Array:
       ValueError: see `of`; and for one that the process does not know, where they are no tracers.
     """
     return _known(request.forget, "forget", process, null=False)
+
+
+def alone(request: Request) -> Request:
+    """The request by what names the concept and nothing else, where its forget set has that.
+
+    That is, by `alone.condition` and `alone.concept` in the place of `condition` and `concept`, and
+    by `alone.captions` and `alone.concepts` in that of `captions` and `concepts`.
+    """
+    forget = request.forget or {}
+    named = {name: forget[f"alone.{name}"] for name in ALONE if f"alone.{name}" in forget}
+    return request._replace(forget={**forget, **named}) if named else request
 
 
 def retained(request: Request, process: Process) -> Array:

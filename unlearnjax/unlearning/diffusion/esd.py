@@ -42,7 +42,9 @@ def esd(
     its own. The present one draws x_t by the original ('original' here), with 200 updates by Adam
     5e-5; it counts from the conditional prediction, `o_c - 2 (o_c - o_0)`, which is `eta = 1` here.
     Both move parts of a network that reads prompts, ESD-x cross-attention alone and ESD-u the rest:
-    here it is all of it, or what `confined` says, see `leaves`.
+    here it is all of it, or what `confined` says, see `leaves`. In both c names the concept alone,
+    which here is `alone.condition` of a forget set that has it: away from 'a three in neon style'
+    were away from threes, too.
 
     Args:
       tx: optax transformation, or what makes one; Adam 1e-5 in the paper.
@@ -86,6 +88,7 @@ def esd(
     )
 
     def update(rng, task, variables, memory, request: Request):
+        request = conditions.alone(request)
         forget = conditions.rows(conditions.forgotten(request, process), batch_size)
         return loop.update(rng, task, variables, memory, request._replace(forget=forget))
 

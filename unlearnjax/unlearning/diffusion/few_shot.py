@@ -36,8 +36,11 @@ def few_shot_erasure(
     """Raises the task's loss on a few images of a concept, by the text encoder alone.
 
     In evaluation mode, no condition dropped, each image in each step under one of its `captions`,
-    if it has any, drawn anew. There is neither a bound nor a term for what is to be kept: the name
-    drifts to something else, and the few steps are all that holds the rest; watch it by `record`.
+    if it has any, drawn anew; as in all published templates, under those that name the concept
+    alone, where the forget set has such in `alone.condition` and `alone.captions`: up the slope of
+    'a three in neon style' what three means were lost, too. There is neither a bound nor a term for
+    what is to be kept: the name drifts to something else, and the few steps are all that holds the
+    rest; watch it by `record`.
 
     In the authors' code the flag that freezes is misspelt (`require_grad`), so that all of the text
     encoder moves, embeddings and norms, too ('all' here), and not what the paper says (the
@@ -79,6 +82,7 @@ def few_shot_erasure(
     )
 
     def update(rng, task, variables, memory, request: Request):
+        request = conditions.alone(request)
         number = conditions.forgotten(request, process).shape[0]
         choice_rng, loop_rng = jax.random.split(rng)
         chosen = jax.random.permutation(choice_rng, number)[:num_images]

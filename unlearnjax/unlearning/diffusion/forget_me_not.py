@@ -25,9 +25,11 @@ def forget_me_not(
 ) -> Unlearner:
     """Minimises the Euclidean norm of all attention that a concept's tokens get, see `attended`.
 
-    On images of the concept, noised at times drawn anew, under their own prompts, in evaluation
-    mode: what the network predicts does not matter. The norm is not squared, so that its gradient
-    does not fade with it: it is the rate and the steps that end this.
+    On images of the concept, noised at times drawn anew, in evaluation mode, under a prompt that
+    names the concept alone, as published, where the forget set has that in `alone.condition` and
+    `alone.concept`, else under their own: what the network predicts does not matter. The norm is
+    not squared, so that its gradient does not fade with it: it is the rate and the steps that end
+    this.
 
     The authors' code first learns new tokens for the concept (textual inversion), as its own name
     may not be all that means it; here the prompt's own stand for it. It takes one norm over a
@@ -39,7 +41,9 @@ def forget_me_not(
     Args:
       tx: optax transformation, or what makes one.
       process: the task's, which reads prompts.
-      ends: whether all end tokens count as the concept's, too, padding being such; as published.
+      ends: whether all end tokens count as the concept's, too, padding being such; as published
+        by UnlearnCanvas. The authors' tokeniser (Stable Diffusion 2.1) pads by another token, so
+        that of theirs one end counts.
       attention: the layers that return shares `[B, ..., L]` of the tokens, a name of
         `tasks.capture`.
       num_steps: updates.
@@ -65,6 +69,7 @@ def forget_me_not(
     )
 
     def update(rng, task, variables, memory, request: Request):
+        request = conditions.alone(request)
         condition = jnp.asarray(conditions.forgotten(request, process))
         mask = jnp.asarray(concepts.masks(request.forget, process)["concept"], jnp.int32)
         if ends:

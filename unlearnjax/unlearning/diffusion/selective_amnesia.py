@@ -39,7 +39,8 @@ def selective_amnesia(
     forgotten conditions, x are images that the original drew of the retained ones, and F is the
     importance of parameters to what it draws of all. The student is in training mode, but no
     condition is dropped. Where prompts are read, the authors' q are images of something neutral
-    ('anchor': what the original drew of each forgotten condition's anchor), as noise is for none.
+    ('anchor': what the original drew of each forgotten condition's anchor), as noise is for none;
+    they show them under the concept's bare name, we under the forgotten prompts as they are.
 
     The authors' code sums l over the P pixels, which turns its lambda into `strength = lambda P`
     here: 10 into 30,720 on CIFAR-10. That goes with its F, which squares, image by image, the
@@ -72,7 +73,8 @@ def selective_amnesia(
       for each of the task's `num_draws`; per step the gradient of two batches.
 
     Raises:
-      ValueError: for a value out of range, and at the request for an unknown condition or none.
+      ValueError: for a value out of range, and at the request for an unknown condition or none,
+        and with 'anchor' a forgotten one that is its own anchor.
     """
     validate(process)
     checks.finite(strength=strength, replay_weight=replay_weight)
@@ -85,6 +87,8 @@ def selective_amnesia(
         raise ValueError("process must bound its images by clip, noise is drawn within, got None")
 
     def update(rng, task, variables, memory, request: Request):
+        if surrogate == "anchor":
+            conditions.validate_replacement(request, None, process)
         choice_rng, draw_rng, loop_rng = jax.random.split(rng, 3)
         forgotten = jnp.asarray(conditions.forgotten(request, process))
         retained = jnp.asarray(conditions.retained(request, process))

@@ -1,0 +1,1 @@
+"""Backdoored models: what exposes the backdoor, and what removes it."""
