@@ -159,8 +159,8 @@ def test_direct_noise_beats_random_noise_of_the_same_budget():
             for x, y in itertools.permutations(np.asarray(images()[:2]).reshape(2, -1), 2)
         ]
     )
-    assert reached(num_steps=100, over="own") < 0.6 * clean
-    assert reached(mode="random") > 0.8 * clean
+    direct, random = reached(num_steps=100, over="own"), reached(mode="random")
+    assert direct < 0.6 * clean and direct < 0.6 * random, (direct, random, clean)
 
 
 @pytest.mark.parametrize(
