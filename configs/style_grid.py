@@ -5,9 +5,10 @@
 Digits of 8x8 pixels, which come with scikit-learn, each in six styles, and captions of them; a text
 encoder that learned what they mean with the images, a diffusion transformer that reads it. The
 style neon is forgotten, then, from the same original, the object three, each by eight methods and
-held against a model that never saw it. `quick` is one style and three methods without an oracle:
-half an hour on one CPU core, most of which trains the original. `full` is three styles, three
-objects, a pair and a sequence, by every method and with three seeds.
+held against a model that never saw it: about an hour on two CPU cores, half of which trains the
+original and two oracles. `quick` is one style and three methods without an oracle: a quarter of an
+hour. `full` is three styles, three objects, a pair and a sequence, by every method and with three
+seeds and oracles of each: a night, or an accelerator.
 
 Two pairs of judges, of styles and of objects, look at what the models draw. Where one of them is
 not sure enough of real images, or of what an original draws, the run says so and erases nothing.
