@@ -49,6 +49,7 @@ def environment(tfds_dir, quick=True, **extra):
         "TFDS_DATA_DIR": str(tfds_dir),
         "UNLEARNJAX_COMPILATION_CACHE": str(tfds_dir / "compiled"),
         "COLUMNS": "200",
+        "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",  # as here, see conftest
         **extra,
     }
 
