@@ -49,7 +49,8 @@ def updated(method, variables, request):
     return method.update(jax.random.key(0), prompted.TASK, variables, (), request)[0]
 
 
-@pytest.mark.parametrize("name", METHODS)
+# Tracing each of them takes seconds; the slow test runs all.
+@pytest.mark.parametrize("name", ["esd", "selective_amnesia"])
 def test_it_can_be_compiled_where_it_is_confined(name):
     method = unlearning.confined(METHODS[name], **leaves.ESD_U)
     found = jax.eval_shape(lambda *given: updated(method, *given), prompted.VARIABLES, REQUEST)
