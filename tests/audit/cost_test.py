@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from unlearnjax import audit
+from unlearnjax.audit import cost
 
 A = jnp.ones((32, 32))
 MATMUL = 2 * 32**3
@@ -29,6 +30,42 @@ def test_flops_multiply_scans_out_nested_ones_too(length):
     assert audit.flops(jax.jit(nested), A) == pytest.approx(5 * length * MATMUL, rel=0.02)
     gradient = audit.flops(jax.grad(lambda a: looped(a).sum()), A)
     assert gradient == pytest.approx(3 * length * MATMUL, rel=0.05)
+
+
+def test_flops_of_loops_are_those_of_the_same_steps_written_out():
+    """Within jit, branches, checkpoints and each other; what is around them counts once."""
+    jitted = lambda fn: jax.jit(lambda a: fn(a) @ a)
+    maybe = lambda fn: lambda a: jax.lax.cond(a.sum() > 0, fn, lambda a: a + 1, a)
+    again = lambda fn: lambda a: jax.checkpoint(fn)(a @ a)
+
+    def repeat(fn, length, unroll):
+        if unroll:
+            return lambda a: [a := fn(a) + i for i in range(length)][-1]
+        return lambda a: jax.lax.scan(lambda c, i: (fn(c) + i, i), a, jnp.arange(length))[0]
+
+    def program(unroll, around):
+        inner = repeat(lambda a: a @ a, 3, unroll)
+        middle = repeat(lambda a: around(inner)(a) @ a.T, 2, unroll)
+        return lambda a: (jax.jit(middle)(a) @ a, middle(2 * a).sum(), inner(a).mean())
+
+    for around in (jitted, maybe, again):
+        found, expected = (audit.flops(program(unroll, around), A) for unroll in (False, True))
+        assert found == pytest.approx(expected, rel=0.01)
+
+
+def test_nothing_is_lowered_more_often_than_it_is_written(monkeypatch):
+    loop = lambda fn: lambda a: jax.lax.scan(lambda c, _: (fn(c), None), a, length=4)[0]
+    closed = jax.make_jaxpr(loop(loop(loop(lambda a: a @ a))))(A)
+    texts, lower = [], jax.stages.Traced.lower
+
+    def lowering(traced, *args, **options):
+        lowered = lower(traced, *args, **options)
+        texts.append(lowered.as_text())
+        return lowered
+
+    monkeypatch.setattr(jax.stages.Traced, "lower", lowering)
+    assert cost._flops(closed) == pytest.approx(64 * MATMUL, rel=0.01)
+    assert sum(text.count("dot_general") for text in texts) == 1
 
 
 def test_a_loop_that_never_runs_costs_nothing():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 from absl import flags as absl_flags
 
 from experiments.common import runner
@@ -47,8 +48,12 @@ def environment(tfds_dir, quick=True, **extra):
         **env,
         "XLA_FLAGS": " ".join(flags).strip(),
         "TFDS_DATA_DIR": str(tfds_dir),
-        "UNLEARNJAX_COMPILATION_CACHE": str(tfds_dir / "compiled"),
+        # Where this process keeps its own, if it does: for the next run, too.
+        "UNLEARNJAX_COMPILATION_CACHE": str(
+            jax.config.jax_compilation_cache_dir or tfds_dir / "compiled"
+        ),
         "COLUMNS": "200",
+        "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",  # as here, see conftest
         **extra,
     }
 

@@ -52,7 +52,7 @@ class Killed(BaseException):
 
 @pytest.mark.slow
 def test_originals_oracles_and_retraining_are_by_the_recipe_of_the_config(
-    config, tmp_path, tfds_dir, monkeypatch
+    config, tmp_path, tfds_dir, monkeypatch, quick_compiler
 ):
     run = lambda name: runner.Run("unlearn", config, tmp_path / name, str(tfds_dir))
     (row, *_) = command.scenario(config, run("whole"))

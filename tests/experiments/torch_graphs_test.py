@@ -11,7 +11,7 @@ from experiments.benchmarks import torch_graphs
 from tests import networks, problems
 from unlearnjax import training
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
 
 
 def test_the_reference_learns_as_ours():

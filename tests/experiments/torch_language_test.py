@@ -11,7 +11,7 @@ from experiments.benchmarks import language, torch_language
 from tests import frameworks
 from unlearnjax import tasks, training
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
 CASE = {
     "config": {"vocab_size": 13, "width": 16, "depth": 2, "num_heads": 2, "mlp_width": 20},
     "batch": 3,

@@ -125,7 +125,9 @@ def test_weights_that_cannot_be_used_are_refused_before_anything_is_computed(
 
 
 @pytest.mark.slow
-def test_originals_oracles_and_retraining_start_from_the_published_weights(weights, tmp_path):
+def test_originals_oracles_and_retraining_start_from_the_published_weights(
+    weights, tmp_path, quick_compiler
+):
     config = config_of(weights)
     # So slow that all stay where they started.
     config.train.update({"learning_rate": 1e-12, "num_epochs": 1, "checkpoint_every": 1})

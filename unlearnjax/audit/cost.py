@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,8 @@ from jax.extend import core
 
 from unlearnjax import trees
 from unlearnjax.types import PyTree
+
+CALLS = ("jit", "pjit")  # names of one primitive
 
 
 class Cost(NamedTuple):
@@ -119,13 +121,13 @@ def bytes_accessed(fn: Callable, *args: Any) -> float:
     Of the optimised program: what XLA fuses away does not count. Compiles every loop body.
     """
     analyse = lambda lowered: (lowered.compile().cost_analysis() or {}).get("bytes accessed", 0.0)
-    return _multiplied_out(jax.make_jaxpr(fn)(*args), analyse)
+    closed = jax.make_jaxpr(fn)(*args)
+    return _once(closed, analyse) + _repeated(closed.jaxpr, analyse)
 
 
 def _flops(program: core.ClosedJaxpr) -> float:
-    analyse = lambda lowered: (lowered.cost_analysis() or {}).get("flops", 0.0)
     with _on_cpu():
-        return _multiplied_out(program, analyse)
+        return _counted(program)
 
 
 def _on_cpu() -> contextlib.AbstractContextManager:
@@ -136,9 +138,25 @@ def _on_cpu() -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
 
 
-def _multiplied_out(closed: core.ClosedJaxpr, analyse: Callable) -> float:
-    """What `analyse` finds, loops multiplied out."""
-    return _once(closed, analyse) + _repeated(closed, analyse)
+def _counted(closed: core.ClosedJaxpr) -> float:
+    """Operations, loops multiplied out.
+
+    Loops are counted by themselves and left out of what is around them, so that nothing is lowered
+    more often than it is written, however deep it lies.
+    """
+    analyse = lambda lowered: (lowered.cost_analysis() or {}).get("flops", 0.0)
+    total, kept = 0.0, []
+    for eqn in closed.jaxpr.eqns:
+        if eqn.primitive.name == "scan":
+            body, length = eqn.params["jaxpr"], eqn.params["length"]
+            total += length * _counted(body) if length else 0.0
+        elif eqn.primitive.name in CALLS and any(_scans(eqn)):
+            total += _counted(eqn.params["jaxpr"])
+        else:
+            # In branches, say, loops are counted where they stand, and their further passes added.
+            total += _further(_scans(eqn), analyse)
+            kept.append(eqn)
+    return total + _once(_without(closed, kept), analyse)
 
 
 def _once(closed: core.ClosedJaxpr, analyse: Callable) -> float:
@@ -149,25 +167,41 @@ def _once(closed: core.ClosedJaxpr, analyse: Callable) -> float:
         return float(analyse(jax.jit(core.jaxpr_as_fun(closed)).lower(*avals)))
 
 
-def _repeated(closed: core.ClosedJaxpr, analyse: Callable) -> float:
-    """What the further passes of its scans add."""
+def _without(closed: core.ClosedJaxpr, kept: Sequence[core.JaxprEqn]) -> core.ClosedJaxpr:
+    """Some of its equations; what the others compute is taken, what they read returned."""
+    jaxpr, names = closed.jaxpr, {id(eqn) for eqn in kept}
+    apart = [eqn for eqn in jaxpr.eqns if id(eqn) not in names]
+    given = [result for eqn in apart for result in eqn.outvars]
+    read = [atom for eqn in apart for atom in eqn.invars if not isinstance(atom, core.Literal)]
+    invars, outvars = [*jaxpr.invars, *given], [*jaxpr.outvars, *read]
+    program = jaxpr.replace(eqns=list(kept), invars=invars, outvars=outvars)
+    return core.ClosedJaxpr(program, closed.consts)
+
+
+def _further(scans: Iterable, analyse: Callable) -> float:
+    """What the further passes of scans add."""
     more = 0.0
-    for body, length in _scans(closed.jaxpr):
-        more += length * _repeated(body, analyse)
+    for body, length in scans:
+        more += length * _repeated(body.jaxpr, analyse)
         if length != 1:
             more += (length - 1) * _once(body, analyse)
     return more
 
 
-def _scans(jaxpr: core.Jaxpr):
-    """The outermost scans of a program: (body, length)."""
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "scan":
-            yield eqn.params["jaxpr"], eqn.params["length"]
-            continue
-        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(value):
-                yield from _scans(getattr(value, "jaxpr", value))
+def _repeated(jaxpr: core.Jaxpr, analyse: Callable) -> float:
+    """What the further passes of a program's scans add."""
+    return sum(_further(_scans(eqn), analyse) for eqn in jaxpr.eqns)
+
+
+def _scans(eqn: core.JaxprEqn) -> Iterator[tuple[core.ClosedJaxpr, int]]:
+    """The outermost scans of an equation: (body, length)."""
+    if eqn.primitive.name == "scan":
+        yield eqn.params["jaxpr"], eqn.params["length"]
+        return
+    for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
+        if _is_jaxpr(value):
+            for own in getattr(value, "jaxpr", value).eqns:
+                yield from _scans(own)
 
 
 def _is_jaxpr(value: Any) -> bool:

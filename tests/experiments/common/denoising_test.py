@@ -329,7 +329,7 @@ def test_the_config_of_accelerators_trains_the_papers_network_in_bfloat16():
 
 
 @pytest.mark.slow
-def test_it_takes_a_step_with_its_parameters_split_over_devices():
+def test_it_takes_a_step_with_its_parameters_split_over_devices(quick_compiler):
     _, _, recipe, start, batch = accelerated()
     mesh = parallel.mesh()
     with jax.set_mesh(mesh):

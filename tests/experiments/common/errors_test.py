@@ -257,7 +257,8 @@ def test_diverging_training_stops_and_names_the_epoch_and_the_last_checkpoint(tm
         "--config.train.learning_rate=1e20",
         "--config.train.schedule=constant",
     )
-    process = cli.run(cli.command(tmp_path / "run", *flags), tfds_dir)
+    config = CONFIG + "digits,model=mlp,seeds=1,method=ssd"
+    process = cli.run(cli.command(tmp_path / "run", *flags, config=config), tfds_dir)
     assert process.returncode != 0
     (line,) = cli.error_lines(process)
     assert "training original_seed0" in line and "non-finite in epoch" in line

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from configs import style_grid as config_lib
+from configs import style_grid_sweep
+from experiments import sweep
 from experiments.common import build, evaluations, grids, kinds, measure, ranges
 from unlearnjax import data as data_lib
 from unlearnjax import models, tasks, training, trees
@@ -203,6 +205,25 @@ def test_every_method_is_made_with_the_fields_of_the_config():
         build.unlearner(name, config, 1000, given)
     names = set(kinds.of(config).fields)
     assert names == {"process"} and evaluations.of(config).trailed
+
+
+def test_a_search_through_the_methods_values_makes_sense():
+    config = style_grid_sweep.get_config("digits,forget=style:neon/pair:neon/three+photo/two")
+    assert config.scenarios == ("style:neon", "pair:neon/three+photo/two")
+    assert set(config.methods) == set(config.spaces) == set(config_lib.METHODS) - {"retrain"}
+    assert config.validation_fraction == 0.2 and config.task == "text_diffusion"
+    assert config.seed != config_lib.get_config().seed and config.num_seeds == 1
+    assert "rank" not in config and "tuned" not in config
+    given = build.given(config, build.dataset(config, None))
+    sweep.validate(config, given)
+    ranges.validate(config)
+    config.spaces.uce.ridge = (0.0,)
+    with pytest.raises(ValueError, match="ridge must be > 0"):
+        sweep.validate(config, given)
+    one = style_grid_sweep.get_config("method=uce,forget=object:one")
+    assert one.methods == ("uce",) and one.scenarios == ("object:one",)
+    assert style_grid_sweep.get_config().scenarios == ("style:neon", "object:three")
+    assert style_grid_sweep.get_config("fashion_mnist").dataset == "fashion_mnist"
 
 
 def test_methods_move_what_the_config_says_and_nothing_else(made):

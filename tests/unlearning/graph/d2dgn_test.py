@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,12 +36,12 @@ def probs(model, rows):
     return np.asarray(jax.nn.softmax(logits), np.float64)[rows]
 
 
-def update(model, request, **options):
-    options = {"num_epochs": 150, "batch_size": 12, **options}
+@functools.partial(jax.jit, static_argnames=("form", "num_epochs"))
+def update(model, request, alpha, form="response", num_epochs=150):
+    options = {"alpha": alpha, "form": form, "num_epochs": num_epochs, "batch_size": 12}
     method = unlearning.enforce(unlearning.d2dgn(optax.adam(0.03), **options))
     memory = ((), ())  # of the links of a chain
-    run = jax.jit(method.update, static_argnums=1)
-    return run(jax.random.key(1), TASK, model, memory, request)[0]
+    return method.update(jax.random.key(1), TASK, model, memory, request)[0]
 
 
 FORGET, RETAIN = np.array([2, 7]), np.setdiff1d(networks.ALL, [2, 7])
@@ -47,10 +49,10 @@ FORGET, RETAIN = np.array([2, 7]), np.setdiff1d(networks.ALL, [2, 7])
 
 def test_the_student_becomes_the_preserver_on_what_stays_and_the_destroyer_on_what_goes(model):
     request = Request(part(FORGET), part(RETAIN), edited={"graph": GRAPH})
-    kept = update(model, request, alpha=1.0)
+    kept = update(model, request, 1.0)
     assert np.abs(probs(kept, RETAIN) - probs(model, RETAIN)).mean() < 0.03
     # The destroyer is the fresh model of the key that `descend` gives its second teacher.
-    gone = update(model, request, alpha=0.0)
+    gone = update(model, request, 0.0)
     second = jax.random.split(jax.random.key(1), 2)[1]
     key = jax.random.split(jax.random.split(second, 4)[1], 2)[1]
     novice = jax.jit(unlearning.incompetent_model, static_argnums=1)
@@ -62,7 +64,7 @@ def test_the_student_becomes_the_preserver_on_what_stays_and_the_destroyer_on_wh
 
 def test_layers_are_matched_in_the_feature_form(model):
     request = Request(part(FORGET), part(RETAIN), edited={"graph": GRAPH})
-    kept = update(model, request, alpha=1.0, form="feature", num_epochs=300)
+    kept = update(model, request, 1.0, form="feature", num_epochs=300)
     for name in ("layer_0", "layer_1"):
         own, other = (APPLY(m, DATA, None, False)[0][name][RETAIN] for m in (kept, model))
         assert float(((own - other) ** 2).mean()) < 0.1 * float((other**2).mean())
