@@ -60,6 +60,7 @@ def test_every_model_has_a_row_after_every_step(finished):
         assert (workdir / "plots" / f"{name}.png").exists()
 
 
+@pytest.mark.slow
 def test_it_resumes(finished, tfds_dir):
     workdir, _, command = finished
     before = (workdir / "results.json").read_text()
