@@ -93,8 +93,12 @@ def columns(
         ("method", [table.name_cell(row) for row in rows]),
         *gaps,
         ("mean", [cell(row, "gap") for row in rows]),
-        ("time", [f"{row['seconds_ratio']:.2g}x" for row in rows]),
+        ("time", [_times(row["seconds_ratio"]) for row in rows]),
     ]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2g}x" if np.isfinite(ratio) else "–"
 
 
 def tables(rows: list[table.Row], kind: table.Columns) -> dict[str, list[tuple[str, list[str]]]]:
@@ -130,12 +134,16 @@ def report(
     by_kind = tables(rows, evaluation.columns)
     marks = table.marks_mean(evaluation.columns)
     stars = {mark: meaning for mark, meaning in marks.items() if mark == "*"}
-    figure = html.figure_png(plots.frontier(rows))
+    # Without an oracle there is no distance to plot, nor a time to be a multiple of.
+    figures = {}
+    if np.isfinite([row["gap"] * row["seconds_ratio"] for row in rows]).any():
+        caption = "Gap against time; the line joins the methods that none beats in both."
+        figures["frontier"] = caption, html.figure_png(plots.frontier(rows))
     page = html.page(
         title,
         lead,
         cells,
-        {"Gap against time; the line joins the methods that none beats in both.": figure},
+        dict(figures.values()),
         {name: f"{config.rank} with {name} forgotten" for name in scenarios}
         | stars
         | {name: evaluation.columns.definitions[name] for name in config.get("by_kind", ())},
@@ -146,7 +154,7 @@ def report(
         },
     )
     run.write_results(rows, rows, page, {"scenarios": scenarios})
-    run.write_figures({"frontier": figure})
+    run.write_figures({name: figure for name, (_, figure) in figures.items()})
     if parallel.is_main_process():
         table.print_columns(
             cells, title, "gap in points, mean ± std over seeds; x oracle; * sensitive"

@@ -1,5 +1,6 @@
 import csv
 import json
+import types
 
 import pytest
 
@@ -64,6 +65,21 @@ def test_scenarios_of_a_kind_are_averaged_and_printed():
     (_, names), (header, cells), (_, times) = shown["class"]
     assert names[2] == "ssd" and header == classification.COLUMNS.units["test_accuracy"][0]
     assert cells[2] == "55.0 ± 7.1" and times[2] == "3 s"
+
+
+def test_without_an_oracle_there_is_a_table_and_no_frontier(tmp_path):
+    nothing = float("nan")
+    rows = leaderboard.rank({"class:3": summary([nothing] * 4, [nothing] * 4)})
+    assert leaderboard.columns(rows, ["class:3"], classification.COLUMNS)[-1] == ("time", ["–"] * 4)
+    written = {}
+    run = types.SimpleNamespace(
+        workdir=tmp_path,
+        write_results=lambda rows, summary, page, extra: written.update(page=page),
+        write_figures=written.update,
+    )
+    config = config_lib.get_config("digits,model=mlp,method=ssd+scrub,forget=class:3")
+    leaderboard.report(config, run, rows, ["class:3"])
+    assert list(written) == ["page"] and "<img" not in written["page"]
 
 
 def test_config_strings_name_scenarios():
