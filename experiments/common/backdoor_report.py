@@ -1,13 +1,15 @@
 """Tables, figures and files of experiments.backdoor."""
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from unlearnjax import audit, parallel
+from experiments.common import tabled
+from experiments.common.tabled import Cells
+from unlearnjax import audit
 from unlearnjax.audit import backdoor
 from unlearnjax.data import pixels
-from unlearnjax.report import backdoor_plots, html, table
+from unlearnjax.report import backdoor_plots, table
 
-Cells = list[tuple[str, list[str]]]
 COLUMNS = {
     "after": "raw: the model as it was trained; else the exposure or the removal; X@Y: X after the "
     "exposure Y, or with the trigger that is found in a model so exposed",
@@ -245,27 +247,12 @@ def write(stage, rows: list[table.Row], found: dict, curves: dict) -> None:
         f"has {config.num_clean} clean images. Clean models are treated alike: only the difference "
         "to them says something of backdoors."
     )
-    parts = tables(summary)
     figures = draw(stage, found, curves)
-    first, *rest = parts
-    page = html.page(
-        title,
-        lead,
-        parts[first],
-        {text: figure for text, figure in figures.values()},
-        COLUMNS,
-        {"Configuration": config.to_yaml()},
-        tables={name: parts[name] for name in rest},
-    )
-    run.write_results(rows, summary, page, {})
-    run.write_figures({name: figure for name, (_, figure) in figures.items()})
-    if parallel.is_main_process():
-        for name, cells in parts.items():
-            table.print_columns(cells, f"{title}: {name}", "mean ± standard deviation over models")
-        print(f"report: {run.workdir / 'report.html'}")
+    results, caption = (rows, summary, {}), "mean ± standard deviation over models"
+    tabled.write(config, run, title, lead, tables(summary), figures, COLUMNS, *results, caption)
 
 
-def draw(stage, found: dict, curves: dict) -> dict[str, tuple[str, bytes]]:
+def draw(stage, found: dict, curves: dict) -> dict[str, tuple[str, Figure]]:
     """Name -> caption and figure."""
     config, figures = stage.config, {}
     first = config.num_models  # the first poisoned model
@@ -293,4 +280,4 @@ def draw(stage, found: dict, curves: dict) -> dict[str, tuple[str, bytes]]:
                 f"model; the attack wants class {label}.",
                 backdoor_plots.recovered(pictures, changed(stage), label),
             )
-    return {name: (text, html.figure_png(figure, 100)) for name, (text, figure) in figures.items()}
+    return figures

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
+from experiments.common import tabled
 from experiments.common.runner import Run
-from experiments.common.worst_case_report import interval
-from unlearnjax import parallel
-from unlearnjax.report import html, protection_plots, sample_plots, table
+from experiments.common.tabled import Cells, interval
+from unlearnjax.report import protection_plots, sample_plots, table
 
-Cells = list[tuple[str, list[str]]]
 # What makes rows one cell of the table, over seeds.
 KEYS = ("protection", "hacker", "labels", "share")
 MEASURED = ("clean_accuracy", "protected_accuracy", "train_accuracy")
@@ -48,7 +48,6 @@ def write(
 ) -> None:
     """Tables and files."""
     summary = summarise(rows, costs)
-    parts = tables(summary)
     title = f"Protected images: {config.dataset} ({config.model.name})"
     lead = (
         f"{config.num_seeds} seeds; of one seed, all rows start from the same weights and see the "
@@ -56,22 +55,8 @@ def write(
         "training set everywhere. "
     )
     figures = draw(summary, examples, class_names, config.cuda.blur)
-    first, *rest = parts
-    page = html.page(
-        title,
-        lead,
-        parts[first],
-        {text: figure for text, figure in figures.values()},
-        COLUMNS,
-        {"Configuration": config.to_yaml()},
-        tables={name: parts[name] for name in rest},
-    )
-    run.write_results(rows, summary, page, {"costs": costs})
-    run.write_figures({name: figure for name, (_, figure) in figures.items()})
-    if parallel.is_main_process():
-        for name, cells in parts.items():
-            table.print_columns(cells, f"{title}: {name}", "")
-        print(f"report: {run.workdir / 'report.html'}")
+    results = rows, summary, {"costs": costs}
+    tabled.write(config, run, title, lead, tables(summary), figures, COLUMNS, *results)
 
 
 def summarise(rows: Sequence[table.Row], costs: Sequence[table.Row]) -> list[table.Row]:
@@ -138,7 +123,7 @@ def draw(
     examples: Mapping[str, np.ndarray],
     class_names: Sequence[str],
     blur: float,
-) -> dict[str, tuple[str, bytes]]:
+) -> dict[str, tuple[str, Figure]]:
     """Name -> caption and figure."""
     sheets = {name: np.rint(255 * x).astype(np.uint8)[None] for name, x in examples.items()}
     figures = {
@@ -171,7 +156,7 @@ def draw(
                 {"cuda": strengths}, "largest weight beside the 1", clean["chance"]
             ),
         )
-    return {name: (text, html.figure_png(figure, 100)) for name, (text, figure) in figures.items()}
+    return figures
 
 
 def _key(row: table.Row) -> tuple:

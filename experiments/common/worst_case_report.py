@@ -1,11 +1,12 @@
 """Tables, figures and files of experiments.worst_case."""
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from unlearnjax import parallel
-from unlearnjax.report import html, selection_plots, table
+from experiments.common import tabled
+from experiments.common.tabled import Cells, interval
+from unlearnjax.report import selection_plots, table
 
-Cells = list[tuple[str, list[str]]]
 COLUMNS = {
     "random, worst:X, gap:X, easiest:X": "forget sets of one size: random; found by search against "
     "X so that the unlearned model still fits them (worst), fits them while models that never saw "
@@ -37,24 +38,9 @@ def write(stage, rows, kloms, chosen, examples) -> None:
         f"{stage.number} of {int(stage.groups.max()) + 1} {what} are forgotten; {config.num_seeds} "
         "seeds, each with its own original, sets and oracles. "
     )
-    parts = tables(summary)
     figures = draw(stage, summary, chosen, examples)
-    first, *rest = parts
-    page = html.page(
-        title,
-        lead,
-        parts[first],
-        {text: figure for text, figure in figures.values()},
-        COLUMNS,
-        {"Configuration": config.to_yaml()},
-        tables={name: parts[name] for name in rest},
-    )
-    run.write_results(rows, summary, page, {"klom": kloms})
-    run.write_figures({name: figure for name, (_, figure) in figures.items()})
-    if parallel.is_main_process():
-        for name, cells in parts.items():
-            table.print_columns(cells, f"{title}: {name}", "")
-        print(f"report: {run.workdir / 'report.html'}")
+    results = rows, summary, {"klom": kloms}
+    tabled.write(config, run, title, lead, tables(summary), figures, COLUMNS, *results)
 
 
 def summarise(rows: list[table.Row], kloms: list[table.Row]) -> list[table.Row]:
@@ -90,15 +76,6 @@ def summarise(rows: list[table.Row], kloms: list[table.Row]) -> list[table.Row]:
     return summary
 
 
-def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and its confidence interval by Student's t."""
-    from scipy import stats
-
-    mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
-    reach = stats.t.ppf((1 + level) / 2, len(values) - 1) * error
-    return float(mean), float(mean - reach), float(mean + reach)
-
-
 def tables(summary: list[table.Row]) -> dict[str, Cells]:
     """The tables by name."""
     compared = [row for row in summary if "gap: random" in row]
@@ -114,7 +91,7 @@ def tables(summary: list[table.Row]) -> dict[str, Cells]:
     return {name: cells for name, cells in found.items() if cells[0][1]}
 
 
-def draw(stage, summary, chosen, examples) -> dict[str, tuple[str, bytes]]:
+def draw(stage, summary, chosen, examples) -> dict[str, tuple[str, Figure]]:
     """Name -> caption and figure."""
     compared = [row for row in summary if "gap: random" in row and row["method"] != "oracle"]
     sets = list(examples)
@@ -171,7 +148,7 @@ def draw(stage, summary, chosen, examples) -> dict[str, tuple[str, bytes]]:
             "Examples of the sets of the first seed, with their labels.",
             selection_plots.images(pictures),
         )
-    return {name: (text, html.figure_png(figure, 100)) for name, (text, figure) in figures.items()}
+    return figures
 
 
 def _overlaps(chosen: dict[str, np.ndarray]) -> np.ndarray:
