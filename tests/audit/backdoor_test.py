@@ -202,6 +202,28 @@ def test_margins_of_a_linear_model_reach_their_linear_program():
     np.testing.assert_array_equal(lazy, one)
 
 
+def test_margins_are_those_of_an_ascent_that_stops_by_its_relative_change():
+    """Step by step in NumPy, of two classes, by the default rate."""
+    kernel, tolerance = np.float64(linear(2.0))[:, :2], 0.03
+    key, number = jax.random.key(3), 3
+    found = backdoor.max_margin(
+        predictor(kernel), (SIDE, SIDE, 1), 2, key, num_images=number, tolerance=tolerance
+    )
+    start = np.asarray(jax.random.uniform(key, (number, SIDE, SIDE, 1)), np.float64)
+    for label in range(2):
+        slope = kernel[:, label] - kernel[:, 1 - label]
+        x, before, steps = start.reshape(number, -1), -1000.0, 0
+        while True:
+            value = (np.clip(x, 0, 1) @ slope).sum()
+            x, steps = x + 0.01 * slope * ((x > 0) & (x < 1)), steps + 1
+            if abs(value - before) < tolerance * abs(before):
+                break
+            before = value
+        assert 2 < steps < 100
+        expected = (np.clip(x, 0, 1) @ slope).max()
+        assert float(found[label]) == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_p_value_is_of_the_gamma_distribution_of_the_others():
     margins = np.array([3.0, 2.5, 3.2, 9.0, 2.8, 3.1])
     others = np.delete(margins, 3)
