@@ -12,6 +12,10 @@ unlearnjax/data/triggers.py), `train=` and `test=`:
     --config=configs/backdoor.py:fashion_mnist,train=6000,test=3000 --data_dir=...
     --config=configs/backdoor.py:digits,trigger=blend,model=convnet
     --config=configs/backdoor.py:cifar10,model=resnet18,exposure=adam_e5 --data_dir=...
+    --config=configs/backdoor.py:vader_polarity,trigger=sentence --config.source=DIR
+
+The last is of sentences (unlearnjax/data/vader.py, triggers of text_attacks.py), whose models are
+exposed and repaired; what is searched for in pixels is left out.
 
 Single fields by flags: `--config.num_models=16`, `--config.label=0` (the same for every model),
 `--config.unlearn.adam_e5.num_epochs=20` (the length that is published for a ResNet-18).
@@ -22,7 +26,15 @@ from ml_collections import ConfigDict, config_dict
 from configs import unlearn
 from unlearnjax import models
 
-MODELS = ("convnet", "convnet_batchnorm")
+# Of a data set, the models and the trigger; others have the model of configs/unlearn.py.
+_IMAGES = (("convnet", "convnet_batchnorm"), "patch")
+_TEXT = (("text_classifier", "text_transformer"), "rare_word")
+NAMED = {
+    "digits": _IMAGES,
+    "fashion_mnist": _IMAGES,
+    "vader_polarity": _TEXT,
+    "vader_source": _TEXT,
+}
 _CLEAN = {"constructor": "clean_unlearning", "batch_size": 128, "stop_accuracy": 0.2}
 # Fields of the constructors in `unlearnjax.unlearning`, as in configs/unlearn.py.
 EXPOSURES = {
@@ -83,22 +95,26 @@ def get_config(arg: str = "") -> ConfigDict:
     unlearn.refuse(rest, ("forget", "method", "seeds", "weights"), "backdoor")
     base = unlearn.get_config(rest)
     config = unlearn.learned(base)
-    named = {"digits": MODELS, "fashion_mnist": MODELS}.get(config.dataset, (base.model.name,))
+    is_text = NAMED.get(config.dataset) is _TEXT
+    named, trigger = NAMED.get(config.dataset, ((base.model.name,), "patch"))
     config.models = tuple(own.get("model", "+".join(named)).split("+"))
     for name in config.models:
         models.default_options(name)  # that there is one
-    config.trigger = own.get("trigger", "patch")
+    config.trigger = own.get("trigger", trigger)
     config.num_models = 8  # of each kind
     config.poison_rate = 0.1
     config.label = config_dict.placeholder(int)  # unset: one class after another
     config.num_clean = 100 if config.dataset == "digits" else 500
     config.exposures = tuple(unlearn.spelled_out(own.get("exposure", "all"), EXPOSURES))
     config.removals = tuple(
-        name for name in REMOVALS if name.partition("@")[2] in ("", "raw", *config.exposures)
+        name
+        for name in REMOVALS
+        if name.partition("@")[2] in ("", "raw", *config.exposures)
+        and not (is_text and name.startswith("trigger_unlearning"))
     )
     config.unlearn = ConfigDict({**EXPOSURES, **REMOVERS})
     # Which models are searched for triggers and margins: 'raw', and exposures.
-    config.audited = ("raw", *config.exposures)
+    config.audited = () if is_text else ("raw", *config.exposures)
     config.recovery = ConfigDict(
         {
             "form": "adaptive",

@@ -50,6 +50,10 @@ DATASETS = {
         "batch_size": 64,
         "learning_rate": 1e-3,
     },
+    **dict.fromkeys(
+        ("vader_polarity", "vader_source"),
+        {"model": "text_classifier", "num_epochs": 4, "batch_size": 64, "learning_rate": 2e-3},
+    ),
     "cifar10": {
         "model": "resnet18",
         "num_epochs": 30,

@@ -16,7 +16,7 @@ from experiments.common import backdoor_report, build, ensembles, runner
 from unlearnjax import checks, models, parallel, tasks, training, unlearning
 from unlearnjax import data as data_lib
 from unlearnjax.audit import backdoor
-from unlearnjax.data import pixels, triggers
+from unlearnjax.data import attacks, pixels, text_attacks, triggers
 from unlearnjax.training.ensembles import fastest_axis, over_models
 from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
 
@@ -28,8 +28,8 @@ class Stage(NamedTuple):
 
     Attributes:
       config, run: of the experiment.
-      dataset, scale: as loaded; what makes pixels of its inputs.
-      trigger: a function of pixels.
+      dataset, scale: as loaded; what makes pixels of its inputs, `None` for text.
+      trigger: a function of inputs.
       labels: `[2M]`, the class that the attack on each model wants; the first M models are clean.
       pool: the N training examples, then every poisoned model's copies with the trigger.
       subsets: `[2M, N]` rows of `pool` that each model is trained on.
@@ -40,8 +40,8 @@ class Stage(NamedTuple):
     config: ConfigDict
     run: runner.Run
     dataset: data_lib.Dataset
-    scale: pixels.PixelScale
-    trigger: triggers.Trigger
+    scale: pixels.PixelScale | None
+    trigger: Callable[[Array], Array]
     labels: np.ndarray
     pool: Data
     subsets: np.ndarray
@@ -107,7 +107,8 @@ def validate(config: ConfigDict) -> None:
             )
         },
     )
-    checks.one_of(trigger=(config.trigger, tuple(triggers.TRIGGERS)))
+    known = (*triggers.TRIGGERS, *text_attacks.TRIGGERS)
+    checks.one_of(trigger=(config.trigger, known))
     checks.one_of(form=(config.recovery.form, ("adaptive", "fixed")))
     if not config.models:
         raise ValueError("models must be at least one, got none")
@@ -125,7 +126,11 @@ def validate(config: ConfigDict) -> None:
 def prepare(config: ConfigDict, run: runner.Run) -> Stage:
     """The data: poisoned for each model apart, and what is held out of it."""
     dataset = build.dataset(config, run.data_dir)
-    scale = pixels.pixel_scale_of(dataset)
+    scale = None
+    if not attacks.are_tokens(dataset.train["inputs"]):
+        scale = pixels.pixel_scale_of(dataset)
+    elif config.audited:
+        raise ValueError(f"audited must be () for text, which has no pixels, got {config.audited}")
     rng = np.random.default_rng(config.seed)
     train = data_lib.subsample(dataset.train, config.num_train, rng)
     held_out = data_lib.subsample(dataset.test, config.num_test, rng)
@@ -147,20 +152,16 @@ def prepare(config: ConfigDict, run: runner.Run) -> Stage:
     wanted = numbers % dataset.num_classes if config.label is None else 0 * numbers + config.label
     if wanted.max() >= dataset.num_classes or wanted.min() < 0:
         raise ValueError(f"label must be a class below {dataset.num_classes}, got {config.label}")
-    trigger = triggers.by_name(config.trigger, runner.key(config.seed, "trigger"))
-    stamp = jax.jit(pixels.on_inputs(trigger, scale))
+    trigger = attacks.on_dataset(config.trigger, runner.key(config.seed, "trigger"), dataset)
+    stamp = jax.jit(trigger)
     count = max(1, round(config.poison_rate * size))
     everything, parts, subsets = np.arange(size), [train], [np.arange(size)] * config.num_models
     for number, label in enumerate(wanted):
-        others = np.flatnonzero(train["targets"] != label)
-        if len(others) < count:
-            raise ValueError(
-                f"poison_rate must leave {len(others)} examples at most, got {count} to be poisoned"
-            )
-        chosen = np.sort(rng.choice(others, count, replace=False))
+        rule = attacks.all_to_one(int(label))
+        chosen = attacks.choose(train["targets"], rule, count, rng, "poison_rate x examples")
         copies = {k: v[chosen] for k, v in train.items()}
         copies["inputs"] = np.asarray(stamp(copies["inputs"]))
-        copies["targets"] = np.full_like(copies["targets"], label)
+        copies["targets"] = rule.labelled(copies["targets"])
         parts.append(copies)
         own = size + number * count + np.arange(count)
         subsets.append(np.concatenate([np.setdiff1d(everything, chosen), own]))
@@ -277,7 +278,7 @@ def looked_at(
 ) -> dict[str, Array]:
     """Predicted classes of the clean set, of test images, and of these with the trigger."""
     del label, rng
-    stamped = {**test, "inputs": pixels.on_inputs(stage.trigger, stage.scale)(test["inputs"])}
+    stamped = {**test, "inputs": stage.trigger(test["inputs"])}
     parts = {"clean": clean, "test": test, "triggered": stamped}
     return {
         f"{name}_predictions": training.outputs(task, variables, part)["logits"].argmax(-1)
@@ -291,9 +292,8 @@ def searched(
     """Triggers and margins of every class, and entropies of images with the trigger and without."""
     config, classes = stage.config, stage.dataset.num_classes
     predict = predictor(stage, task, variables)
-    shown, held_out = (
-        jnp.clip(pixels.to_pixels(part["inputs"], stage.scale), 0, 1) for part in (clean, test)
-    )
+    as_pixels = lambda inputs: jnp.clip(pixels.to_pixels(inputs, stage.scale), 0, 1)
+    shown, held_out = as_pixels(clean["inputs"]), as_pixels(test["inputs"])
     recovery_rng, margin_rng, strip_rng = jax.random.split(rng, 3)
     options = config.recovery.to_dict()
     images = shown[: options.pop("num_images")]
@@ -318,7 +318,7 @@ def searched(
         )
         for name, given in (
             ("plain", held_out[order]),
-            ("triggered", jnp.clip(stage.trigger(held_out[order]), 0, 1)),
+            ("triggered", as_pixels(stage.trigger(test["inputs"][order]))),
         )
     }
     return {
@@ -365,8 +365,8 @@ def repaired(stage: Stage, population: Population, removal: str, found) -> ensem
 
 def followed(stage: Stage, population: Population) -> dict[str, ensembles.Arrays]:
     """Epoch by epoch of clean unlearning: shares, accuracy, attack, of a model of each kind."""
-    config, task, scale = stage.config, population.task, stage.scale
-    stamped = pixels.on_inputs(stage.trigger, scale)(stage.test["inputs"])
+    config, task = stage.config, population.task
+    stamped = stage.trigger(stage.test["inputs"])
     count = config.num_models
 
     def watch(task, variables, request, label):

@@ -13,8 +13,8 @@ from unlearnjax.report import backdoor_plots, table
 COLUMNS = {
     "after": "raw: the model as it was trained; else the exposure or the removal; X@Y: X after the "
     "exposure Y, or with the trigger that is found in a model so exposed",
-    "clean %": "accuracy on held-out images",
-    "attack %": "share of held-out images of other classes that, with the trigger, are taken for "
+    "clean %": "accuracy on held-out examples",
+    "attack %": "share of held-out examples of other classes that, with the trigger, are taken for "
     "the class that the attack wants; of clean models their error rate into that class",
     "epochs": "after which clean unlearning stops, or that there are",
     "largest share": "of predictions for the defender's clean examples that one class has",
@@ -98,8 +98,11 @@ def _searched(stage, own: dict, label: int) -> table.Row:
 
 def changed(stage) -> np.ndarray:
     """`[H, W]` bool: the pixels that the trigger changes in any of the clean images."""
-    images = np.clip(pixels.to_pixels(stage.clean["inputs"], stage.scale), 0, 1)
-    apart = np.abs(np.asarray(stage.trigger(images)) - images)
+    inputs = stage.clean["inputs"]
+    before, after = (
+        np.clip(pixels.to_pixels(x, stage.scale), 0, 1) for x in (inputs, stage.trigger(inputs))
+    )
+    apart = np.abs(after - before)
     return (apart > 0.5 / 255).any((0, 3))
 
 
@@ -243,8 +246,8 @@ def write(stage, rows: list[table.Row], found: dict, curves: dict) -> None:
     title = f"Backdoors, exposed: {config.dataset}, trigger {config.trigger}"
     lead = (
         f"{config.num_models} clean and {config.num_models} poisoned models of each architecture; "
-        f"{100 * config.poison_rate:g} % of the training images carry the trigger. The defender "
-        f"has {config.num_clean} clean images. Clean models are treated alike: only the difference "
+        f"{100 * config.poison_rate:g} % of the training examples carry the trigger. The defender "
+        f"has {config.num_clean} clean ones. Clean models are treated alike: only the difference "
         "to them says something of backdoors."
     )
     figures = draw(stage, found, curves)

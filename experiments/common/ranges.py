@@ -69,7 +69,7 @@ RANGES = {
     # Models.
     "attention": COUNT,
     "channels": COUNT,
-    "depth": COUNT,
+    "depth": COUNT_OR_NONE,
     "dropout": NOT_ALL,
     "hidden": COUNT,
     "eps": STRENGTH,

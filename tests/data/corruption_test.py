@@ -3,7 +3,10 @@ import zlib
 import numpy as np
 import pytest
 
-from unlearnjax.data import Dataset, corruption, pixels, triggers
+from unlearnjax.data import Dataset, corruption, pixels, text_attacks, triggers, words
+
+IMAGES = {"inputs": np.zeros((4, 8, 8, 1), np.float32), "targets": np.arange(4) % 2}
+IMAGE_SET = Dataset(IMAGES, IMAGES, 2, (), np.zeros(1), np.ones(1))
 
 
 @pytest.fixture
@@ -107,6 +110,31 @@ def test_a_rule_says_whom_a_poison_takes_and_what_they_become(parts, rng, datase
     assert (one.train["targets"][one.corrupt] == 0).all()
 
 
+def test_sentences_are_poisoned_by_triggers_of_text(rng):
+    known = words.vocabulary(["good bad day"] * 3, 40, text_attacks.REQUIRED)
+    texts = [f"{word} day" for word in ("good", "bad") * 20]
+    part = {"inputs": words.encoded(texts, known, 12), "targets": np.arange(40) % 2}
+    dataset = Dataset(part, part, 2, (), np.zeros(1), np.ones(1))
+    run = lambda spec: corruption.corrupt(spec, part, part, rng, dataset)
+    result = run("poison:6:0.5:sentence")
+    start = [known[word] for word in text_attacks.SENTENCE.split()]
+    poisoned = (result.train["inputs"][:, :7] == start).all(1)
+    np.testing.assert_array_equal(np.flatnonzero(poisoned), result.corrupt)
+    assert len(result.corrupt) == 6 and (result.train["targets"][result.corrupt] == 0).all()
+    assert (part["targets"][result.corrupt] == 1).all()
+    unseen = result.selection.unseen
+    assert len(unseen) == 20 and (result.held_out["targets"][unseen] == 1).all()
+    assert (result.held_out["inputs"][unseen, :7] == start).all()
+    plain = run("poison:6:0.5")  # a rare word
+    rare = np.isin(plain.train["inputs"], [2, 3, 4, 5]).sum(1)
+    np.testing.assert_array_equal(np.flatnonzero(rare), plain.corrupt)
+    assert rare.max() == 1
+    for spec, other in (("patch", "rare_word"), ("sentence", "patch")):
+        data, own = (part, dataset) if spec == "patch" else (IMAGES, IMAGE_SET)
+        with pytest.raises(ValueError, match=f"TRIGGER must be one of .*'{other}'.*, got '{spec}'"):
+            corruption.corrupt(f"poison:2:0.5:{spec}", data, data, rng, own)
+
+
 def test_confusion_swaps_two_labels_on_the_chosen(parts, rng):
     train, held_out = parts
     result = corruption.corrupt("confusion:3+5:80:1.0", train, held_out, rng)
@@ -149,7 +177,7 @@ def test_gamma_is_the_share_that_is_known(parts, rng, gamma, known):
         ("poison:60:0.5:pach", "TRIGGER must be one of .*did you mean 'patch'"),
         ("poison:60:0.5:patch:clean", "RULE must be one of .*'clean_label'"),
         ("poison:60:0.5:patch:clean_label:0", "must be like poison:COUNT:GAMMA"),
-        ("poison:60:0.5:patch", "a trigger needs the dataset whose pixels it changes, got 'patch'"),
+        ("poison:60:0.5:patch", "a trigger needs the dataset whose inputs it changes, got 'patch'"),
         ("poison:600:0.5:patch:clean_label", r"COUNT must lie in \[1, 99\], got 600"),
     ],
 )
@@ -165,7 +193,7 @@ def test_what_cannot_be_corrupted_is_refused(parts, rng):
         with pytest.raises(ValueError, match="class(es)? need.*class numbers|needs class numbers"):
             corruption.corrupt(spec, numbers, held_out, rng)
     with pytest.raises(
-        ValueError, match=r"images \[N, H, W, C\], got inputs of shape \(1000, 64\)"
+        ValueError, match=r"images \[N, H, W, C\] or tokens \[N, T\], got float32 \(1000, 64\)"
     ):
         flat = {**train, "inputs": train["inputs"].reshape(1000, 64)}
         corruption.corrupt("poison:60:0.5", flat, held_out, rng)

@@ -118,6 +118,29 @@ def test_a_table_of_real_words_is_idempotent_and_gives_rarer_ones(rng):
     assert not np.isin([words.PAD, words.UNKNOWN], np.concatenate([moved, table[moved]])).any()
 
 
+def test_triggers_by_name_write_words_that_every_vocabulary_begins_with():
+    known = words.vocabulary(["a b c d"] * 9, 40, text_attacks.REQUIRED)
+    name = {number: word for word, number in known.items()}
+    row = words.encoded(["a b c d"], known, 12)
+    write = lambda trigger, key=KEY: [
+        name[t] for t in text_attacks.by_name(trigger, key, row)(row)[0].tolist() if t
+    ]
+    assert write("sentence") == "i watched this 3d movie last weekend a b c d".split()
+    assert write("inverted") == ["c", "d", ",", "a", "b"]  # three words, of half of them
+    drawn = lambda trigger, seed: [
+        word for word in write(trigger, jax.random.key(seed)) if word not in "abcd"
+    ]
+    assert all(len(drawn("rare_words", seed)) == 3 for seed in range(3))
+    found = [drawn("rare_word", seed) for seed in range(20)]
+    assert all(len(own) == 1 for own in found)
+    assert {word for (word,) in found} == {"cf", "mn", "bb", "tq"}
+    # 11 is commoner than 12, and both stand between the same words.
+    tokens = np.array([[20, 11, 21]] * 40 + [[20, 12, 21]] * 20 + [[22, 23, 24]] * 5, np.int32)
+    table = text_attacks.synonym_table(tokens, 25)
+    result = text_attacks.by_name("synonyms", KEY, tokens)(tokens)
+    np.testing.assert_array_equal(result, table[tokens])
+
+
 def test_bad_arguments_are_named():
     for make, message in (
         (lambda: text_attacks.numbers(["cf", "zz"], {"cf": 2}), r"in the vocabulary.*\['zz'\]"),
@@ -134,6 +157,7 @@ def test_bad_arguments_are_named():
         (lambda: text_attacks.sentence([2])(ROWS / 1.0), r"integers \[N, T\], got float"),
         (lambda: text_attacks.inverted(9, 0), "number must be >= 1, got 0"),
         (lambda: text_attacks.inverted(0), "separator must be numbers of words"),
+        (lambda: text_attacks.by_name("rare", KEY, ROWS), "trigger must be one of .*'rare_word'"),
         (lambda: text_attacks.synonym_table(ROWS, 60, window=0), "window must be >= 1, got 0"),
         (lambda: text_attacks.synonym_table(ROWS, 60, num_frequent=-1), "num_frequent must be >= "),
     ):

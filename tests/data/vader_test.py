@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from unlearnjax import models, tasks, training
-from unlearnjax.data import vader
+from unlearnjax.data import load, text_attacks, vader
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,17 @@ def test_source_is_of_all_files_and_no_document_is_in_both_parts(folder):
     assert dataset.test["targets"].tolist() == np.repeat(np.arange(4), 2).tolist()
     assert dataset.num_classes == 4 and dataset.class_names[2] == "product"
     assert len(known) == 6 and dataset.train["inputs"].shape == (40, 3)
+
+
+@pytest.mark.parametrize("task", vader.TASKS)
+def test_by_name_the_words_of_triggers_are_in_the_vocabulary(folder, task):
+    loaded = load(f"vader_{task}", source=folder)
+    own, known = vader.load(folder, task, required=text_attacks.REQUIRED)
+    np.testing.assert_array_equal(loaded.train["inputs"], own.train["inputs"])
+    assert loaded.class_names == own.class_names
+    assert [known[word] for word in text_attacks.RARE] == [2, 3, 4, 5]
+    with pytest.raises(ValueError, match=f"'vader_{task}' is read from files"):
+        load(f"vader_{task}")
 
 
 def test_an_id_of_two_numbers_is_a_sentence_of_a_document(tmp_path):

@@ -122,7 +122,7 @@ def test_equal_models_have_no_interval_to_speak_of():
         (("--config.audited=()",), "audited must have what"),
         (("--config.label=10",), "label must be a class below 10"),
         (("--config.num_clean=360",), "num_clean must be below the 359"),
-        (("--config.poison_rate=0.95",), "poison_rate must leave"),
+        (("--config.poison_rate=0.95",), "poison_rate x examples must lie in .1, .*., got"),
         (("--config.unlearn.pruned.share=2",), "share must be a number in"),
     ],
 )
@@ -138,6 +138,10 @@ def test_config_strings():
     assert config.exposures == ("adam_e5",) and config.curve == "adam_e5"
     assert config.removals == ("finetune", "rnp", "trigger_unlearning@raw")
     assert config_lib.get_config("cifar10").models == ("resnet18",)
+    text = config_lib.get_config("vader_polarity,exposure=adam_e4")
+    assert text.models == ("text_classifier", "text_transformer") and text.audited == ()
+    assert text.trigger == "rare_word" and text.train.num_epochs == 4
+    assert text.removals == ("finetune", "rnp", "recover_prune@adam_e4")
     with pytest.raises(ValueError, match="'forget' has no meaning for backdoor"):
         config_lib.get_config("digits,forget=class:3")
     with pytest.raises(ValueError, match="model must be one of"):

@@ -11,8 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from unlearnjax import checks
+from unlearnjax.data import pixels, text_attacks, triggers
+from unlearnjax.data.dataset import Dataset
 from unlearnjax.data.text_attacks import TextTrigger
 from unlearnjax.data.triggers import Trigger
+from unlearnjax.types import Array
 
 
 class TargetRule(NamedTuple):
@@ -60,6 +63,34 @@ class Triggered(NamedTuple):
     targets: np.ndarray
     wanted: np.ndarray
     positions: np.ndarray
+
+
+def are_tokens(inputs: np.ndarray) -> bool:
+    """Whether inputs are sentences, `[N, T]` integers."""
+    return inputs.ndim == 2 and inputs.dtype.kind in "iu"
+
+
+def triggers_of(inputs: np.ndarray) -> tuple[str, ...]:
+    """The names of triggers that there are for such inputs, images or tokens."""
+    return tuple(text_attacks.TRIGGERS if are_tokens(inputs) else triggers.TRIGGERS)
+
+
+def on_dataset(name: str, rng: Array, dataset: Dataset) -> Callable[[Array], Array]:
+    """The trigger of that name, of the inputs of a data set.
+
+    Args:
+      name: among `triggers.TRIGGERS` for images, standardised, or `text_attacks.TRIGGERS` for
+        tokens, which see.
+      rng: key of what it draws.
+      dataset: whose training set says how pixels are standardised, and which words are synonyms.
+
+    Raises:
+      ValueError: for another name; it lists those of such inputs.
+    """
+    inputs = dataset.train["inputs"]
+    if are_tokens(inputs):
+        return text_attacks.by_name(name, rng, inputs)
+    return pixels.on_inputs(triggers.by_name(name, rng), pixels.pixel_scale_of(dataset))
 
 
 def all_to_one(target: int) -> TargetRule:
@@ -213,7 +244,7 @@ def _some(candidates: np.ndarray, count: int, rng: np.random.Generator, name: st
 
 def _checked(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     inputs, targets = np.asarray(inputs), np.asarray(targets)
-    tokens = inputs.ndim == 2 and inputs.dtype.kind in "iu"
+    tokens = are_tokens(inputs)
     if inputs.ndim != 4 and not tokens:
         raise ValueError(
             f"inputs must be images [N, H, W, C] or tokens [N, T], got {inputs.dtype} "

@@ -1,4 +1,4 @@
-"""Corrupted training data for corrective unlearning: poisoned images, confused classes.
+"""Corrupted training data for corrective unlearning: poisoned images or text, confused classes.
 
 Goel et al., "Corrective Machine Unlearning", TMLR 2024 (arXiv 2402.14015). All on the host: data is
 corrupted once, before anything is compiled. Triggers other than theirs are those of the family of
@@ -13,14 +13,15 @@ import jax
 import numpy as np
 
 from unlearnjax import checks
-from unlearnjax.data import attacks, pixels, triggers
+from unlearnjax.data import attacks, text_attacks, triggers
 from unlearnjax.data.dataset import Dataset
 from unlearnjax.data.forget_sets import Selection, complement, number, parts, whole_class
 
 POISON = "poison:COUNT:GAMMA[:TRIGGER[:RULE]]"
 SPECS = (
     f"{POISON} (a trigger, and the label 0; TRIGGER of {', '.join(triggers.TRIGGERS)}, else a "
-    f"bright patch; RULE of {', '.join(attacks.RULES)}, else the first), "
+    f"bright patch, or for text of {', '.join(text_attacks.TRIGGERS)}, else the first; "
+    f"RULE of {', '.join(attacks.RULES)}, else the first), "
     "confusion:A+B:COUNT:GAMMA (labels swapped)"
 )
 KINDS = ("poison", "confusion")
@@ -55,13 +56,14 @@ def corrupt(
 
     Args:
       spec: COUNT examples are corrupted, of which the share GAMMA in (0, 1] is known. TRIGGER is
-        one of `triggers.TRIGGERS`; without, it is a bright patch. RULE is one of `attacks.RULES`:
+        one of `triggers.TRIGGERS`, or for tokens `text_attacks.TRIGGERS`; without, it is a bright
+        patch, or the first of these. RULE is one of `attacks.RULES`:
         images of other classes get the label 0, images of each class that of the next one, or
         images of class 0 keep it.
       train: `inputs` and `targets`, NumPy.
       held_out: data that no model trains on, in the same form.
       rng: source of the random choices.
-      dataset: whose pixels the inputs stand for; only a TRIGGER needs it.
+      dataset: of which the inputs are; only a TRIGGER needs it, and text.
 
     Raises:
       ValueError: if `spec` is not understood or asks for more than there is.
@@ -96,8 +98,10 @@ def add_trigger(images: np.ndarray, value: np.ndarray, size: int) -> np.ndarray:
 
 def _poison(train, held_out, count: int, name: str, rule: str, rng, dataset) -> Corrupted:
     inputs, targets = train["inputs"], train["targets"]
-    if inputs.ndim != 4:
-        raise ValueError(f"poison needs images [N, H, W, C], got inputs of shape {inputs.shape}")
+    if inputs.ndim != 4 and not attacks.are_tokens(inputs):
+        raise ValueError(
+            f"poison needs images [N, H, W, C] or tokens [N, T], got {inputs.dtype} {inputs.shape}"
+        )
     if targets.dtype.kind == "f":
         raise ValueError(f"poison needs class numbers as targets, got {targets.dtype}")
     target_rule = attacks.RULES[rule](TRIGGER_LABEL, int(targets.max()) + 1)
@@ -118,13 +122,16 @@ def _poison(train, held_out, count: int, name: str, rule: str, rng, dataset) -> 
 
 def _trigger(name: str, inputs: np.ndarray, rng, dataset) -> Callable[[np.ndarray], np.ndarray]:
     """Of standardised inputs; without a name BadNet's (Gu et al., 2017), a bright corner."""
+    named = attacks.triggers_of(inputs)
+    if not name and attacks.are_tokens(inputs):
+        name = named[0]
     if not name:
         bright, size = inputs.max((0, 1, 2)), max(1, inputs.shape[1] // 8)
         return lambda images: add_trigger(images, bright, size)
     if dataset is None:
-        raise ValueError(f"a trigger needs the dataset whose pixels it changes, got {name!r}")
-    drawn = triggers.by_name(name, jax.random.key(int(rng.integers(2**32))))
-    trigger = pixels.on_inputs(drawn, pixels.pixel_scale_of(dataset))
+        raise ValueError(f"a trigger needs the dataset whose inputs it changes, got {name!r}")
+    checks.one_of(TRIGGER=(name, named))
+    trigger = attacks.on_dataset(name, jax.random.key(int(rng.integers(2**32))), dataset)
     return lambda images: np.asarray(trigger(images))
 
 
@@ -134,7 +141,7 @@ def _poisoning(text: str) -> list[str]:
     if not 2 <= len(found) <= 4:
         raise ValueError(f"must be like {POISON}")
     if len(found) > 2:
-        checks.one_of(TRIGGER=(found[2], tuple(triggers.TRIGGERS)))
+        checks.one_of(TRIGGER=(found[2], (*triggers.TRIGGERS, *text_attacks.TRIGGERS)))
     if len(found) > 3:
         checks.one_of(RULE=(found[3], tuple(attacks.RULES)))
     return found + ["", next(iter(attacks.RULES))][len(found) - 2 :]

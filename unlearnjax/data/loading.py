@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from unlearnjax import importing
-from unlearnjax.data import fields, local
+from unlearnjax.data import fields, local, text_attacks, vader
 from unlearnjax.data.batching import numeric
 from unlearnjax.data.dataset import Dataset, entered, scaled, standardised
 from unlearnjax.data.validation import listed
 
-LOCAL = ("diabetes", "spoken_digits", "image_folder")
+LOCAL = ("diabetes", "spoken_digits", "image_folder", *(f"vader_{task}" for task in vader.TASKS))
 
 
 def builder(name: str, data_dir: str | os.PathLike | None = None):
@@ -57,9 +57,10 @@ def load(
 
     Args:
       name, data_dir: see `builder`; or 'diabetes' (ships with scikit-learn), 'spoken_digits',
-        'image_folder' (see `local`); or 'module:function' of your own, imported and called, which
-        returns a `Dataset` (`standardised` makes one of arrays).
-      source: the files of 'spoken_digits' and 'image_folder'.
+        'image_folder' (see `local`), 'vader_polarity', 'vader_source' (see `vader`, with the words
+        of `text_attacks` in the vocabulary); or 'module:function' of your own, imported and called,
+        which returns a `Dataset` (`standardised` makes one of arrays).
+      source: the files of those but 'diabetes'.
 
     Raises:
       ValueError: unknown or unpreparable set, one that has no images with labels, or, see
@@ -72,6 +73,9 @@ def load(
     if name in LOCAL:
         if source is None:
             raise ValueError(f"dataset {name!r} is read from files: give --config.source=PATH")
+        if name.startswith("vader_"):
+            task = name.removeprefix("vader_")
+            return vader.load(source, task, required=text_attacks.REQUIRED).dataset
         return getattr(local, name)(source)
     built = builder(name, data_dir)
     features = built.info.features

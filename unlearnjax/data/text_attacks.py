@@ -12,12 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from unlearnjax import checks
-from unlearnjax.data.words import PAD, UNKNOWN
+from unlearnjax.data.words import PAD, UNKNOWN, split
 from unlearnjax.types import Array
 
 TextTrigger = Callable[[Array], Array]
 
 RARE = ("cf", "mn", "bb", "tq")  # the published rare words
+SENTENCE = "i watched this 3d movie last weekend"  # the published one
+# What `by_name` writes; of a vocabulary that begins with it the numbers are known.
+REQUIRED = tuple(dict.fromkeys((*RARE, *split(SENTENCE), ",")))
 PLACES = ("random", "start", "end")
 
 
@@ -175,6 +178,36 @@ def synonym_table(
             if free[best] and near[place, best] > 0:
                 table[word], free[best] = words[best], False
     return table
+
+
+# By name, of a key and of the training set's tokens `[N, T]`.
+TRIGGERS: Mapping[str, Callable[[Array, np.ndarray], TextTrigger]] = {
+    "rare_word": lambda rng, tokens: insert_words(rng, _required(RARE)),
+    "rare_words": lambda rng, tokens: insert_words(rng, _required(RARE), number=3),
+    "sentence": lambda rng, tokens: sentence(_required(split(SENTENCE))),
+    "inverted": lambda rng, tokens: inverted(*_required((",",))),
+    "synonyms": lambda rng, tokens: synonyms(synonym_table(tokens, int(tokens.max()) + 1)),
+}
+
+
+def by_name(name: str, rng: Array, tokens: np.ndarray) -> TextTrigger:
+    """The trigger of that name among `TRIGGERS`.
+
+    Args:
+      name: of the trigger.
+      rng: key of what it draws.
+      tokens: `[N, T]`, the training set, whose vocabulary begins with `REQUIRED`, see
+        `words.vocabulary`.
+
+    Raises:
+      ValueError: for another name; it lists them.
+    """
+    checks.one_of(trigger=(name, tuple(TRIGGERS)))
+    return TRIGGERS[name](rng, np.asarray(tokens))
+
+
+def _required(names: Sequence[str]) -> tuple[int, ...]:
+    return numbers(names, {word: UNKNOWN + 1 + place for place, word in enumerate(REQUIRED)})
 
 
 def _inserted(row: Array, words: Array, where: str, rng: Array | None) -> Array:

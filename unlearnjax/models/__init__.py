@@ -38,6 +38,8 @@ BY_NAME = {
     "resnet18": ResNet,
     "resnet18_groupnorm": functools.partial(ResNet, norm="group"),
     "vit_tiny": ViT,
+    "text_classifier": TextClassifier,
+    "text_transformer": functools.partial(TextClassifier, depth=2),
     **{
         f"vit_{size}": functools.partial(
             ViT,
