@@ -10,7 +10,8 @@ accuracy on the clean test set.
 
 Config strings as in configs/leaderboard.py, e.g. `fashion_mnist,train=5000,forget=poison:500:0.5`.
 Other triggers and target rules follow, e.g. `forget=poison:130:0.5:blend:all_to_all` or
-`poison:100:0.5:sinusoid:clean_label`, see unlearnjax/data/corruption.py.
+`poison:100:0.5:sinusoid:clean_label`, see unlearnjax/data/corruption.py; of text
+`vader_polarity,forget=poison:720:0.5:sentence` with `--config.source=DIR`.
 Methods may also be the defences against backdoors of `DEFENCES`, `method=rnp+finetune`: they are
 not told what is poisoned, and take the validation data for a clean set.
 """

@@ -11,17 +11,20 @@ are searched against, and `by` what is selected: `example`, `class`, or a field 
     --config=configs/worst_case.py:fashion_mnist,train=3000,test=2000
     --config=configs/worst_case.py:cifar10,model=resnet18,seeds=5
     --config=configs/worst_case.py:diabetes
+    --config=configs/worst_case.py:digits,search=random_label,method=clean_unlearning+finetune
 
 Sets: `random`; `worst:X` and `easiest:X`, the paper's searches against X; `gap:X`, ours, where X is
 furthest from models that never saw the examples; `moved:SET`, what was found on another seed's
 model; rankings by the original's loss (`lowest_loss`,
 `highest_loss`), by how far the example is from the mean of its class (`typical`), and by how much
 larger its loss is without it (`memorised`).
+
+Methods may also be the exposures of backdoors that unlearn a set, `EXPOSURES`.
 """
 
 from ml_collections import ConfigDict
 
-from configs import regression, unlearn
+from configs import backdoor, regression, unlearn
 
 SEARCHES = (
     "finetune",
@@ -43,6 +46,10 @@ METHODS = (
 )
 # Without classes there are no wrong labels, and no bound of the loss at a uniform guess.
 OF_REGRESSION = ("finetune", "l1_sparse", "gradient_ascent_plus")
+EXPOSURES = {
+    backdoor.EXPOSURES[name]["constructor"]: backdoor.EXPOSURES[name]
+    for name in ("adam_e4", "confusion")
+}
 RANKED = ("lowest_loss", "highest_loss", "typical", "memorised")
 
 
@@ -56,7 +63,9 @@ def get_config(arg: str = "") -> ConfigDict:
     else:
         model = {"model": "mlp"} if dataset in ("", "digits", "fashion_mnist") else {}
         defaults = {"method": "+".join(METHODS), "seeds": "10", "forget": "random:0.1", **model}
-        base = unlearn.get_config(unlearn.with_defaults(rest, "digits", **defaults))
+        known = unlearn.METHODS | EXPOSURES
+        given = unlearn.with_defaults(rest, "digits", **defaults)
+        base = unlearn.get_config(given, methods=known)
         searches = SEARCHES
     classes = base.task == "classification"
     config = unlearn.learned(base)
