@@ -19,6 +19,8 @@ COLUMNS = {
     "epochs": "after which clean unlearning stops, or that there are",
     "largest share": "of predictions for the defender's clean examples that one class has",
     "label %": "models whose class of the largest share is the attack's",
+    "clean models: label %": "the same of clean models, each against the class of the poisoned "
+    "model of its number: what chance gives",
     "clean models: onto": "the class that most of the clean models fall into, and how many of them",
     "AUROC": "probability that the statistic is larger for a poisoned model than for a clean one "
     "after the same; in brackets 95 % of bootstrap samples of models; 0.5 says nothing",
@@ -177,6 +179,10 @@ def tables(summary: list[table.Row]) -> dict[str, Cells]:
             (
                 "clean models: largest share %",
                 [_mean(row, "clean_largest_share") for row in exposures],
+            ),
+            (
+                "clean models: label %",
+                [_mean(row, "clean_label_found", spread=False) for row in exposures],
             ),
             (
                 "clean models: onto",

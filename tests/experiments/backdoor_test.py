@@ -1,6 +1,7 @@
 """The backdoor experiment, small, as a user runs it, and what it makes of numbers."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from configs import backdoor as config_lib
 from configs import corrective
 from experiments.common import backdoor_report, build
 from tests.experiments import cli
+from unlearnjax.data import vader
 
 CONFIG = "configs/backdoor.py:digits,model=mlp,exposure=adam_e4+pruned,train=400"
 FLAGS = (
@@ -72,6 +74,32 @@ def test_it_resumes(finished, tfds_dir):
     assert (workdir / "results.json").read_text() == before
 
 
+def toy_vader(folder):
+    lines = "\n".join(f"{n}\t{2 if n % 2 else -2}\tfilm {n}" for n in range(40))
+    (folder / vader.FILES["film"]).write_text(lines)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_sentences_are_poisoned_exposed_and_repaired(real_data_dir, tmp_path, tfds_dir):
+    config = "configs/backdoor.py:vader_polarity,model=text_classifier,exposure=adam_e4"
+    flags = (
+        f"--config.source={Path(real_data_dir).parent / 'vader'}",
+        "--config.num_models=2",
+        "--config.unlearn.adam_e4.num_epochs=5",
+    )
+    command = cli.command(tmp_path / "run", *flags, config=config, experiment="backdoor")
+    process = cli.run(command, tfds_dir)
+    assert process.returncode == 0, process.stderr_text
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    raw = [row for row in rows if row["after"] == "raw"]
+    assert len(rows) == 4 * 5 and "anomaly_index" not in raw[0]
+    assert all(row["clean_accuracy"] > 0.75 for row in raw)
+    # A rare word in a tenth of the sentences is enough; without, words alone are no attack.
+    assert [row["attack"] > 0.9 for row in raw] == [False, False, True, True]
+
+
 def rows(shares, step="exposure"):
     return [
         {
@@ -82,6 +110,7 @@ def rows(shares, step="exposure"):
             "number": number,
             "label": 0,
             "share_label": int(poisoned),
+            "label_found": float(number == 0),
             "largest_share": share,
             "share_variance": share / 10,
         }
@@ -105,6 +134,8 @@ def test_statistics_of_models_are_told_apart_by_rank_and_threshold():
     assert cells["largest share: AUROC"][0].startswith("0.89 [")
     assert cells["share variance: TPR / FPR %"] == ["100 / 67"]
     assert cells["margin: AUROC"] == ["–"]
+    cells = dict(backdoor_report.tables([{**row, "epochs": np.nan}])["exposure"])
+    assert cells["label %"] == ["33.3"] and cells["clean models: label %"] == ["33.3"]
 
 
 def test_equal_models_have_no_interval_to_speak_of():
@@ -120,6 +151,7 @@ def test_equal_models_have_no_interval_to_speak_of():
         (("--config.removals=('finetune@adam_e6',)",), "removals .@EXPOSURE. must be among"),
         (("--config.removals=('mend',)",), "removals .METHOD. must be among"),
         (("--config.audited=()",), "audited must have what"),
+        (("--config.dataset=vader_polarity",), "audited must be .. for text.* got .'raw',."),
         (("--config.label=10",), "label must be a class below 10"),
         (("--config.num_clean=360",), "num_clean must be below the 359"),
         (("--config.poison_rate=0.95",), "poison_rate x examples must lie in .1, .*., got"),
@@ -127,6 +159,8 @@ def test_equal_models_have_no_interval_to_speak_of():
     ],
 )
 def test_bad_input_is_one_line(flags, message, tmp_path, tfds_dir):
+    if "vader" in flags[0]:
+        flags += (f"--config.source={toy_vader(tmp_path)}", "--config.train.batch_size=2")
     with pytest.raises(ValueError, match=message):
         cli.execute(tmp_path / "run", tfds_dir, *flags, config=CONFIG, experiment="backdoor")
 
