@@ -153,6 +153,7 @@ def synonym_table(
     counts[[PAD, UNKNOWN]] = 0
     order = np.argsort(-counts, kind="stable")
     contexts = order[:num_contexts]
+    contexts = contexts[counts[contexts] > 0]  # of a small vocabulary, neither padding nor unknown
     column = np.full(vocabulary_size, -1)
     column[contexts] = np.arange(len(contexts))
     together = np.zeros((vocabulary_size, len(contexts)))
