@@ -109,6 +109,9 @@ def test_the_fixed_form_is_projected_adam_on_its_objective():
     )
     start = [np.asarray(x, np.float64).ravel() for x in (still.mask, still.pattern)]
     assert min(x.std() for x in start) > 0.2  # uniform
+    # The other form starts from the same, drawn a hundredth towards the middle.
+    other = backdoor.recover_trigger(*args, num_epochs=1, learning_rate=1e-12, batch_size=12)
+    np.testing.assert_allclose(np.ravel(other.mask) - 0.5, 0.99 * (start[0] - 0.5), atol=1e-5)
     options = {"learning_rate": 0.05, "weight": 0.3, "num_epochs": 7, "batch_size": 12}
     recovered = backdoor.recover_trigger(*args, form="fixed", **options)
     mask, pattern = fixed_by_hand(kernel, pictures, LABEL, *start, 0.05, 0.3, 7)
@@ -187,6 +190,21 @@ def test_defaults_are_those_published():
     published = {"num_images": 30, "num_steps": 3000, "learning_rate": 0.01, "tolerance": 1e-5}
     assert published.items() <= margin.items()
     assert {"least_success": 0.98, "patience": 5, "batch_size": 64}.items() <= search.items()
+
+
+@pytest.mark.parametrize(
+    ("form", "published"),
+    [
+        ("adaptive", {"num_epochs": 80, "learning_rate": 0.1, "weight": 1e-3}),
+        ("fixed", {"num_epochs": 20, "learning_rate": 5e-3, "weight": 0.01}),
+    ],
+)
+def test_each_form_has_the_defaults_of_its_code(form, published):
+    search = lambda **options: backdoor.recover_trigger(
+        predictor(linear(3.0)), images(4), LABEL, jax.random.key(0), form=form, **options
+    )
+    for usual, told in zip(search(), search(**published), strict=True):
+        np.testing.assert_array_equal(usual, told)
 
 
 def test_shares_and_attack_success_are_counts():

@@ -292,9 +292,12 @@ def test_the_residual_generator_is_its_layers():
         "params": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params),
         "batch_stats": {f"BatchNorm_{i}": {"mean": 0.0, "var": 1.0} for i in range(9)},
     }
-    drawn, _ = module.apply(
+    drawn, updated = module.apply(
         variables, jnp.asarray(image, jnp.float32), train=True, mutable=["batch_stats"]
     )
+    first = correlated(padded(image, 3, 3, "reflect"), params["Conv_0"]["kernel"]).mean((0, 1, 2))
+    mean = updated["batch_stats"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(mean, 0.1 * first, rtol=1e-4)
     assert 0.05 < expected.std() and (np.abs(expected) < 0.99).mean() > 0.3
     np.testing.assert_allclose(drawn, expected, atol=1e-4)
     assert sum(len(own) for own in params.values()) == (8 + 1) + 2 * 9 + 2  # one bias, the last's

@@ -129,7 +129,13 @@ def test_each_network_is_trained_for_its_own_epochs_by_its_own_transformation(rn
     assert made.history["loss"].shape == (2,)
 
 
-def test_defaults_are_those_published():
+def test_defaults_are_those_published(monkeypatch):
+    asked = []
+    monkeypatch.setattr(optax, "adam", lambda *rate, **betas: asked.append((*rate, betas)))
+    protection.input_aware(
+        problems.softmax_regression(), Flat(), Flat(), attacks.all_to_one(0), None, num_epochs=1
+    )
+    assert asked == [(0.01, {"b1": 0.5, "b2": 0.9})]
     defaults = {
         k: p.default for k, p in inspect.signature(protection.input_aware).parameters.items()
     }
@@ -200,7 +206,7 @@ def test_bad_arguments_are_named(digits):
     make = lambda **changed: protection.input_aware(
         task, Drawer(), Drawer(), rule, tx, **{"num_epochs": 1, **changed}
     )
-    bright = {**digits, "inputs": np.linspace(0.5, 1.5, 64).reshape(1, 8, 8, 1)}
+    ramp = lambda *ends: {**digits, "inputs": np.linspace(*ends, 64).reshape(1, 8, 8, 1)}
     for attempt, message in (
         (lambda: make(num_epochs=0), "num_epochs must be >= 1, got 0"),
         (lambda: make(mask_epochs=0), "mask_epochs must be >= 1, got 0"),
@@ -210,7 +216,8 @@ def test_bad_arguments_are_named(digits):
         (lambda: make(density=2), r"density must lie in \[0, 1\], got 2"),
         (lambda: make(diversity=-1), "diversity must be >= 0, got -1"),
         (lambda: make(sparsity=-1), "sparsity must be >= 0, got -1"),
-        (lambda: make()(KEY, bright), r"inputs must be pixels .* from 0.5 to 1.5"),
+        (lambda: make()(KEY, ramp(0.5, 1.00015)), "inputs must be pixels .* from 0.5 to 1.00015"),
+        (lambda: make()(KEY, ramp(-1.5e-4, 0.5)), "inputs must be pixels .* from -0.00015 to 0.5"),
         (lambda: make()(KEY, digits), r"inputs must be pixels \[N, H, W, C\] in \[0, 1\]"),
     ):
         with pytest.raises(ValueError, match=message):
