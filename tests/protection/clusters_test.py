@@ -114,16 +114,6 @@ def test_the_default_is_adam_of_a_rate_for_each_mode(mode, rate):
     np.testing.assert_allclose(np.abs(memory.noise), EPSILON * rate, rtol=2e-3)
 
 
-def test_the_nearest_centre_is_that_of_the_least_distance():
-    """And not one that is further out in the same direction."""
-    w, method = surrogate()[2], make(mode="random")
-    own = np.asarray(images(2), np.float64).reshape(2, -1) @ w
-    centres = jnp.stack([jnp.zeros(WIDTH), jnp.asarray(2.2 * own[0], jnp.float32)])
-    noise = jnp.stack([jnp.zeros((SIDE, SIDE, 1)), jnp.full((SIDE, SIDE, 1), EPSILON)])
-    memory = method.fit(KEY, {"inputs": images()})._replace(noise=noise, centres=centres)
-    np.testing.assert_array_equal(method.apply(memory, {"inputs": images(1)})["inputs"], images(1))
-
-
 def test_clusters_are_the_best_of_all_ways_to_split():
     task, variables, w = surrogate()
     inputs = jnp.asarray(np.random.default_rng(4).uniform(size=(6, SIDE, SIDE, 1)), jnp.float32)
