@@ -213,9 +213,9 @@ def test_the_ascent_starts_from_the_noise_and_takes_its_steps():
 
 def test_without_norms_everything_is_perturbed():
     request, given = part()
-    updated, _ = unlearning.neuron_perturbation(0.4).update(
-        jax.random.key(0), TASK, given, (), request
-    )
+    method = unlearning.neuron_perturbation(0.4)
+    assert method.needs == {"forget", "inputs", "labels"}
+    updated, _ = method.update(jax.random.key(0), TASK, given, (), request)
     assert not np.allclose(linear.weights(updated), linear.weights(given))
     assert exposure.of_norms({"BatchNorm_0": {"scale": 1}, "Dense_0": {"kernel": 1}}) == [
         "BatchNorm_0.scale"
