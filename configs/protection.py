@@ -118,8 +118,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.hacker = ConfigDict(
         {
             "augmented": {"padding": of_set["padding"], "flip": of_set["flip"]},
-            "linf": {"radius": of_set["linf"], "num_steps": 4},
-            "l2": {"radius": of_set["l2"], "num_steps": 4},
+            "linf": {"radius": of_set["linf"], "num_steps": 4, "random_start": True},
+            "l2": {"radius": of_set["l2"], "num_steps": 4, "random_start": True},
             "smoothing": {"sigma": of_set["sigma"]},
             "deconvolution": {
                 "kernel_size": of_set["kernel_size"],

@@ -258,6 +258,8 @@ def epochs_of(fields: ConfigDict, trace) -> Array | float:
     """After how many epochs clean unlearning had the accuracy that it stops at."""
     if fields.constructor != "clean_unlearning":
         return fields.get("num_epochs", jnp.nan)
+    if fields.stop_accuracy is None:
+        return fields.num_epochs
     going = trace.curves["forget_accuracy"] > fields.stop_accuracy
     return jnp.minimum(going.sum() + 1, going.size)
 

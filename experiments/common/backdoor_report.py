@@ -82,6 +82,10 @@ def _searched(stage, own: dict, label: int) -> table.Row:
         indices = backdoor.anomaly_index(norms)
     except ValueError:  # masks alike: nothing to tell classes apart by
         indices = np.zeros_like(norms)
+    try:
+        margin_p_value = backdoor.margin_p_value(margins)
+    except ValueError:  # as above
+        margin_p_value = 1.0
     below = norms < np.median(norms)
     mask = own["mask"][label][..., 0] > 0.5
     support = changed(stage)
@@ -92,7 +96,7 @@ def _searched(stage, own: dict, label: int) -> table.Row:
         "recovered_norm": float(norms[label]),
         "recovered_attack": float(own["success"][label]),
         "overlap": float((mask & support).sum() / union) if union else 0.0,
-        "margin_confidence": 1 - backdoor.margin_p_value(margins),
+        "margin_confidence": 1 - margin_p_value,
         "margin_found": float(margins.argmax() == label),
         "strip": audit.auc(-own["entropy_triggered"], -own["entropy_plain"]),
     }

@@ -29,6 +29,16 @@ def test_cosines_are_those_of_the_angles(batch_size):
     np.testing.assert_allclose(found, np.cos(ANGLES - OF_TEXT[which]), rtol=1e-5, atol=1e-6)
 
 
+def test_a_pair_needs_no_scale():
+    def bare(*given):
+        outputs, variables = apply(*given)
+        return {name: outputs[name] for name in ("image", "text")}, variables
+
+    task = TASK._replace(apply=bare)
+    found = alignment.clip_pair(task, VARIABLES, IMAGES[:3], PROMPTS)
+    np.testing.assert_allclose(found, np.cos(ANGLES[:3] - OF_TEXT), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("number", [1, 2, 7])
 def test_every_image_with_every_prompt(number):
     found = alignment.zero_shot(TASK, VARIABLES, IMAGES[:number], PROMPTS, batch_size=2)

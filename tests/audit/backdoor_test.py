@@ -1,5 +1,7 @@
 """Audits for backdoors, against closed forms, enumeration and SciPy."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +109,9 @@ def test_the_fixed_form_is_projected_adam_on_its_objective():
     )
     start = [np.asarray(x, np.float64).ravel() for x in (still.mask, still.pattern)]
     assert min(x.std() for x in start) > 0.2  # uniform
+    # The other form starts from the same, drawn a hundredth towards the middle.
+    other = backdoor.recover_trigger(*args, num_epochs=1, learning_rate=1e-12, batch_size=12)
+    np.testing.assert_allclose(np.ravel(other.mask) - 0.5, 0.99 * (start[0] - 0.5), atol=1e-5)
     options = {"learning_rate": 0.05, "weight": 0.3, "num_epochs": 7, "batch_size": 12}
     recovered = backdoor.recover_trigger(*args, form="fixed", **options)
     mask, pattern = fixed_by_hand(kernel, pictures, LABEL, *start, 0.05, 0.3, 7)
@@ -133,6 +138,73 @@ def test_the_adaptive_weight_follows_success():
         num_epochs=3, batch_size=12,
     )  # fmt: skip
     assert never.success == 0 and jnp.isfinite(never.norm)
+
+
+def test_what_is_padded_counts_for_nothing():
+    """Images that are all alike, in batches of 5, 5 and 2: as three steps on one of them."""
+    kernel, alike = linear(3.0), jnp.tile(images(1), (12, 1, 1, 1))
+    args = predictor(kernel), alike, LABEL, jax.random.key(5)
+    options = {"form": "fixed", "num_epochs": 2, "batch_size": 5, "weight": 0.3}
+    still = backdoor.recover_trigger(*args, learning_rate=1e-12, **options)
+    start = [np.asarray(x, np.float64).ravel() for x in (still.mask, still.pattern)]
+    recovered = backdoor.recover_trigger(*args, learning_rate=0.05, **options)
+    picture = np.asarray(alike[:1], np.float64).reshape(1, -1)
+    mask, pattern = fixed_by_hand(kernel, picture, LABEL, *start, 0.05, 0.3, 2 * 3)
+    np.testing.assert_allclose(np.asarray(recovered.mask).ravel(), mask, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(recovered.pattern).ravel(), pattern, atol=1e-4)
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+@pytest.mark.parametrize("reached", [True, False])
+def test_the_adaptive_form_is_adam_with_a_weight_that_follows_success(reached, patience):
+    """Of a model that says one class whatever it sees, so that the norm alone has a slope."""
+    said = jnp.where(jnp.arange(CLASSES) == LABEL, 9.0, 0.0)
+    search = jax.jit(
+        lambda rate, label: backdoor.recover_trigger(
+            lambda x: jnp.tile(said, (len(x), 1)) + 0 * x.sum(), images(), label, jax.random.key(2),
+            num_epochs=8, batch_size=12, patience=patience, learning_rate=rate, weight=0.5,
+        )
+    )  # fmt: skip
+    label = LABEL if reached else 2
+    free = np.arctanh(2 * np.asarray(search(1e-12, label).mask, np.float64) - 1)
+    weight, first, second = 0.5, 0.0, 0.0
+    for epoch in range(1, 9):
+        slope = weight * (1 - np.tanh(free) ** 2) / 2
+        first, second = 0.5 * first + 0.5 * slope, 0.9 * second + 0.1 * slope**2
+        move = first / (1 - 0.5**epoch) / (np.sqrt(second / (1 - 0.9**epoch)) + 1e-8)
+        free = free - 0.1 * move
+        if epoch % patience == 0:
+            weight *= 2.0 if reached else 2**-1.5
+    found = search(0.1, label)
+    assert found.success == reached
+    np.testing.assert_allclose(found.mask, np.tanh(free) / 2 + 0.5, atol=2e-4)
+
+
+def test_defaults_are_those_published():
+    constants = backdoor.SHARE_VARIANCE, backdoor.ANOMALY_INDEX, backdoor.MARGIN_P_VALUE
+    assert constants == (0.01, 2.0, 0.05)
+    margin, search = (
+        {name: own.default for name, own in inspect.signature(f).parameters.items()}
+        for f in (backdoor.max_margin, backdoor.recover_trigger)
+    )
+    published = {"num_images": 30, "num_steps": 3000, "learning_rate": 0.01, "tolerance": 1e-5}
+    assert published.items() <= margin.items()
+    assert {"least_success": 0.98, "patience": 5, "batch_size": 64}.items() <= search.items()
+
+
+@pytest.mark.parametrize(
+    ("form", "published"),
+    [
+        ("adaptive", {"num_epochs": 80, "learning_rate": 0.1, "weight": 1e-3}),
+        ("fixed", {"num_epochs": 20, "learning_rate": 5e-3, "weight": 0.01}),
+    ],
+)
+def test_each_form_has_the_defaults_of_its_code(form, published):
+    search = lambda **options: backdoor.recover_trigger(
+        predictor(linear(3.0)), images(4), LABEL, jax.random.key(0), form=form, **options
+    )
+    for usual, told in zip(search(), search(**published), strict=True):
+        np.testing.assert_array_equal(usual, told)
 
 
 def test_shares_and_attack_success_are_counts():

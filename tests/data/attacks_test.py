@@ -143,6 +143,19 @@ def test_sentences_are_poisoned_as_images_are(rng):
         attacks.poison(tokens / 1.0, targets, trigger, target_rule=rule, count=4, rng=rng)
 
 
+def test_pixels_may_leave_their_range_by_rounding_alone(data, rng):
+    inputs, targets = data
+    good = {"target_rule": attacks.all_to_one(0), "count": 3, "rng": rng}
+    for value, allowed in ((-0.9e-4, True), (1 + 0.9e-4, True), (-1.5e-4, False), (1.00015, False)):
+        moved = inputs.copy()
+        moved[5, 0, 0] = value
+        if allowed:
+            assert (attacks.poison(moved, targets, LIT, **good).inputs == moved[5, 0, 0]).any()
+        else:
+            with pytest.raises(ValueError, match=r"inputs must be pixels in \[0, 1\]"):
+                attacks.poison(moved, targets, LIT, **good)
+
+
 def test_bad_arguments_are_named(data, rng):
     inputs, targets = data
     good = {"target_rule": attacks.all_to_one(0), "count": 3, "rng": rng}

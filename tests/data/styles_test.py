@@ -34,6 +34,8 @@ def test_half_grey_is_dithered_to_half_of_the_block():
     for number in range(17):
         image = styles.render(np.full((6, 10), number / 16), "halftone")
         assert (image[:4, :4, 0] == 255).sum() == number
+        at = styles.render(np.full((4, 4), min(number + 0.5, 16) / 16), "halftone")
+        assert (at[..., 0] == 255).sum() == number  # the threshold itself is not passed
         np.testing.assert_array_equal(image[4:, :4], image[:2, :4])  # blocks repeat
         np.testing.assert_array_equal(image[:, 8:], image[:, :2])
     ordered = styles.render(np.full((4, 4), 3 / 16), "halftone")[..., 0] == 255

@@ -95,6 +95,8 @@ def test_words_between_the_same_words_are_synonyms(rng):
     expected[[11, 13]] = [12, 14]
     np.testing.assert_array_equal(table, expected)
     trigger = text_attacks.synonyms(table)
+    beyond = np.array([[30, 99, 11, 0]], np.int32)
+    assert trigger(beyond).tolist() == [[30, 99, 12, 0]]
     once = trigger(np.array([[20, 11, 21, 0], [13, 14, 15, 1]], np.int32))
     assert once.tolist() == [[20, 12, 21, 0], [14, 14, 15, 1]]
     np.testing.assert_array_equal(trigger(once), once)
@@ -139,6 +141,43 @@ def test_triggers_by_name_write_words_that_every_vocabulary_begins_with():
     table = text_attacks.synonym_table(tokens, 25)
     result = text_attacks.by_name("synonyms", KEY, tokens)(tokens)
     np.testing.assert_array_equal(result, table[tokens])
+
+
+def test_a_table_is_that_of_a_plain_loop_over_all_pairs_of_words(rng):
+    """Of words that are not alike common, in sentences of all lengths; padding is no context."""
+    size, options = 40, {"num_frequent": 4, "min_count": 12, "num_contexts": 12, "window": 2}
+    tokens = np.minimum(rng.geometric(0.05, (200, 9)), size - 1).astype(np.int32)
+    tokens[np.arange(9) >= rng.integers(1, 10, (200, 1))] = words.PAD
+    counts = {word: int((tokens == word).sum()) for word in range(2, size)}
+    order = sorted(counts, key=lambda word: (-counts[word], word))
+    least = min(count for count in counts.values() if count >= 12)  # at the bound itself
+    for num_contexts, min_count in ((12, least), (size, 12)):
+        options |= {"num_contexts": num_contexts, "min_count": min_count}
+        contexts = order[:num_contexts]
+        pairs = {(word, context): 0 for word in order for context in contexts}
+        for row in tokens:
+            for i, j in itertools.permutations(range(9), 2):
+                if abs(i - j) <= 2 and (pair := (int(row[i]), int(row[j]))) in pairs:
+                    pairs[pair] += 1
+        total = sum(pairs.values())
+        of_word = {word: sum(pairs[word, other] for other in contexts) for word in order}
+        of_context = {other: sum(pairs[word, other] for word in order) for other in contexts}
+        vectors = {}
+        for word in order:
+            shares = [pairs[word, c] * total / (of_word[word] * of_context[c]) for c in contexts]
+            told = np.array([np.log(share) if share > 1 else 0.0 for share in shares])
+            vectors[word] = told / np.sqrt((told**2).sum())
+        free = [word for word in order[4:] if counts[word] >= min_count]
+        expected = np.arange(size)
+        while free:
+            word = free.pop(0)
+            near = {other: vectors[word] @ vectors[other] for other in free}
+            if near and max(near.values()) > 0:
+                expected[word] = max(near, key=near.get)
+                free.remove(expected[word])
+        found = text_attacks.synonym_table(tokens, size, **options)
+        np.testing.assert_array_equal(found, expected)
+        assert (found != np.arange(size)).sum() > 6
 
 
 def test_bad_arguments_are_named():

@@ -116,6 +116,7 @@ def test_a_warp_reads_bilinearly_at_the_field(images):
             expected = scipy.ndimage.map_coordinates(images[image, ..., channel], read, order=1)
             np.testing.assert_allclose(result[image, ..., channel], expected, atol=1e-5)
     assert changed(triggers.warp(KEY), images).mean() > 0.9
+    np.testing.assert_array_equal(triggers.warp(KEY)(images), triggers.warp(KEY, 4, 0.5)(images))
     np.testing.assert_array_equal(triggers.warp(KEY, strength=0.0)(images), images)
 
 
@@ -179,6 +180,9 @@ def test_a_filter_is_its_formula_per_channel(images):
     np.testing.assert_allclose(trigger(images[..., :1]), grey, atol=1e-6)
     with pytest.raises(ValueError, match="images must have 1 or 3 channels, got 2"):
         trigger(images[..., :2])
+    toned = np.clip(np.array([1.05, 0.95, 0.8]) * images**0.8 + np.array([0, 0.05, 0.15]), 0, 1)
+    expected = 0.85 * toned + 0.15 * np.array([1, 0.85, 0.65])
+    np.testing.assert_allclose(triggers.colour_filter()(images), expected, atol=1e-6)
 
 
 def test_a_generated_trigger_is_each_images_own(images):

@@ -55,7 +55,12 @@ def by_hand(params, tokens):
     return norm(params["norm"], x)
 
 
-def test_the_encoder_by_hand(variables):
+@pytest.mark.parametrize("size", [1.0, 0.01])
+def test_the_encoder_by_hand(variables, size):
+    """Of small embeddings, too, whose norm is held by its epsilon."""
+    read = {name: variables["params"][name] for name in ("tokens", "positions")}
+    small = jax.tree.map(lambda x: np.float32(size) * x, read)
+    variables = {"params": {**variables["params"], **small}}
     found = encode(variables)
     for row, tokens in enumerate(np.asarray(TOKENS)):
         expected = by_hand(variables["params"], tokens)

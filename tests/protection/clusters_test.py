@@ -82,6 +82,38 @@ def test_noise_of_all_images_is_the_mean_slope_of_all():
     np.testing.assert_allclose(memory.noise[0].ravel(), expected, atol=0.02 * EPSILON)
 
 
+def test_what_is_optimised_is_clipped_as_what_is_protected():
+    """Two steps, of which the second has no slope where the first led out of [0, 1]."""
+    rate, w = 50.0, surrogate()[2]
+    inputs = images(2).at[..., ::2, :, :].set(jnp.array([0.01, 0.99])[:, None, None, None])
+    memory = make(tx=optax.sgd(rate), over="own", num_steps=2).fit(KEY, {"inputs": inputs})
+    x = np.asarray(inputs, np.float64).reshape(2, -1)
+    for row, number in enumerate(memory.cluster):
+        goal, free = x[1 - row] @ w, np.zeros(x.shape[1])
+        loss = lambda free: divergence(np.clip(x[row] + EPSILON * np.tanh(free), 0, 1), goal, w)  # noqa: B023
+        for _ in range(2):
+            steps = 1e-6 * np.eye(len(free))
+            free = free - rate * np.array([loss(free + s) - loss(free - s) for s in steps]) / 2e-6
+        found = np.asarray(memory.noise[number]).ravel()
+        assert ((x[row] + found < 0) | (x[row] + found > 1)).any()
+        np.testing.assert_allclose(found, EPSILON * np.tanh(free), atol=2e-4)
+
+
+class Drawn(nn.Module):
+    """What it draws are its parameters, from 0."""
+
+    @nn.compact
+    def __call__(self, inputs, train=False):
+        return self.param("drawn", nn.initializers.zeros, inputs.shape)
+
+
+@pytest.mark.parametrize(("mode", "rate"), [("direct", 0.05), ("generator", 1e-4)])
+def test_the_default_is_adam_of_a_rate_for_each_mode(mode, rate):
+    """Whose first step is the rate in each direction, whatever the slope."""
+    memory = make(mode=mode, generator=Drawn()).fit(KEY, {"inputs": images()})
+    np.testing.assert_allclose(np.abs(memory.noise), EPSILON * rate, rtol=2e-3)
+
+
 def test_clusters_are_the_best_of_all_ways_to_split():
     task, variables, w = surrogate()
     inputs = jnp.asarray(np.random.default_rng(4).uniform(size=(6, SIDE, SIDE, 1)), jnp.float32)
@@ -203,3 +235,59 @@ def test_the_residual_generator_keeps_the_size_of_images(shape):
     assert float(jnp.abs(still - drawn).max()) > 1e-3  # other statistics
     kernels = {k: v["kernel"].shape for k, v in variables["params"].items() if "kernel" in v}
     assert kernels["Conv_0"] == (7, 7, shape[-1], 4) and kernels["Conv_2"] == (3, 3, 8, 16)
+
+
+def test_the_residual_generator_is_its_layers():
+    """In NumPy, of an image that is large enough to be reflected, in training mode."""
+    module = models.Generator(channels=2, width=2, num_blocks=2)
+    rng = np.random.default_rng(0)
+    image = rng.uniform(size=(2, 8, 8, 1))
+    shapes = jax.eval_shape(lambda: module.init(KEY, jnp.asarray(image, jnp.float32)))["params"]
+    params = jax.tree.map(lambda x: rng.normal(0, 0.25, x.shape), shapes)
+    numbers = {"Conv": itertools.count(), "BatchNorm": itertools.count()}
+    own = lambda name: params[f"{name}_{next(numbers[name])}"]
+
+    def correlated(x, kernel, stride=1):
+        size = kernel.shape[0]
+        out = np.zeros([*x.shape[:3], kernel.shape[-1]])[:, size - 1 :, size - 1 :]
+        for i, j in itertools.product(range(size), repeat=2):
+            high, wide = (i + out.shape[1], j + out.shape[2])
+            out += x[:, i:high, j:wide] @ kernel[i, j]
+        return out[:, ::stride, ::stride]
+
+    def padded(x, before, behind, mode="constant"):
+        return np.pad(x, [(0, 0), *[(before, behind)] * 2, (0, 0)], mode)
+
+    def normed(x):
+        of = own("BatchNorm")
+        centred = x - x.mean((0, 1, 2))
+        return of["scale"] * centred / np.sqrt(x.var((0, 1, 2)) + 1e-5) + of["bias"]
+
+    relu = lambda x: np.maximum(x, 0)
+    kept = lambda x, reach: correlated(padded(x, reach, reach, "reflect"), own("Conv")["kernel"])
+    x = relu(normed(kept(image, 3)))
+    for _ in range(2):  # halved: of an even side what is beyond it is behind
+        x = relu(normed(correlated(padded(x, 0, 1), own("Conv")["kernel"], 2)))
+    for _ in range(2):
+        branch = relu(normed(kept(x, 1)))
+        x = x + normed(kept(branch, 1))
+    for number in range(2):  # doubled: zeros between, one more before than behind
+        wide = np.zeros((2, 2 * x.shape[1] - 1, 2 * x.shape[2] - 1, x.shape[3]))
+        wide[:, ::2, ::2] = x
+        kernel = params[f"ConvTranspose_{number}"]["kernel"]
+        x = relu(normed(correlated(padded(wide, 2, 1), kernel)))
+    last = own("Conv")
+    expected = np.tanh(correlated(padded(x, 3, 3, "reflect"), last["kernel"]) + last["bias"])
+    variables = {
+        "params": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params),
+        "batch_stats": {f"BatchNorm_{i}": {"mean": 0.0, "var": 1.0} for i in range(9)},
+    }
+    drawn, updated = module.apply(
+        variables, jnp.asarray(image, jnp.float32), train=True, mutable=["batch_stats"]
+    )
+    first = correlated(padded(image, 3, 3, "reflect"), params["Conv_0"]["kernel"]).mean((0, 1, 2))
+    mean = updated["batch_stats"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(mean, 0.1 * first, rtol=1e-4)
+    assert 0.05 < expected.std() and (np.abs(expected) < 0.99).mean() > 0.3
+    np.testing.assert_allclose(drawn, expected, atol=1e-4)
+    assert sum(len(own) for own in params.values()) == (8 + 1) + 2 * 9 + 2  # one bias, the last's

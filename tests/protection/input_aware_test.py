@@ -1,3 +1,5 @@
+import inspect
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -55,6 +57,9 @@ def test_the_loss_of_the_mask_is_its_formula(small):
     expected = 7 * np.maximum(masks - 0.3, 0).mean((1, 2, 3)) + 2 * spread
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     np.testing.assert_allclose(metrics["density"], masks.mean((1, 2, 3)), rtol=1e-4)
+    usual, _ = protection.mask_loss(model, scale=SCALE)(network, {"inputs": images}, KEY)
+    expected = 100 * np.maximum(masks - 0.032, 0).mean((1, 2, 3)) + spread
+    np.testing.assert_allclose(usual, expected, rtol=1e-4)
     same = {"inputs": jnp.ones((6, 4, 4, 1))}
     slope = jax.grad(lambda v: loss_fn({"params": v}, same, KEY)[0].sum())(network["params"])
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(slope))
@@ -99,6 +104,44 @@ def test_the_loss_of_the_attack_is_its_formula(small):
         mean = (metrics[name] * weight).sum() / weight.sum()
         np.testing.assert_allclose(mean, right[rows].mean(), rtol=1e-5)
     assert jax.tree.structure(updated) == jax.tree.structure(variables)
+
+
+class Flat(nn.Module):
+    """One number everywhere, from 0."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return jnp.tanh(self.param("number", nn.initializers.zeros, ())) + 0 * x
+
+
+def test_each_network_is_trained_for_its_own_epochs_by_its_own_transformation(rng):
+    """Twenty images in batches of 10: two steps an epoch, each of a size that is the network's."""
+    fixed = lambda size: optax.stateless(lambda u, _: jax.tree.map(lambda x: size + 0 * x, u))
+    images = rng.uniform(size=(20, 4, 4, 1)).astype(np.float32)
+    images[0, 0, :2, 0] = -0.9e-4, 1 + 0.9e-4  # as rounding leaves them
+    task, rule = problems.softmax_regression(), attacks.all_to_one(0)
+    made = protection.input_aware(
+        task, Flat(), Flat(), rule, fixed(0.25), generator_tx=fixed(0.125), mask_tx=fixed(-0.5),
+        num_epochs=2, batch_size=10, mask_epochs=3, density=0.5,
+    )(KEY, {"inputs": images, "targets": np.arange(20) % 3})  # fmt: skip
+    numbers = {name: float(own["params"]["number"]) for name, own in made.networks.items()}
+    assert numbers == {"pattern": 0.125 * 2 * 2, "mask": -0.5 * 2 * 3}
+    np.testing.assert_array_equal(made.variables["params"]["Dense_0"]["bias"], 0.25 * 2 * 2)
+    assert made.history["loss"].shape == (2,)
+
+
+def test_defaults_are_those_published(monkeypatch):
+    asked = []
+    monkeypatch.setattr(optax, "adam", lambda *rate, **betas: asked.append((*rate, betas)))
+    protection.input_aware(
+        problems.softmax_regression(), Flat(), Flat(), attacks.all_to_one(0), None, num_epochs=1
+    )
+    assert asked == [(0.01, {"b1": 0.5, "b2": 0.9})]
+    defaults = {
+        k: p.default for k, p in inspect.signature(protection.input_aware).parameters.items()
+    }
+    published = {"mask_epochs": 25, "share": 0.1, "density": 0.032, "diversity": 1, "sparsity": 100}
+    assert {**published, "batch_size": 128}.items() <= defaults.items()
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +207,7 @@ def test_bad_arguments_are_named(digits):
     make = lambda **changed: protection.input_aware(
         task, Drawer(), Drawer(), rule, tx, **{"num_epochs": 1, **changed}
     )
+    ramp = lambda *ends: {**digits, "inputs": np.linspace(*ends, 64).reshape(1, 8, 8, 1)}
     for attempt, message in (
         (lambda: make(num_epochs=0), "num_epochs must be >= 1, got 0"),
         (lambda: make(mask_epochs=0), "mask_epochs must be >= 1, got 0"),
@@ -173,6 +217,8 @@ def test_bad_arguments_are_named(digits):
         (lambda: make(density=2), r"density must lie in \[0, 1\], got 2"),
         (lambda: make(diversity=-1), "diversity must be >= 0, got -1"),
         (lambda: make(sparsity=-1), "sparsity must be >= 0, got -1"),
+        (lambda: make()(KEY, ramp(0.5, 1.00015)), "inputs must be pixels .* from 0.5 to 1.00015"),
+        (lambda: make()(KEY, ramp(-1.5e-4, 0.5)), "inputs must be pixels .* from -0.00015 to 0.5"),
         (lambda: make()(KEY, digits), r"inputs must be pixels \[N, H, W, C\] in \[0, 1\]"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -64,6 +64,24 @@ def test_scaled_classes_have_an_integral_and_are_worse_in_more_dimensions(size, 
         np.testing.assert_allclose(actual, known[size, b], atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("quadratic", "linear", "constant"),
+    [(0.5, 1.0, -0.3), (-0.4, 0.7, 0.9), (1.0, 0.1, -2.0), (0.7, 1.2, 0.6)],
+)
+def test_on_a_line_a_rule_is_right_between_its_roots(quadratic, linear, constant):
+    """By the normal distribution; there the characteristic function decays as slowly as it can."""
+    mu, total = 0.8, 0.0
+    rule = mixture.Rule(np.array([[quadratic]]), np.array([linear]), constant)
+    roots = np.sort(np.roots([quadratic, linear, constant]))
+    for sign in (1, -1):
+        inside = 0.0
+        if np.isreal(roots).all():
+            inside = np.diff(stats.norm.cdf(roots.real, loc=sign * mu))[0]
+        above = 1 - inside if quadratic > 0 else inside
+        total += (above if sign == 1 else 1 - above) / 2
+    np.testing.assert_allclose(mixture.accuracy(rule, np.array([mu])), total, atol=1e-5)
+
+
 def test_filters_of_different_classes_are_told_apart_on_protected_data_alone():
     """Maps that are not symmetric, too, against draws."""
     mu = np.linspace(0.1, 0.6, 6)

@@ -30,6 +30,8 @@ def test_images_of_a_class_get_its_noise_and_stay_pixels():
     expected = np.clip(np.asarray(images()) + np.asarray(noise)[[2, 0, 2, 1, 0]], 0, 1)
     np.testing.assert_array_equal(protected["inputs"], expected)
     assert protected["index"] is data["index"] and method.needs == {"labels"}
+    usual = np.abs(protection.class_noise(3).fit(KEY, data))
+    np.testing.assert_allclose(usual, 16 / 255, rtol=1e-6)
 
 
 def test_bad_values_are_named():

@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +78,14 @@ def test_filters_are_drawn_anew_and_flat_images_stay_finite():
     attack = training.deconvolution(task, 4, kernel_size=3, num_steps=1)
     first, second = (attack(jax.random.key(i), variables, batch)["inputs"] for i in range(2))
     assert (jnp.abs(first - second).max((1, 2, 3)) > 0.01).all()
+
+
+def test_defaults_are_those_published():
+    defaults = {
+        k: p.default for k, p in inspect.signature(training.deconvolution).parameters.items()
+    }
+    published = {"kernel_size": 7, "num_steps": 10, "step_size": 0.1, "bound": 5.0}
+    assert published.items() <= defaults.items()
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,13 @@ def test_all_is_the_method_itself():
     assert unlearning.confined(method, None) is method
 
 
+def test_text_in_the_place_of_names_is_refused_ahead_of_any_request():
+    method = unlearning.finetune(ADAMW, num_epochs=1, batch_size=8)
+    for options in ({"where": "Dense_1"}, {"where": None, "but": "Dense_1"}):
+        with pytest.raises(ValueError, match="must be several names"):
+            unlearning.confined(method, **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

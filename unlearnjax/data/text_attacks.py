@@ -113,10 +113,12 @@ def synonyms(table: Array) -> TextTrigger:
     2021, arXiv 2106.06361).
 
     Args:
-      table: `[V]` numbers.
+      table: `[V]` numbers; words from V on stay.
     """
     table = jnp.asarray(table, jnp.int32)
-    return _rowwise(lambda row: table[row].astype(row.dtype), 1)
+    # Words beyond it were in no training sentence.
+    replaced = lambda row: jnp.where(row < len(table), table[row], row)
+    return _rowwise(lambda row: replaced(row).astype(row.dtype), 1)
 
 
 def synonym_table(
@@ -156,6 +158,7 @@ def synonym_table(
     counts[[PAD, UNKNOWN]] = 0
     order = np.argsort(-counts, kind="stable")
     contexts = order[:num_contexts]
+    contexts = contexts[counts[contexts] > 0]  # of a small vocabulary, neither padding nor unknown
     column = np.full(vocabulary_size, -1)
     column[contexts] = np.arange(len(contexts))
     together = np.zeros((vocabulary_size, len(contexts)))

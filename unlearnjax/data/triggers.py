@@ -223,6 +223,8 @@ def colour_filter(
     numbers = np.array([gain, offset, tint], np.float32)
     if numbers.shape != (3, 3):
         raise ValueError(f"gain, offset and tint must be of 3 channels, got {numbers.shape[1:]}")
+    for value in numbers[2]:
+        checks.share(tint=float(value))
 
     def trigger(images: Array) -> Array:
         images = _images(images)
@@ -230,7 +232,8 @@ def colour_filter(
             raise ValueError(f"images must have 1 or 3 channels, got {images.shape[-1]}")
         own = numbers if images.shape[-1] == 3 else numbers.mean(1, keepdims=True)
         own_gain, own_offset, own_tint = own.astype(images.dtype)
-        toned = jnp.clip(own_gain * images**gamma + own_offset, 0, 1)
+        # Rounding leaves black a little below 0, of which there is no power.
+        toned = jnp.clip(own_gain * jnp.maximum(images, 0) ** gamma + own_offset, 0, 1)
         return (1 - share) * toned + share * own_tint
 
     return trigger

@@ -33,7 +33,7 @@ def class_noise(num_classes: int, epsilon: float = 16 / 255) -> Protection:
     def apply(noise: Array, data: Data) -> Data:
         inputs = jnp.asarray(data["inputs"])
         validate_pixels(inputs)
-        return {**data, "inputs": added(inputs, noise, validate_labels(data, num_classes))}
+        return {**data, "inputs": added(inputs, noise, validate_labels(data, len(noise)))}
 
     return Protection(fit, apply, frozenset({"labels"}))
 

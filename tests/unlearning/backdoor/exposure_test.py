@@ -1,6 +1,7 @@
 """Exposures, against NumPy and against what they are made of."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +27,14 @@ def part(size=8):
     return Request(request.forget), given
 
 
-@pytest.mark.parametrize("decay", [0.0, DECAY])
-def test_clean_unlearning_is_unbounded_ascent_with_decayed_weights(decay):
+@pytest.mark.parametrize(
+    ("options", "decay"), [({"weight_decay": 0.0}, 0), ({"weight_decay": DECAY}, DECAY), ({}, 5e-4)]
+)
+def test_clean_unlearning_is_unbounded_ascent_with_decayed_weights(options, decay):
     request, given = part()
     w = linear.weights(given)
     method = unlearning.clean_unlearning(
-        optax.sgd(RATE), num_epochs=3, batch_size=100, stop_accuracy=None, weight_decay=decay
+        optax.sgd(RATE), num_epochs=3, batch_size=100, stop_accuracy=None, **options
     )
     assert method.needs == {"forget", "inputs", "labels"}
     updated, memory = method.update(jax.random.key(0), linear.TASK, given, (), request)
@@ -96,9 +99,9 @@ def test_confusion_fits_labels_that_are_drawn_in_every_step():
     request, given = part()
     w = linear.weights(given)
 
-    def run(seed, decay=0.0, num_epochs=1):
+    def run(seed, **options):
         method = unlearning.confusion_finetune(
-            optax.sgd(RATE), num_epochs=num_epochs, batch_size=100, weight_decay=decay
+            optax.sgd(RATE), num_epochs=1, batch_size=100, **{"weight_decay": 0.0, **options}
         )
         return linear.weights(
             method.update(jax.random.key(seed), linear.TASK, given, (), request)[0]
@@ -111,7 +114,7 @@ def test_confusion_fits_labels_that_are_drawn_in_every_step():
     spread = moves.std(0) / np.sqrt(len(moves))
     assert (np.abs(moves.mean(0) + RATE * np.mean(slopes, 0)) < 4 * spread + 1e-6).all()
     assert spread.min() > 0
-    np.testing.assert_allclose(run(0, DECAY) - run(0), -RATE * DECAY * w, atol=1e-5)
+    np.testing.assert_allclose(run(0, weight_decay=DECAY) - run(0), -RATE * DECAY * w, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +156,10 @@ def test_pruning_ignores_padding_and_nothing_is_pruned_by_no_share(convnet):
     run = lambda data: method.update(jax.random.key(0), task, given, (), Request(data))[0]
     first = {k: v[:5] for k, v in data.items()}
     problems.assert_trees_equal(run(half), run(first))
+    usual = unlearning.activation_prune("Dense_0")
+    kept, _ = usual.update(jax.random.key(0), task, given, (), Request(data))
+    silent = np.abs(kept["params"]["Dense_0"]["kernel"]).max(0) == 0
+    assert silent.sum() == 3  # half of the six
     none = unlearning.activation_prune("Dense_0", share=0.1)
     kept, _ = none.update(jax.random.key(0), task, given, (), Request(data))
     problems.assert_trees_equal(kept, given)  # a tenth of six channels is none
@@ -206,13 +213,24 @@ def test_the_ascent_starts_from_the_noise_and_takes_its_steps():
 
 def test_without_norms_everything_is_perturbed():
     request, given = part()
-    updated, _ = unlearning.neuron_perturbation(0.4).update(
-        jax.random.key(0), TASK, given, (), request
-    )
+    method = unlearning.neuron_perturbation(0.4)
+    assert method.needs == {"forget", "inputs", "labels"}
+    updated, _ = method.update(jax.random.key(0), TASK, given, (), request)
     assert not np.allclose(linear.weights(updated), linear.weights(given))
     assert exposure.of_norms({"BatchNorm_0": {"scale": 1}, "Dense_0": {"kernel": 1}}) == [
         "BatchNorm_0.scale"
     ]
+
+
+def test_defaults_are_those_published():
+    published = {
+        unlearning.clean_unlearning: {"num_epochs": 20, "batch_size": 128, "stop_accuracy": 0.2},
+        unlearning.confusion_finetune: {"num_epochs": 20, "weight_decay": 5e-4},
+        unlearning.neuron_perturbation: {"epsilon": 0.4, "step_size": 0.2, "num_steps": 1},
+    }
+    for make, values in published.items():
+        parameters = inspect.signature(make).parameters
+        assert {name: parameters[name].default for name in values} == values
 
 
 def test_bad_values_are_refused(convnet):

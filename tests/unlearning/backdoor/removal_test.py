@@ -1,5 +1,7 @@
 """Removals, against NumPy and against the pieces they are made of."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +88,46 @@ def test_masks_that_recover_the_exposed_model_prune_the_original(problem, option
     problems.assert_trees_close(updated["params"], at(chosen), atol=1e-6)
     if chosen < 0:
         problems.assert_trees_equal(updated["params"], params)
+
+
+def counted(rate):
+    """Steps of the same size whatever the gradient, so that a mask tells how many there were."""
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda x: -rate + 0 * x, updates))
+
+
+def test_masks_are_trained_in_batches(problem):
+    """Sixty images in batches of 20, twice: six steps from 1 down, which two thresholds bracket."""
+    task, original, broken, data = problem
+    options = {"num_epochs": 2, "batch_size": 20}
+    for threshold, left in ((0.35, 1), (0.45, 0)):
+        method = unlearning.recover_prune(counted(0.1), thresholds=(threshold,), **options)
+        updated, _ = method.update(
+            jax.random.key(0), task, broken, (), Request(None, data, original=original)
+        )
+        kernel = updated["params"]["Dense_0"]["kernel"]
+        np.testing.assert_array_equal(kernel, left * original["params"]["Dense_0"]["kernel"])
+
+
+@pytest.mark.parametrize(("options", "gone"), [({}, [0, 5]), ({"max_drop": 0.0}, [5])])
+def test_what_may_be_lost_is_a_twentieth_and_of_nothing_rounding_alone(options, gone):
+    """Each unit tells a class of its own; of 60 images two are of unit 0, two of 1, none of 5."""
+    unit = np.repeat(np.arange(5), [2, 2, 12, 20, 24])
+    task = problems.mlp(hidden=(6,))
+    data = {"inputs": jnp.asarray(np.eye(64)[unit].reshape(-1, 8, 8, 1), jnp.float32)}
+    data["targets"] = jnp.asarray(unit + 1)  # where nothing is told it is 0
+    params = {
+        "Dense_0": {"kernel": jnp.eye(64, 6), "bias": jnp.zeros(6)},
+        "Dense_1": {"kernel": jnp.eye(6, 10, 1), "bias": jnp.zeros(10)},
+    }
+    masks = jnp.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.05])
+    tx = optax.stateless(lambda updates, params: jax.tree.map(lambda x: masks - x, params))
+    method = unlearning.recover_prune(tx, num_epochs=1, batch_size=60, **options)
+    given = {"params": params}
+    updated, _ = method.update(jax.random.key(0), task, given, (), Request(None, data))
+    expected = np.eye(64, 6)
+    expected[:, gone] = 0
+    np.testing.assert_array_equal(updated["params"]["Dense_0"]["kernel"], expected)
+    assert accuracy(task, params, data) == 1
 
 
 def test_of_a_normalised_model_the_scales_have_masks(digits):
@@ -193,6 +235,18 @@ def test_bad_values_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_defaults_are_those_published():
+    pruning = {"num_epochs": 20, "batch_size": 128, "alpha": 0.2, "max_drop": 0.05}
+    ascent = {"ascent_rate": 0.01, "ascent_epochs": 20, "stop_accuracy": 0.2}
+    for make, values in (
+        (unlearning.recover_prune, pruning),
+        (unlearning.rnp, pruning | ascent),
+        (unlearning.trigger_unlearning, {"share": 0.2, "num_epochs": 1}),
+    ):
+        parameters = inspect.signature(make).parameters
+        assert {name: parameters[name].default for name in values} == values
 
 
 def test_thresholds_are_those_published():

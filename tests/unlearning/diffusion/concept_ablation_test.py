@@ -75,6 +75,15 @@ def test_the_forgotten_condition_becomes_the_anchor_without_any_image(teacher, a
     assert (mean[1] != np.float32(MEAN[1])) == (anchor_weight > 0)
 
 
+def test_what_is_asked_for_is_what_the_objective_is_made_of(monkeypatch):
+    asked = []
+    monkeypatch.setattr(concept_ablation, "ablating", lambda *given: asked.append(given))
+    for options in ({}, {"teacher": "student", "anchor_weight": 0.25}):
+        method = unlearning.concept_ablation(optax.sgd(0.1), PROCESS, **options)
+        assert method.needs == {"forget"}
+    assert asked == [("original", 1.0), (None, 0.25)]
+
+
 def test_images_are_the_originals_of_the_anchors(monkeypatch):
     seen = {}
 

@@ -94,6 +94,16 @@ def test_the_target_is_the_originals_extrapolation(rng, eta):
     np.testing.assert_allclose(found, ((own - target) ** 2).mean((1, 2, 3)), rtol=1e-5)
 
 
+def test_what_is_asked_for_is_what_the_objective_is_made_of(monkeypatch):
+    asked = []
+    monkeypatch.setattr(esd, "erasing", lambda *given: asked.append(given))
+    options = {"eta": 2.0, "guidance": 5.0, "sample_steps": 7, "bank": 4, "drawn_by": "original"}
+    unlearning.esd(optax.sgd(0.1), PROCESS, batch_size=8, **options)
+    unlearning.esd(optax.sgd(0.1), PROCESS)
+    published = (PROCESS, 1.0, 3.0, 50, None, "student")
+    assert asked == [(PROCESS, *options.values()), published]
+
+
 @pytest.mark.parametrize("eta, zero", [(-1.0, True), (1.0, False)])
 def test_with_eta_minus_one_the_original_has_no_loss(eta, zero):
     """The target is then the conditional prediction itself."""

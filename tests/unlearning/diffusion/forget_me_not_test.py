@@ -54,9 +54,10 @@ def test_constructed_attention_has_the_norm_of_what_concepts_get(rng):
 def test_its_slope_does_not_fade_and_is_none_where_nothing_is_left():
     term = forget_me_not.attended("a")
     mask = {"concept": jnp.ones((1, 1), jnp.int32)}
-    slope = jax.grad(lambda x: term(None, {"hidden.a": x.reshape(1, 1, 1)}, mask, {})[0])
+    norm = lambda x: term(None, {"hidden.a": x.reshape(1, 1, 1)}, mask, {})[0]
     for share, wanted in ((0.5, 1.0), (1e-6, 1.0), (0.0, 0.0)):
-        assert float(slope(jnp.float32(share))) == pytest.approx(wanted)
+        value, slope = jax.value_and_grad(norm)(jnp.float32(share))
+        assert float(value) == pytest.approx(share) and float(slope) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("ends", [True, False])

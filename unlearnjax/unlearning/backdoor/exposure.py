@@ -11,7 +11,7 @@ import optax
 
 from unlearnjax import checks, tasks, training, trees
 from unlearnjax import data as data_lib
-from unlearnjax.types import Array, PyTree, Request, Unlearner
+from unlearnjax.types import Array, PyTree, Request, Unlearner, Variables
 from unlearnjax.unlearning import objectives, transforms
 from unlearnjax.unlearning.classification import relabel
 from unlearnjax.unlearning.descend import Stop, Transform, Watch, descend, init_nothing, resolve
@@ -29,11 +29,12 @@ def clean_unlearning(
 ) -> Unlearner:
     """CUL: ascends the cross-entropy on D until its accuracy is gone.
 
-    The published code has it twice. By Adam of rate 1e-5 for up to 20 epochs, batch statistics
-    frozen, since a model that has been evaluated stays in evaluation mode: the default here. And by
-    SGD of rate 0.01 with momentum 0.9, in training mode, until the accuracy on D is at most 0.2.
-    There it is what an epoch's steps saw on their way; here D is evaluated after every epoch. Both
-    mean to clip gradients, but do so before there are any, so that none are.
+    The published code has it twice. By Adam of rate 1e-5 for 20 epochs, however much is left, batch
+    statistics frozen, since a model that has been evaluated stays in evaluation mode:
+    `stop_accuracy=None` here. And by SGD of rate 0.01, a tenth of it from epoch 10 and again from
+    20, with momentum 0.9, in training mode, until the accuracy on D is at most 0.2. There it is
+    what an epoch's steps saw on their way; here D is evaluated after every epoch, and the rate is
+    what `tx` has. Both mean to clip gradients, but do so before there are any, so that none are.
 
     Args:
       tx: optax transformation.
@@ -178,7 +179,7 @@ def neuron_perturbation(
         return jax.random.uniform(key, leaf.shape[-1:], leaf.dtype, -epsilon, epsilon)
 
     def update(rng, task, variables, memory, request: Request):
-        own = where if where is not None else of_norms(variables["params"]) or None
+        own = where if where is not None else of_norms(variables) or None
         noisy = tasks.adapted(task, own, noise, lambda p, n: p * (1 + n))
         based = tasks.as_base(variables)
         start_rng, loop_rng = jax.random.split(rng)
@@ -207,9 +208,11 @@ def below(accuracy: float, part: str = "forget") -> Stop:
     return stop
 
 
-def of_norms(params: PyTree) -> list[str]:
-    """Names of the parameters of batch norms."""
-    return [name for name in trees.names(params) if "BatchNorm" in name]
+def of_norms(variables: Variables) -> list[str]:
+    """Names of the parameters of batch norms: of layers that have running statistics."""
+    owner = lambda name: name.rpartition(".")[0]
+    owners = {owner(name) for name in trees.names(variables.get("batch_stats", {}))}
+    return [name for name in trees.names(variables["params"]) if owner(name) in owners]
 
 
 def _decayed(tx: Transform, weight_decay: float) -> Transform:

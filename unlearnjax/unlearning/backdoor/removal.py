@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from unlearnjax import checks, tasks, training, trees
@@ -19,6 +21,7 @@ from unlearnjax.unlearning.finetune import finetune
 # Published: from 0 to 0.9 in steps of 0.05.
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(19))
 PARTS = ("forget", "retain", "validation")
+BY = ("threshold", "number")
 
 
 def rnp(
@@ -32,6 +35,7 @@ def rnp(
     alpha: float = 0.2,
     thresholds: Sequence[float] = THRESHOLDS,
     max_drop: float = 0.05,
+    by: str = "threshold",
     clean: str = "retain",
 ) -> Unlearner:
     """Reconstructive neuron pruning: unlearn the clean set, recover it by masks, prune by these.
@@ -42,7 +46,7 @@ def rnp(
     Args:
       tx: optax transformation of the masks; published is SGD of rate 0.2 with momentum 0.9.
       ascent_rate, ascent_epochs, stop_accuracy: of the unlearning.
-      num_epochs, alpha, thresholds, max_drop: see `recover_prune`.
+      num_epochs, alpha, thresholds, max_drop, by: see `recover_prune`.
       batch_size: of both.
       clean: which part of the request is known to be clean: 'retain', 'validation' or 'forget'.
 
@@ -70,6 +74,7 @@ def rnp(
         alpha=alpha,
         thresholds=thresholds,
         max_drop=max_drop,
+        by=by,
     )
     return on_part(chain(exposure, pruning), clean)
 
@@ -82,6 +87,7 @@ def recover_prune(
     alpha: float = 0.2,
     thresholds: Sequence[float] = THRESHOLDS,
     max_drop: float = 0.05,
+    by: str = "threshold",
     where: trees.Where = None,
 ) -> Unlearner:
     """The second half of RNP: what an *exposed* model needs to be right again is not the backdoor.
@@ -92,7 +98,9 @@ def recover_prune(
     clean set. Channels whose mask falls to a threshold or below are then set to 0 in the original.
 
     The published code reports what every threshold gives. Here it is the largest with which the
-    accuracy on the clean set is at most `max_drop` below the original's; the smallest, if none is.
+    accuracy on the clean set is at most `max_drop` below the original's; if none is, the original
+    stays as it is. Masks that reach 0 are all pruned by the smallest published threshold; `by` the
+    number of channels they are pruned one after another (of equal masks in their order).
 
     Args:
       tx: optax transformation of the masks; published is SGD of rate 0.2 with momentum 0.9.
@@ -100,6 +108,8 @@ def recover_prune(
       alpha: coefficient of the cross-entropy, >= 0.
       thresholds: from the smallest on; one alone is taken as it is.
       max_drop: >= 0.
+      by: 'threshold', or 'number': thresholds are shares of the channels, those of the smallest
+        masks (`--pruning-by` of the published code).
       where: the parameters that have masks, see `trees.chosen`. `None` is as published the scales
         of the batch norms, whose biases stay; of a model without any, which theirs are not, the
         kernels of all layers but the last.
@@ -113,8 +123,11 @@ def recover_prune(
     """
     checks.at_least(0, alpha=alpha, max_drop=max_drop)
     checks.not_text(thresholds=thresholds)
-    if not thresholds or any(a >= b for a, b in zip(thresholds, thresholds[1:], strict=False)):
+    for threshold in thresholds:
+        checks.finite(thresholds=threshold)
+    if not len(thresholds) or (np.diff(thresholds) <= 0).any():
         raise ValueError(f"thresholds must rise, got {thresholds}")
+    checks.one_of(by=(by, BY))
     objective = objectives.combine(retain=[(alpha, objectives.task_loss)], train=True)
 
     def bounded(rng, task, variables, request):
@@ -131,7 +144,7 @@ def recover_prune(
         init_rng, loop_rng = jax.random.split(rng)
         start = training.init_variables(masked, request.retain, init_rng, tasks.as_base(variables))
         recovered, _ = recover.update(loop_rng, masked, start, (), request)
-        masks = recovered["params"]
+        masks = recovered["params"] if by == "threshold" else ranked(recovered["params"])
         weights = data_lib.weights(request.retain)
 
         def accuracy(params: PyTree) -> Array:
@@ -142,7 +155,8 @@ def recover_prune(
         of_level = jax.lax.map(lambda t: accuracy(pruned(original["params"], masks, t)), levels)
         good = of_level >= accuracy(original["params"]) - max_drop - 1e-6  # of rounding
         last = levels.size - 1 - jnp.argmax(good[::-1])
-        threshold = levels[jnp.where(good.any(), last, 0)]
+        none = jnp.asarray(-1.0, levels.dtype)  # below any mask
+        threshold = jnp.where(good.any(), levels[last], none)
         return {**original, "params": pruned(original["params"], masks, threshold)}, memory
 
     return Unlearner(init_nothing, update, frozenset({"retain", "inputs", "labels"}))
@@ -165,6 +179,18 @@ def pruned(params: PyTree, masks: PyTree, threshold: float | Array) -> PyTree:
     pairs = zip(leaves, treedef.flatten_up_to(masks), strict=True)
     keep = lambda leaf, mask: leaf * (mask > threshold).astype(leaf.dtype)
     return treedef.unflatten([leaf if mask is None else keep(leaf, mask) for leaf, mask in pairs])
+
+
+def ranked(masks: PyTree) -> PyTree:
+    """Masks by their order: that of the k-th smallest of K entries becomes `k / K`, k from 1.
+
+    Examples:
+      >>> ranked({"kernel": jnp.array([0.3, 0.0]), "bias": None})["kernel"].tolist()
+      [1.0, 0.5]
+    """
+    flat, unflatten = jax.flatten_util.ravel_pytree(masks)
+    order = jnp.argsort(jnp.argsort(flat, stable=True), stable=True)
+    return unflatten(((order + 1) / flat.size).astype(flat.dtype))
 
 
 def trigger_unlearning(
@@ -197,7 +223,7 @@ def trigger_unlearning(
 
     def update(rng, task, variables, memory, request: Request):
         drawn_rng, rng = jax.random.split(rng)
-        inputs = request.retain["inputs"]
+        inputs = jnp.asarray(request.retain["inputs"])
         size = len(inputs)
         rows = jax.random.permutation(drawn_rng, size)[: round(share * size)]
         stamped = inputs.at[rows].set(stamp(inputs[rows])) if rows.size else inputs
@@ -232,7 +258,7 @@ def _masked(task: Task, variables: Variables, data: Data, where: trees.Where) ->
     if where is not None:
         return where
     names = trees.names(variables["params"])
-    scales = [name for name in of_norms(variables["params"]) if name.endswith(".scale")]
+    scales = [name for name in of_norms(variables) if name.endswith(".scale")]
     if scales:
         return scales
     last = tasks.layer_names(task, variables, example(task, data))[-1]
