@@ -49,6 +49,7 @@ DEFENCES = {
         "num_epochs": 20,
         "alpha": 0.2,
         "max_drop": 0.05,
+        "by": "number",
         "clean": "validation",
     },
 }

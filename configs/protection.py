@@ -16,9 +16,9 @@ nothing about the class; `clusters`, noise per cluster of features, found withou
 `random_clusters`, `random_classes`, random noise of the same size per cluster, per class.
 
 Hackers: `plain`; `augmented`; adversarial training, `linf`, `l2`; `smoothing`, under noise;
-`deconvolution`, attacked by filters of the classes; `sharpening`, by random kernels and without
-high frequencies; `transfer`, from a model of other, clean images, of which `clusters` has its
-features, too.
+`filters`, under random filters of the classes; `deconvolution`, attacked by such; `sharpening`, by
+random kernels and without high frequencies; `transfer`, from a model of other, clean images, of
+which `clusters` has its features, too.
 
 Labels: `same` are the protector's; with `coarser` the hacker has the groups `config.coarse`; with
 `finer` the protector has them, and the hacker the classes.
@@ -35,6 +35,7 @@ HACKERS = (
     "linf",
     "l2",
     "smoothing",
+    "filters",
     "deconvolution",
     "sharpening",
     "transfer",
@@ -121,6 +122,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "linf": {"radius": of_set["linf"], "num_steps": 4, "random_start": True},
             "l2": {"radius": of_set["l2"], "num_steps": 4, "random_start": True},
             "smoothing": {"sigma": of_set["sigma"]},
+            "filters": {"kernel_size": of_set["kernel_size"]},
             "deconvolution": {
                 "kernel_size": of_set["kernel_size"],
                 "num_steps": 10,

@@ -17,6 +17,10 @@ PERTURBS = {
     "linf": lambda task, _, fields: training.pgd(task, norm="linf", bounds=(0.0, 1.0), **fields),
     "l2": lambda task, _, fields: training.pgd(task, norm="l2", bounds=(0.0, 1.0), **fields),
     "smoothing": lambda task, _, fields: training.gaussian(**fields),
+    # The control of the next: filters that nobody has searched for.
+    "filters": lambda task, number, fields: training.deconvolution(
+        task, number, num_steps=1, step_size=0.0, **fields
+    ),
     "deconvolution": lambda task, number, fields: training.deconvolution(task, number, **fields),
 }
 # Goes on from a model of other images.

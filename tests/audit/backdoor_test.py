@@ -344,6 +344,22 @@ def test_what_are_no_pixels_is_refused():
         backdoor.recover_trigger(predictor(linear()), images().reshape(12, -1), *args)
     with pytest.raises(ValueError, match="axis must be one of"):
         backdoor.recover_triggers(predictor(linear()), images(), 3, args[1], axis="pmap")
+    with pytest.raises(ValueError, match="num_classes must be the model's 3, got 5"):
+        backdoor.recover_triggers(predictor(linear()), images(), 5, args[1])
+    with pytest.raises(ValueError, match="label must be a class of the model, below 3, got 3"):
+        backdoor.recover_trigger(predictor(linear()), images(), 3, args[1])
+    with pytest.raises(ValueError, match=r"images must be at least one, got \(0,"):
+        backdoor.recover_trigger(predictor(linear()), images()[:0], *args)
+    for some, clean in (
+        (images(), images()[:, :2]),
+        (images()[:0], images()),
+        (images(), images()[:0]),
+    ):
+        with pytest.raises(ValueError, match="images and clean must be some images of one shape"):
+            backdoor.strip_entropy(predictor(linear()), some, clean, args[1])
+    for alike in (np.zeros(10), np.array([1.0] * 9 + [5])):
+        with pytest.raises(ValueError, match="margins must differ, got"):
+            backdoor.margin_p_value(alike)
     with pytest.raises(ValueError, match="num_overlays must be >= 1"):
         backdoor.strip_entropy(predictor(linear()), images(), images(), args[1], num_overlays=0)
     with pytest.raises(ValueError, match="num_classes must be >= 2"):

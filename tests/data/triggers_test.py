@@ -14,6 +14,14 @@ def images(rng):
     return rng.uniform(size=(3, 8, 10, 3)).astype(np.float32)
 
 
+@pytest.mark.parametrize("name", triggers.TRIGGERS)
+def test_pixels_that_rounding_leaves_out_of_range_stay_numbers(name):
+    edge = np.float32([-1e-7, 1 + 1e-7])[np.arange(8 * 8 * 3).reshape(1, 8, 8, 3) % 2]
+    result = np.asarray(triggers.by_name(name, KEY)(edge))
+    within = np.asarray(triggers.by_name(name, KEY)(np.clip(edge, 0, 1)))
+    np.testing.assert_allclose(result, within, atol=1e-6)
+
+
 def changed(trigger, images):
     """Positions `[H, W]` that differ in any image or channel."""
     return (np.asarray(trigger(images)) != images).any((0, 3))
@@ -229,6 +237,7 @@ def test_bad_arguments_are_named(images):
         (lambda: triggers.warp(KEY, 1), "grid must be >= 2, got 1"),
         (lambda: triggers.warp(KEY, strength=-1), "strength must be >= 0, got -1"),
         (lambda: triggers.colour_filter(gamma=0), "gamma must be > 0, got 0"),
+        (lambda: triggers.colour_filter(tint=(1, 1, 9)), r"tint must lie in \[0, 1\], got 9"),
         (lambda: triggers.colour_filter(share=2), r"share must lie in \[0, 1\], got 2"),
         (lambda: triggers.colour_filter((1,), (0,), tint=(1,)), "must be of 3 channels, got"),
         (lambda: triggers.generated(None, batch_size=0), "batch_size must be >= 1, got 0"),

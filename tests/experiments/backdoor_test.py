@@ -170,12 +170,12 @@ def test_config_strings():
     assert config.dataset == "fashion_mnist" and config.trigger == "blend"
     assert config.models == ("convnet", "convnet_batchnorm") and config.num_train == 50
     assert config.exposures == ("adam_e5",) and config.curve == "adam_e5"
-    assert config.removals == ("finetune", "rnp", "trigger_unlearning@raw")
+    assert config.removals == ("finetune", "rnp", "rnp_by_number", "trigger_unlearning@raw")
     assert config_lib.get_config("cifar10").models == ("resnet18",)
     text = config_lib.get_config("vader_polarity,exposure=adam_e4")
     assert text.models == ("text_classifier", "text_transformer") and text.audited == ()
     assert text.trigger == "rare_word" and text.train.num_epochs == 4
-    assert text.removals == ("finetune", "rnp", "recover_prune@adam_e4")
+    assert text.removals == ("finetune", "rnp", "rnp_by_number", "recover_prune@adam_e4")
     with pytest.raises(ValueError, match="'forget' has no meaning for backdoor"):
         config_lib.get_config("digits,forget=class:3")
     with pytest.raises(ValueError, match="model must be one of"):

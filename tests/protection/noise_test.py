@@ -51,3 +51,5 @@ def test_bad_values_are_named():
         method.apply(noise, good | {"inputs": images() + 1})
     with pytest.raises(ValueError, match="got 2 in row 0"):
         method.apply(noise, good | {"targets": jnp.full(5, 2)})
+    with pytest.raises(ValueError, match="got 2 in row 0"):  # of the classes of the memory
+        protection.class_noise(3).apply(noise, good | {"targets": jnp.full(5, 2)})

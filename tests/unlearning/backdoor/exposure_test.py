@@ -217,9 +217,10 @@ def test_without_norms_everything_is_perturbed():
     assert method.needs == {"forget", "inputs", "labels"}
     updated, _ = method.update(jax.random.key(0), TASK, given, (), request)
     assert not np.allclose(linear.weights(updated), linear.weights(given))
-    assert exposure.of_norms({"BatchNorm_0": {"scale": 1}, "Dense_0": {"kernel": 1}}) == [
-        "BatchNorm_0.scale"
-    ]
+    params = {"bn1": {"scale": 1, "bias": 0}, "Dense_0": {"kernel": 1}}
+    statistics = {"bn1": {"mean": 0, "var": 1}}  # whatever the layer is called
+    found = exposure.of_norms({"params": params, "batch_stats": statistics})
+    assert found == ["bn1.bias", "bn1.scale"] and exposure.of_norms({"params": params}) == []
 
 
 def test_defaults_are_those_published():

@@ -58,7 +58,7 @@ def accuracy(task, params, data):
         ({"thresholds": (1.0,)}, 1.0),
         ({"max_drop": 1.0}, 0.9),
         ({"max_drop": 0.1, "alpha": 0.7}, None),
-        ({"thresholds": (1.0, 2.0), "max_drop": 0.0}, 1.0),  # none is good: the smallest
+        ({"thresholds": (1.0, 2.0), "max_drop": 0.0}, -1),  # none is good: nothing is pruned
     ],
 )
 def test_masks_that_recover_the_exposed_model_prune_the_original(problem, options, chosen):
@@ -84,10 +84,21 @@ def test_masks_that_recover_the_exposed_model_prune_the_original(problem, option
             for t in removal.THRESHOLDS
             if accuracy(task, at(t), data) >= whole - options["max_drop"] - 1e-6
         ]
-        chosen = max(good, default=removal.THRESHOLDS[0])
+        chosen = max(good, default=-1)
     problems.assert_trees_close(updated["params"], at(chosen), atol=1e-6)
     if chosen < 0:
         problems.assert_trees_equal(updated["params"], params)
+
+
+def test_one_threshold_alone_is_taken_as_it_is(problem):
+    task, original, broken, data = problem
+    method = unlearning.recover_prune(
+        optax.sgd(0.1), num_epochs=1, batch_size=60, thresholds=(1.0,), max_drop=0.0
+    )
+    updated, _ = method.update(
+        jax.random.key(0), task, broken, (), Request(None, data, original=original)
+    )
+    assert (updated["params"]["Dense_0"]["kernel"] == 0).all()
 
 
 def counted(rate):
@@ -108,8 +119,22 @@ def test_masks_are_trained_in_batches(problem):
         np.testing.assert_array_equal(kernel, left * original["params"]["Dense_0"]["kernel"])
 
 
-@pytest.mark.parametrize(("options", "gone"), [({}, [0, 5]), ({"max_drop": 0.0}, [5])])
-def test_what_may_be_lost_is_a_twentieth_and_of_nothing_rounding_alone(options, gone):
+ALIKE = (0.0, 0.0, 0.0, 0.4, 0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "masks", "gone"),
+    [
+        ({}, (0.1, 0.2, 0.3, 0.4, 0.5, 0.05), [0, 5]),
+        ({"max_drop": 0.0}, (0.1, 0.2, 0.3, 0.4, 0.5, 0.05), [5]),
+        # One after another, of shares of the six: a half is more than may be lost.
+        ({"by": "number"}, (0.1, 0.2, 0.3, 0.4, 0.5, 0.05), [0, 5]),
+        ({}, ALIKE, []),  # all four or none
+        ({"by": "number"}, ALIKE, [0]),
+        ({"by": "number", "thresholds": (2 / 6,)}, ALIKE, [0, 1]),
+    ],
+)
+def test_what_may_be_lost_is_a_twentieth_and_of_nothing_rounding_alone(options, masks, gone):
     """Each unit tells a class of its own; of 60 images two are of unit 0, two of 1, none of 5."""
     unit = np.repeat(np.arange(5), [2, 2, 12, 20, 24])
     task = problems.mlp(hidden=(6,))
@@ -119,7 +144,7 @@ def test_what_may_be_lost_is_a_twentieth_and_of_nothing_rounding_alone(options, 
         "Dense_0": {"kernel": jnp.eye(64, 6), "bias": jnp.zeros(6)},
         "Dense_1": {"kernel": jnp.eye(6, 10, 1), "bias": jnp.zeros(10)},
     }
-    masks = jnp.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.05])
+    masks = jnp.array(masks)
     tx = optax.stateless(lambda updates, params: jax.tree.map(lambda x: masks - x, params))
     method = unlearning.recover_prune(tx, num_epochs=1, batch_size=60, **options)
     given = {"params": params}

@@ -172,7 +172,8 @@ def margin_p_value(margins: np.ndarray) -> float:
     (margins,) = inputs.scores(4, margins=margins)
     others = np.delete(margins, margins.argmax())
     try:
-        shape, location, scale = stats.gamma.fit(others)
+        with np.errstate(all="ignore"):  # equal ones are divided by their deviation, 0
+            shape, location, scale = stats.gamma.fit(others)
     except stats.FitError as error:
         raise ValueError(f"margins must differ, got {margins}") from error
     return float(1 - stats.gamma.cdf(margins.max(), shape, location, scale) ** len(margins))

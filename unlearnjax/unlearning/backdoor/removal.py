@@ -155,7 +155,7 @@ def recover_prune(
         of_level = jax.lax.map(lambda t: accuracy(pruned(original["params"], masks, t)), levels)
         good = of_level >= accuracy(original["params"]) - max_drop - 1e-6  # of rounding
         last = levels.size - 1 - jnp.argmax(good[::-1])
-        none = jnp.asarray(-1.0, levels.dtype)  # below any mask
+        none = levels[0] if levels.size == 1 else -1.0  # which is below any mask
         threshold = jnp.where(good.any(), levels[last], none)
         return {**original, "params": pruned(original["params"], masks, threshold)}, memory
 
