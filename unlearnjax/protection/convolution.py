@@ -14,6 +14,7 @@ from unlearnjax.types import Array, Data
 
 # Greys of an 8-bit image above black.
 GREYS = 255
+_AT_ONCE = 100  # images; it divides the size of most data sets, of which then none are left over
 
 
 def convolutional(
@@ -102,9 +103,14 @@ def filtered(images: Array, filters: Array) -> Array:
     Returns:
       `[N, H, W, C]`, the greatest pixel of each is 1.
     """
-    total = layers.filter_each(images, filters)
-    highest = total.max((1, 2, 3), keepdims=True)
-    return total / jnp.where(highest > 0, highest, 1)
+
+    def one(pair):
+        image, kernel = pair
+        total = layers.filter_each(image[None], kernel[None])[0]
+        return total / jnp.where(total.max() > 0, total.max(), 1)
+
+    # As many at a time as a CPU's cache holds of small ones, where memory is what it waits for.
+    return jax.lax.map(one, (images, filters), batch_size=_AT_ONCE)
 
 
 def _validate(num_classes: int, kernel_size: int, blur: float) -> None:
