@@ -6,7 +6,7 @@ import pytest
 
 from tests.unlearning.diffusion import prompted, toy
 from unlearnjax import tasks, unlearning
-from unlearnjax.types import PARTS, Request
+from unlearnjax.types import PARTS, Request, Unlearner
 from unlearnjax.unlearning import objectives
 from unlearnjax.unlearning.diffusion import forget_me_not, leaves
 
@@ -81,6 +81,22 @@ def test_a_step_goes_down_the_norm_of_noised_images_under_their_own_prompts(monk
     maps = list(attention(layers, drawn).values())
     np.testing.assert_allclose(losses, norms(maps, concept), rtol=1e-5)
     assert method.needs == {"forget", "inputs"}
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_fills_a_prompt_up_counts_as_the_concepts_where_it_is_to(monkeypatch, ends):
+    seen = []
+
+    def descend(objective, tx, **options):
+        update = lambda rng, task, variables, memory, request: seen.append(request.forget)
+        return Unlearner(None, update, frozenset())
+
+    monkeypatch.setattr(forget_me_not, "descend", descend)
+    method = unlearning.forget_me_not(optax.sgd(0.1), prompted.PROCESS, ends=ends)
+    method.update(None, prompted.TASK, prompted.VARIABLES, (), Request(FORGET))
+    expected = np.maximum(FORGET["concept"], ENDS) if ends else FORGET["concept"]
+    np.testing.assert_array_equal(seen[0]["concept"], expected)
+    assert ENDS.any() and not (ENDS & np.bool_(FORGET["concept"])).any()
 
 
 def run(method, forget=FORGET):
