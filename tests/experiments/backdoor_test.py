@@ -175,6 +175,8 @@ def test_config_strings():
     text = config_lib.get_config("vader_polarity,exposure=adam_e4")
     assert text.models == ("text_classifier", "text_transformer") and text.audited == ()
     assert text.trigger == "rare_word" and text.train.num_epochs == 4
+    assert text.unlearn.adam_e4.stop_accuracy == text.unlearn.rnp.stop_accuracy == 0.55
+    assert config.unlearn.adam_e4.stop_accuracy == config.unlearn.rnp.stop_accuracy == 0.2
     assert text.removals == ("finetune", "rnp", "rnp_by_number", "recover_prune@adam_e4")
     with pytest.raises(ValueError, match="'forget' has no meaning for backdoor"):
         config_lib.get_config("digits,forget=class:3")

@@ -132,6 +132,7 @@ ALIKE = (0.0, 0.0, 0.0, 0.4, 0.5, 0.0)
         ({}, ALIKE, []),  # all four or none
         ({"by": "number"}, ALIKE, [0]),
         ({"by": "number", "thresholds": (2 / 6,)}, ALIKE, [0, 1]),
+        ({}, (np.nan,) * 6, []),
     ],
 )
 def test_what_may_be_lost_is_a_twentieth_and_of_nothing_rounding_alone(options, masks, gone):

@@ -177,7 +177,8 @@ def pruned(params: PyTree, masks: PyTree, threshold: float | Array) -> PyTree:
     """
     leaves, treedef = jax.tree.flatten(params)
     pairs = zip(leaves, treedef.flatten_up_to(masks), strict=True)
-    keep = lambda leaf, mask: leaf * (mask > threshold).astype(leaf.dtype)
+    # A mask that is no number, of an exposed model that is none, says nothing of its channel.
+    keep = lambda leaf, mask: leaf * (~(mask <= threshold)).astype(leaf.dtype)
     return treedef.unflatten([leaf if mask is None else keep(leaf, mask) for leaf, mask in pairs])
 
 
