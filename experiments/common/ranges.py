@@ -74,6 +74,7 @@ RANGES = {
     "hidden": COUNT,
     "eps": STRENGTH,
     "num_hops": COUNT_OR_NONE,
+    "vocabulary": COUNT,
     "out": COUNT,
     "image_size": COUNT_OR_NONE,
     "mlp_width": COUNT,

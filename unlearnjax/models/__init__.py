@@ -1,9 +1,10 @@
 """Flax Linen models.
 
-Those of `BY_NAME` return `{'logits': [B, C], 'features': [B, D]}`, those of `DENOISERS`, of noised
-images, times and conditions, `{'prediction': [B, H, W, C]}`, as does `TextDiT` of prompts, those of
-`DECODERS`, of tokens, `{'logits': [B, T, V], ...}`, and those of `GRAPH_NETS`, of graphs, what
-`models.graph` says.
+Those of `BY_NAME`, of images, and of `TEXT_CLASSIFIERS`, of tokens, return
+`{'logits': [B, C], 'features': [B, D]}`, those of `DENOISERS`, of noised images, times and
+conditions, `{'prediction': [B, H, W, C]}`, as does `TextDiT` of prompts, those of `DECODERS`, of
+tokens, `{'logits': [B, T, V], ...}`, and those of `GRAPH_NETS`, of graphs, what `models.graph`
+says.
 """
 
 import functools
@@ -38,8 +39,6 @@ BY_NAME = {
     "resnet18": ResNet,
     "resnet18_groupnorm": functools.partial(ResNet, norm="group"),
     "vit_tiny": ViT,
-    "text_classifier": TextClassifier,
-    "text_transformer": functools.partial(TextClassifier, depth=2),
     **{
         f"vit_{size}": functools.partial(
             ViT,
@@ -59,6 +58,12 @@ BY_NAME = {
     },
 }
 
+# Of sentences, `tasks.classification`.
+TEXT_CLASSIFIERS = {
+    "text_classifier": TextClassifier,
+    "text_transformer": functools.partial(TextClassifier, depth=2),
+}
+
 # Of `tasks.diffusion`.
 DENOISERS = {"dit": DiT, "unet": UNet}
 
@@ -76,9 +81,9 @@ def by_name(name: str, **options: Any) -> nn.Module | Callable[[nnx.Rngs], nnx.M
     """The model `name`, built with `options`.
 
     Args:
-      name: of `BY_NAME`, `DENOISERS`, `DECODERS` or `GRAPH_NETS`, or 'module:Class', imported: a
-        Linen or NNX module class. Its arguments `num_classes` and `dtype`, if it has them, are
-        given; others are options.
+      name: of `BY_NAME`, `TEXT_CLASSIFIERS`, `DENOISERS`, `DECODERS` or `GRAPH_NETS`, or
+        'module:Class', imported: a Linen or NNX module class. Its arguments `num_classes` and
+        `dtype`, if it has them, are given; others are options.
       **options: by argument; a `dtype` or `axis_name` of `None`, and `num_classes`, are left out
         where the class has none.
 
@@ -120,7 +125,7 @@ def default_options(name: str) -> dict[str, Any]:
 def _constructor(name: str) -> Callable[..., Any]:
     if importing.is_path(name):
         return _imported(name)
-    known = {**BY_NAME, **DENOISERS, **DECODERS, **GRAPH_NETS}
+    known = {**BY_NAME, **TEXT_CLASSIFIERS, **DENOISERS, **DECODERS, **GRAPH_NETS}
     if name not in known:
         raise ValueError(
             f"model must be one of {sorted(known)} or 'module:Class', got {name!r}"
@@ -157,6 +162,7 @@ __all__ = [
     "GRAPH_NETS",
     "MLP",
     "SGC",
+    "TEXT_CLASSIFIERS",
     "VAE",
     "ConvNet",
     "CrossDiT",

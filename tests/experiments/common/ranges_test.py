@@ -19,6 +19,7 @@ FAMILIES = sorted(
 CONFIGS = (
     *((family, "") for family in FAMILIES),
     *(("unlearn", f"digits,model={name}") for name in models.BY_NAME),
+    *(("backdoor", f"vader_polarity,model={name}") for name in models.TEXT_CLASSIFIERS),
     ("worst_case", "diabetes"),
     ("unlearn", "digits,superclasses=0+2/1+3,train=100,test=50"),
 )
