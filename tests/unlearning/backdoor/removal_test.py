@@ -156,6 +156,20 @@ def test_what_may_be_lost_is_a_twentieth_and_of_nothing_rounding_alone(options, 
     assert accuracy(task, params, data) == 1
 
 
+def test_masks_are_trained_by_statistics_of_batches(digits):
+    """Running ones that are far off leave no slope; a mask that has one falls to 0.8 in a step."""
+    task = problems.linen(models.ConvNet(10, channels=(4,), hidden=5, norm="batch"))
+    data = {k: jnp.asarray(v[:20]) for k, v in digits.items()}
+    given = problems.init(task, digits)
+    far = jax.tree.map(lambda x: x + 1e4, given["batch_stats"])
+    fall = optax.stateless(lambda updates, _: jax.tree.map(lambda x: -0.2 * (x != 0), updates))
+    method = unlearning.recover_prune(fall, num_epochs=1, batch_size=20, thresholds=(0.9,))
+    updated, _ = method.update(
+        jax.random.key(0), task, given | {"batch_stats": far}, (), Request(None, data)
+    )
+    assert (updated["params"]["BatchNorm_0"]["scale"] == 0).all()
+
+
 def test_of_a_normalised_model_the_scales_have_masks(digits):
     task = problems.linen(models.ConvNet(10, channels=(4,), hidden=5, norm="batch"))
     data = {k: jnp.asarray(v[:20]) for k, v in digits.items()}
