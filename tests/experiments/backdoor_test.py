@@ -94,7 +94,7 @@ def test_sentences_are_poisoned_exposed_and_repaired(real_data_dir, tmp_path, tf
     assert process.returncode == 0, process.stderr_text
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
     raw = [row for row in rows if row["after"] == "raw"]
-    assert len(rows) == 4 * 5 and "anomaly_index" not in raw[0]
+    assert len(rows) == 4 * 6 and "anomaly_index" not in raw[0]
     assert all(row["clean_accuracy"] > 0.75 for row in raw)
     # A rare word in a tenth of the sentences is enough; without, words alone are no attack.
     assert [row["attack"] > 0.9 for row in raw] == [False, False, True, True]
