@@ -4,7 +4,7 @@
 
 Digits, eight clean and eight poisoned ConvNets, without and with batch norms, a patch of one pixel
 on a tenth of the training images, another label for every model. Every model is exposed in each way
-with 100 clean images, and looked at before and after.
+with 100 clean images, and looked at before and after: twenty minutes of a CPU core.
 
 Config strings: a data set, then `model=` and `exposure=` (several with '+', or all), `trigger=` (of
 unlearnjax/data/triggers.py), `train=` and `test=`:

@@ -2,7 +2,7 @@
 
     python -m experiments.protect --config=configs/protection.py --workdir=/tmp/protect
 
-Digits, ConvNet, five seeds, resumable. A protector changes the training images; a hacker trains on
+Digits, ConvNet, five seeds, resumable: twenty minutes of a CPU core. A protector changes the training images; a hacker trains on
 them, and is judged on clean test images. Config strings as in configs/unlearn.py, and `protection`,
 `hacker`, `labels` (several with '+', or 'all'); `full` has every hacker against every protection:
 
