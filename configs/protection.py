@@ -2,9 +2,10 @@
 
     python -m experiments.protect --config=configs/protection.py --workdir=/tmp/protect
 
-Digits, ConvNet, five seeds, resumable: twenty minutes of a CPU core. A protector changes the training images; a hacker trains on
-them, and is judged on clean test images. Config strings as in configs/unlearn.py, and `protection`,
-`hacker`, `labels` (several with '+', or 'all'); `full` has every hacker against every protection:
+Digits, ConvNet, five seeds, resumable: twenty minutes of a CPU core. A protector changes the
+training images; a hacker trains on them, and is judged on clean test images. Config strings as in
+configs/unlearn.py, and `protection`, `hacker`, `labels` (several with '+', or 'all'); `full` has
+every hacker against every protection:
 
     --config=configs/protection.py:digits,full
     --config=configs/protection.py:fashion_mnist --data_dir=DIR
