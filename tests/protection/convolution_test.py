@@ -59,6 +59,12 @@ def test_filters_are_uniform_but_for_a_one_at_any_place():
     np.testing.assert_allclose(rest.std(), 0.3 / np.sqrt(12), atol=0.002)
 
 
+def test_weights_grow_with_the_blur():
+    weak, strong = (np.asarray(protection.draw_filters(KEY, 4, blur=b)) for b in (0.2, 0.6))
+    np.testing.assert_allclose(strong[weak < 1], 3 * weak[weak < 1], rtol=1e-6)
+    assert (strong[weak == 1] == 1).all() and (weak == 1).sum() == 4
+
+
 def test_a_filter_is_of_the_key_and_its_class_alone():
     few, many = (protection.draw_filters(KEY, number) for number in (3, 7))
     np.testing.assert_array_equal(many[:3], few)
