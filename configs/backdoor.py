@@ -72,28 +72,19 @@ REMOVALS = (
     "trigger_unlearning@adam_e4",
 )
 _REPAIR = {"optimizer": "adam", "learning_rate": 1e-3, "num_epochs": 20, "batch_size": 32}
-_RNP = {
+_MASKS = {
     "optimizer": "momentum",
     "learning_rate": 0.2,
-    "ascent_rate": 0.01,
-    "ascent_epochs": 100,
-    "stop_accuracy": 0.2,
     "num_epochs": 20,
     "alpha": 0.2,
     "max_drop": 0.05,
 }
+_RNP = {**_MASKS, "ascent_rate": 0.01, "ascent_epochs": 100, "stop_accuracy": 0.2}
 REMOVERS = {
     "finetune": _REPAIR,
     "rnp": _RNP,
     "rnp_by_number": {**_RNP, "constructor": "rnp", "by": "number"},
-    "recover_prune": {
-        "optimizer": "momentum",
-        "learning_rate": 0.2,
-        "num_epochs": 20,
-        "alpha": 0.2,
-        "max_drop": 0.05,
-        "by": "number",
-    },
+    "recover_prune": {**_MASKS, "by": "number"},
     "trigger_unlearning": {**_REPAIR, "share": 0.2},
 }
 

@@ -18,7 +18,7 @@ not told what is poisoned, and take the validation data for a clean set.
 
 from ml_collections import ConfigDict
 
-from configs import leaderboard, unlearn
+from configs import backdoor, leaderboard, unlearn
 
 SCENARIOS = (
     "poison:130:0.1/poison:130:0.5/poison:130:1.0/"
@@ -41,15 +41,8 @@ METHODS = (
 # Beside those of configs/unlearn.py.
 DEFENCES = {
     "rnp": {
-        "optimizer": "momentum",
-        "learning_rate": 0.2,
+        **backdoor.REMOVERS["rnp_by_number"],
         "batch_size": 128,
-        "ascent_rate": 0.01,
-        "ascent_epochs": 100,
-        "num_epochs": 20,
-        "alpha": 0.2,
-        "max_drop": 0.05,
-        "by": "number",
         "clean": "validation",
     },
 }

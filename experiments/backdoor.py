@@ -16,7 +16,7 @@ from experiments.common import backdoor_report, build, ensembles, runner
 from unlearnjax import checks, models, parallel, tasks, training, unlearning
 from unlearnjax import data as data_lib
 from unlearnjax.audit import backdoor
-from unlearnjax.data import attacks, pixels, text_attacks, triggers
+from unlearnjax.data import attacks, pixels, triggers
 from unlearnjax.training.ensembles import fastest_axis, over_models
 from unlearnjax.types import Array, Data, Request, Task, Unlearner, Variables
 
@@ -107,8 +107,6 @@ def validate(config: ConfigDict) -> None:
             )
         },
     )
-    known = (*triggers.TRIGGERS, *text_attacks.TRIGGERS)
-    checks.one_of(trigger=(config.trigger, known))
     checks.one_of(form=(config.recovery.form, ("adaptive", "fixed")))
     if not config.models:
         raise ValueError("models must be at least one, got none")

@@ -128,9 +128,9 @@ def _trigger(name: str, inputs: np.ndarray, rng, dataset) -> Callable[[np.ndarra
     if not name:
         bright, size = inputs.max((0, 1, 2)), max(1, inputs.shape[1] // 8)
         return lambda images: add_trigger(images, bright, size)
+    checks.one_of(TRIGGER=(name, named))
     if dataset is None:
         raise ValueError(f"a trigger needs the dataset whose inputs it changes, got {name!r}")
-    checks.one_of(TRIGGER=(name, named))
     trigger = attacks.on_dataset(name, jax.random.key(int(rng.integers(2**32))), dataset)
     return lambda images: np.asarray(trigger(images))
 
@@ -140,8 +140,6 @@ def _poisoning(text: str) -> list[str]:
     found = text.split(":")
     if not 2 <= len(found) <= 4:
         raise ValueError(f"must be like {POISON}")
-    if len(found) > 2:
-        checks.one_of(TRIGGER=(found[2], (*triggers.TRIGGERS, *text_attacks.TRIGGERS)))
     if len(found) > 3:
         checks.one_of(RULE=(found[3], tuple(attacks.RULES)))
     return found + ["", next(iter(attacks.RULES))][len(found) - 2 :]

@@ -1,6 +1,7 @@
 """Data sets through tfds, read without tensorflow."""
 
 import difflib
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,19 @@ from unlearnjax.data.batching import numeric
 from unlearnjax.data.dataset import Dataset, entered, scaled, standardised
 from unlearnjax.data.validation import listed
 
-LOCAL = ("diabetes", "spoken_digits", "image_folder", *(f"vader_{task}" for task in vader.TASKS))
+
+def _sentences(task: str, source: str | os.PathLike) -> Dataset:
+    """A task of `vader`, in whose vocabulary are the words of triggers."""
+    return vader.load(source, task, required=text_attacks.REQUIRED).dataset
+
+
+# What reads a set from `source`.
+FROM_FILES = {
+    "spoken_digits": local.spoken_digits,
+    "image_folder": local.image_folder,
+    **{f"vader_{task}": functools.partial(_sentences, task) for task in vader.TASKS},
+}
+LOCAL = ("diabetes", *FROM_FILES)
 
 
 def builder(name: str, data_dir: str | os.PathLike | None = None):
@@ -70,13 +83,10 @@ def load(
         return _own(name)
     if name == "diabetes":
         return local.diabetes()
-    if name in LOCAL:
+    if name in FROM_FILES:
         if source is None:
             raise ValueError(f"dataset {name!r} is read from files: give --config.source=PATH")
-        if name.startswith("vader_"):
-            task = name.removeprefix("vader_")
-            return vader.load(source, task, required=text_attacks.REQUIRED).dataset
-        return getattr(local, name)(source)
+        return FROM_FILES[name](source)
     built = builder(name, data_dir)
     features = built.info.features
     if not {"image", "label"} <= set(features) or not {"train", "test"} <= set(built.info.splits):
